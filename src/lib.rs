@@ -35,6 +35,7 @@ mod time;
 #[cfg(not(any(loom, shuttle)))]
 pub use crate::{
     error::Invalid,
+    limit::{Rate, RateLimiter},
     time::{Clock, Deadline, ManualClock, Ticker, Timestamp, millis, secs},
 };
 

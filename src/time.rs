@@ -217,6 +217,16 @@ impl Clock {
         }
     }
 
+    /// Whether raw readings of both clocks may be compared.
+    #[allow(dead_code)]
+    pub(crate) fn same(&self, other: &Clock) -> bool {
+        match (&self.0, &other.0) {
+            (Kind::Fast(_), Kind::Fast(_)) | (Kind::Os(_), Kind::Os(_)) => true,
+            (Kind::Manual(a), Kind::Manual(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
     /// The time of a raw reading.
     #[inline(always)]
     #[allow(dead_code)]

@@ -1,7 +1,7 @@
 //! Token bucket: GCRA over virtual tokens, one word.
 //!
 //! Progress: taking and refusing are lock-free; while somebody changes the terms (rate, burst, pause) they wait for
-//! its dozen stores. Changes exclude each other on the same sequence word (blocking).
+//! its dozen stores. Changes exclude each other by a latch (blocking).
 //! Source: the Generic Cell Rate Algorithm, in its virtual-scheduling form (ATM Forum Traffic Management 4.0,
 //! 4.4.5), with the axis turned from time into tokens so that rates are exact and may change under those who wait.
 //!
@@ -47,9 +47,9 @@ mod line;
 
 pub use self::line::{Pace, fraction_below};
 
-use self::line::{Line, Point};
+use self::line::{END, Line, Point};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{CachePadded, armed, hint, ordering};
+use crate::sync::{CachePadded, Mutex, armed, hint, ordering};
 
 /// The largest burst, in grains.
 const MOST: u64 = 1 << 60;
@@ -57,8 +57,8 @@ const MOST: u64 = 1 << 60;
 const FAST: u64 = 8;
 /// As [`FAST`], where a finer token makes the pace whole: 9 years at the highest rate, 36 at a quarter of it.
 const FAST_AND_WHOLE: u64 = 32;
-/// Grains to the token at the most: leaves room for bursts of 2^26.
-const FINEST: u64 = 1 << 34;
+/// Grains to the token at the most (reached by rates under one an hour): leaves room for bursts of 2^16.
+const FINEST: u64 = 1 << 44;
 /// How many spins a lost CAS may cost at the most.
 const MOST_SPINS: u32 = 64;
 
@@ -76,8 +76,15 @@ pub enum Unfit {
 pub enum Short {
     /// It asks for more than the burst.
     NeverFits,
-    /// There are `left` tokens; the asked number is there at `tick` (`None`: beyond the clock's reach).
-    Until { tick: Option<u64>, now: u64, left: u64 },
+    /// Not enough of them now.
+    Until {
+        /// When the asked number is there; `None`: beyond the clock's reach.
+        tick: Option<u64>,
+        /// The reading that was decided by.
+        now: u64,
+        /// How many are there.
+        left: u64,
+    },
 }
 
 /// A reserved piece of the axis.
@@ -93,15 +100,22 @@ pub struct Slot {
     n: u64,
 }
 
-/// What a reader needs of the terms.
+/// What a decision needs.
 #[derive(Clone, Copy, Debug)]
 struct Terms {
     line: Line,
     burst: u64,
     barrier: u64,
-    /// The tick of the last change.
-    since: u64,
     grains: u64,
+}
+
+/// The terms, and a reading of the clock taken while they stood.
+#[derive(Clone, Copy, Debug)]
+struct View {
+    terms: Terms,
+    now: u64,
+    point: Point,
+    epoch: u64,
 }
 
 /// A granted piece: `tat` goes from what it was to `end`.
@@ -125,7 +139,7 @@ impl Terms {
     fn decide(&self, tat: u64, point: Point, cost: u64) -> Option<End> {
         let t = tat.max(self.barrier);
         if t <= point.floor {
-            Some(point.ceil + cost)
+            Some(point.ceil() + cost)
         } else if t + cost <= point.floor + self.burst {
             Some(t + cost)
         } else {
@@ -133,21 +147,17 @@ impl Terms {
         }
     }
 
-    /// The tick at which [`decide`](Self::decide) will say yes if nobody comes in between.
-    fn ready(&self, tat: u64, cost: u64) -> Option<u64> {
-        self.line.reaches((tat.max(self.barrier) + cost).saturating_sub(self.burst))
+    /// The tick at which [`decide`](Self::decide), which has just said no, will say yes if nobody comes in between.
+    #[inline(always)]
+    fn ready(&self, tat: u64, point: Point, cost: u64) -> Option<u64> {
+        let position = tat.max(self.barrier) + cost - self.burst;
+        let ready = point.tick.checked_add(self.line.ticks_until(point, position))?;
+        (position < END).then_some(ready)
     }
 
     fn left(&self, tat: u64, point: Point) -> u64 {
         let t = tat.max(self.barrier).max(point.floor);
         (point.floor + self.burst).saturating_sub(t) / self.grains
-    }
-
-    #[inline(never)]
-    fn short(&self, tat: u64, point: Point, cost: u64, now: u64) -> Short {
-        // Less than the asked cost is left, so with one token asked there is no need to divide.
-        let left = if cost == self.grains { 0 } else { self.left(tat, point) };
-        Short::Until { tick: self.ready(tat, cost), now, left }
     }
 
     /// `line` continued from `now` on; a pause that still lasts is left as it is.
@@ -156,7 +166,6 @@ impl Terms {
             let point = self.line.at(now);
             self.line = self.line.through(now, point.floor);
         }
-        self.since = now;
         self
     }
 }
@@ -166,6 +175,15 @@ impl Terms {
 pub struct Bucket {
     tat: CachePadded<AtomicU64>,
     terms: CachePadded<Shared>,
+    latest: Mutex<Latest>,
+}
+
+/// What the next change starts from.
+#[derive(Clone, Copy, Debug)]
+struct Latest {
+    terms: Terms,
+    since: u64,
+    epoch: u64,
 }
 
 /// [`Terms`] behind the sequence word.
@@ -176,11 +194,13 @@ struct Shared {
     v0: AtomicU64,
     span: AtomicU64,
     whole: AtomicU64,
-    part: AtomicU64,
     recip: AtomicU64,
+    num: AtomicU64,
     den: AtomicU64,
+    ticks: AtomicU64,
     burst: AtomicU64,
     barrier: AtomicU64,
+    /// The tick of the last change.
     since: AtomicU64,
     /// Grains to the token, for life: positions outlive every change of the rate.
     grains: u64,
@@ -205,15 +225,21 @@ impl Bucket {
             v0: AtomicU64::new(line.v0),
             span: AtomicU64::new(line.span),
             whole: AtomicU64::new(line.whole),
-            part: AtomicU64::new(line.part),
             recip: AtomicU64::new(line.recip),
+            num: AtomicU64::new(line.num),
             den: AtomicU64::new(line.den),
+            ticks: AtomicU64::new(line.ticks),
             burst: AtomicU64::new(burst * grains),
             barrier: AtomicU64::new(0),
             since: AtomicU64::new(now),
             grains,
         };
-        Ok(Bucket { tat: CachePadded::new(AtomicU64::new(0)), terms: CachePadded::new(shared) })
+        let terms = Terms { line, burst: burst * grains, barrier: 0, grains };
+        Ok(Bucket {
+            tat: CachePadded::new(AtomicU64::new(0)),
+            terms: CachePadded::new(shared),
+            latest: Mutex::new(Latest { terms, since: now, epoch: 0 }),
+        })
     }
 
     /// Takes `n` tokens now; the stamp of the grant. `n` of zero is the caller's to answer. A refusal writes nothing.
@@ -225,17 +251,34 @@ impl Bucket {
     /// [`Short`] says when there will be enough.
     #[inline(always)]
     pub fn try_take(&self, now: impl Fn() -> u64, n: u64) -> Result<u64, Short> {
-        let (terms, _, now) = self.read(&now);
-        let point = terms.line.at(now);
-        let Some(cost) = terms.cost(n) else { return Err(Short::NeverFits) };
+        let Some(view) = self.read_once(&now) else { return self.take_again(&now, n) };
+        let Some(cost) = view.terms.cost(n) else { return Err(Short::NeverFits) };
+        let tat = self.tat.load(Ordering::Relaxed);
+        match view.terms.decide(tat, view.point, cost) {
+            Some(end) if self.advance(tat, end).is_ok() => Ok(view.point.tick),
+            Some(_) => self.take_contended(&view, cost),
+            None => Err(view.short(tat, cost)),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_again(&self, now: &impl Fn() -> u64, n: u64) -> Result<u64, Short> {
+        let view = self.read(now);
+        let cost = view.terms.cost(n).ok_or(Short::NeverFits)?;
+        self.take_contended(&view, cost)
+    }
+
+    #[inline(never)]
+    fn take_contended(&self, view: &View, cost: u64) -> Result<u64, Short> {
         let mut tat = self.tat.load(Ordering::Relaxed);
         let mut spins = 1;
         loop {
-            let Some(end) = terms.decide(tat, point, cost) else {
-                return Err(terms.short(tat, point, cost, now));
+            let Some(end) = view.terms.decide(tat, view.point, cost) else {
+                return Err(view.short(tat, cost));
             };
             match self.advance(tat, end) {
-                Ok(()) => return Ok(point.tick),
+                Ok(()) => return Ok(view.point.tick),
                 Err(seen) => tat = seen,
             }
             back_off(&mut spins);
@@ -248,8 +291,8 @@ impl Bucket {
     ///
     /// [`Short`]; nothing has changed then.
     pub fn reserve(&self, now: impl Fn() -> u64, n: u64, latest: u64) -> Result<Slot, Short> {
-        let (terms, epoch, now) = self.read(&now);
-        let point = terms.line.at(now);
+        let view = self.read(&now);
+        let View { terms, point, now, epoch } = view;
         if n == 0 {
             return Ok(Slot { start: now, made: now, end: 0, before: 0, epoch, n });
         }
@@ -260,8 +303,8 @@ impl Bucket {
             let (start, end) = match terms.decide(tat, point, cost) {
                 Some(end) => (point.tick, end),
                 None => {
-                    let in_time = terms.ready(tat, cost).filter(|start| *start <= latest);
-                    let Some(start) = in_time else { return Err(terms.short(tat, point, cost, now)) };
+                    let in_time = terms.ready(tat, point, cost).filter(|start| *start <= latest);
+                    let Some(start) = in_time else { return Err(view.short(tat, cost)) };
                     let end = terms.decide(tat, terms.line.at(start), cost);
                     (start, end.expect("`ready` is a tick at which `decide` says yes"))
                 }
@@ -297,21 +340,22 @@ impl Bucket {
     ///
     /// What started before the first change since it was last brought up to date has started.
     pub fn retime(&self, slot: &mut Slot) -> bool {
-        let (terms, epoch, _) = self.read(&|| 0);
-        let started = slot.at_once() || (epoch == slot.epoch + 2 && slot.start <= terms.since);
+        // Not a clock, but to be read while the terms stand, as a clock is.
+        let View { terms, epoch, now: since, .. } = self.read(&|| self.terms.since.load(Ordering::Acquire));
+        let started = slot.at_once() || (epoch == slot.epoch + 2 && slot.start <= since);
         if epoch == slot.epoch || started {
             return true;
         }
         let due = terms.line.reaches(slot.end.saturating_sub(terms.burst));
-        slot.start = due.map_or(u64::MAX, |due| due.max(terms.since));
+        slot.start = due.map_or(u64::MAX, |due| due.max(since));
         slot.epoch = epoch;
         terms.cost(slot.n).is_some()
     }
 
     /// Tokens that could be taken now.
     pub fn left(&self, now: impl Fn() -> u64) -> u64 {
-        let (terms, _, now) = self.read(&now);
-        terms.left(self.tat.load(Ordering::Relaxed), terms.line.at(now))
+        let view = self.read(&now);
+        view.terms.left(self.tat.load(Ordering::Relaxed), view.point)
     }
 
     /// From now on `pace` tokens a tick; the caller has compared it with the highest.
@@ -373,140 +417,121 @@ impl Bucket {
         self.tat.compare_exchange_weak(from, to, Ordering::Relaxed, Ordering::Relaxed).map(drop)
     }
 
-    /// The terms, their epoch, and a reading of the clock taken while they stood.
-    #[inline(always)]
-    fn read(&self, now: &impl Fn() -> u64) -> (Terms, u64, u64) {
-        match self.read_once(now) {
-            Some(read) => read,
-            None => self.read_again(now),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn read_again(&self, now: &impl Fn() -> u64) -> (Terms, u64, u64) {
+    fn read(&self, now: &impl Fn() -> u64) -> View {
         loop {
-            hint::spin_loop();
-            if let Some(read) = self.read_once(now) {
-                return read;
+            if let Some(view) = self.read_once(now) {
+                return view;
             }
+            hint::spin_loop();
         }
     }
 
     /// 1. The first load of the sequence is Acquire: with it come the terms of that epoch, or newer ones.
-    /// 2. Each load of a term is Acquire: who sees a newer one sees that the sequence had become odd before it.
-    /// 3. Then the clock, then the sequence again: unchanged, so neither was there a newer term nor does the
-    ///    reading lie behind a change. (A raw counter may be read some nanoseconds off its place among the loads.)
+    /// 2. Then the clock, then the terms. Each load of a term is Acquire: who sees a newer one sees that the
+    ///    sequence had become odd before it.
+    /// 3. Then the sequence again: unchanged, so neither was there a newer term, nor does the reading lie behind a
+    ///    change. (A raw counter may be read some nanoseconds off its place among the loads.)
     #[inline(always)]
-    fn read_once(&self, now: &impl Fn() -> u64) -> Option<(Terms, u64, u64)> {
+    fn read_once(&self, now: &impl Fn() -> u64) -> Option<View> {
         let shared = &*self.terms;
         // ORDERING: Acquire pairs with the Release at the end of `change`.
-        let sequence = shared.sequence.load(Ordering::Acquire);
-        if sequence & 1 != 0 {
+        let epoch = shared.sequence.load(Ordering::Acquire);
+        if epoch & 1 != 0 {
             return None;
         }
-        // ORDERING: Acquire pairs with the Release stores of `write`.
-        let term = |word: &AtomicU64| word.load(ordering!(Acquire, mutant = "bucket_reads_relaxed"));
-        let line = Line {
-            t0: term(&shared.t0),
-            v0: term(&shared.v0),
-            span: term(&shared.span),
-            whole: term(&shared.whole),
-            part: term(&shared.part),
-            recip: term(&shared.recip),
-            den: term(&shared.den),
-        };
-        let terms = Terms {
-            line,
-            burst: term(&shared.burst),
-            barrier: term(&shared.barrier),
-            since: term(&shared.since),
-            grains: shared.grains,
-        };
-        let read = if armed!(mutant = "bucket_clock_outside") { None } else { Some(now()) };
-        // Relaxed: ordered behind the terms by their Acquire; either it still shows `sequence` or it does not.
-        let same = shared.sequence.load(Ordering::Relaxed) == sequence || armed!(mutant = "bucket_no_recheck");
-        same.then(|| (terms, sequence, read.unwrap_or_else(now)))
+        let early = if armed!(mutant = "bucket_clock_outside") { None } else { Some(now()) };
+        let terms = shared.load();
+        // Relaxed: ordered behind the terms by their Acquire; either it still shows `epoch` or it does not.
+        let same = shared.sequence.load(Ordering::Relaxed) == epoch || armed!(mutant = "bucket_no_recheck");
+        if !same {
+            return None;
+        }
+        let now = early.unwrap_or_else(now);
+        Some(View { terms, now, point: terms.line.at(now), epoch })
     }
 
-    /// Replaces the terms. The sequence word is the latch: odd while somebody writes.
+    /// Replaces the terms, under the latch of those who change them. The latch guards a copy of the terms, so nothing
+    /// here loads what readers race for.
     #[cold]
     fn change<E>(
         &self,
         now: impl FnOnce() -> u64,
         make: impl FnOnce(Terms, u64) -> Result<Terms, E>,
     ) -> Result<(), E> {
-        let shared = &*self.terms;
-        let mut sequence = shared.sequence.load(Ordering::Relaxed);
-        loop {
-            if sequence & 1 == 0 {
-                if armed!(mutant = "bucket_change_no_latch") {
-                    shared.sequence.store(sequence + 1, Ordering::Relaxed);
-                    break;
-                }
-                // ORDERING: Acquire pairs with the Release of the previous change: its terms are the old ones here.
-                let latch = shared.sequence.compare_exchange_weak(
-                    sequence,
-                    sequence + 1,
-                    Ordering::Acquire,
-                    Ordering::Relaxed,
-                );
-                match latch {
-                    Ok(_) => break,
-                    Err(seen) => sequence = seen,
-                }
-            } else {
-                hint::spin_loop();
-                sequence = shared.sequence.load(Ordering::Relaxed);
-            }
+        let mut latched = self.latest.lock();
+        let Latest { terms: old, since, epoch } = *latched;
+        if armed!(mutant = "bucket_change_no_latch") {
+            drop(latched);
+            latched = self.latest.lock();
         }
-        let made = make(shared.load(), now());
-        if let Ok(terms) = &made {
-            shared.write(terms);
+        let shared = &*self.terms;
+        if !armed!(mutant = "bucket_change_unmarked") {
+            // Relaxed: the Release stores of `write` carry it.
+            shared.sequence.store(epoch + 1, Ordering::Relaxed);
+        }
+        let now = now();
+        let made = make(old, now);
+        let mut next = epoch;
+        if let Ok(new) = made {
+            shared.write((&old, since), &new, now);
+            next = epoch + 2;
+            *latched = Latest { terms: new, since: now, epoch: next };
         }
         // ORDERING: Release publishes the terms to who loads the sequence. A change that was refused changed no
         // term, so it gives the old epoch back and nobody looks again for nothing.
-        let next = if made.is_ok() { sequence + 2 } else { sequence };
         shared.sequence.store(next, ordering!(Release, mutant = "bucket_epoch_relaxed"));
         made.map(drop)
     }
 }
 
+impl View {
+    #[inline(never)]
+    fn short(&self, tat: u64, cost: u64) -> Short {
+        let View { terms, point, now, .. } = self;
+        // Less than the asked cost is left, so with one token asked there is no need to divide.
+        let left = if cost == terms.grains { 0 } else { terms.left(tat, *point) };
+        Short::Until { tick: terms.ready(tat, *point, cost), now: *now, left }
+    }
+}
+
 impl Shared {
-    /// For who holds the latch: nobody else writes.
+    #[inline(always)]
     fn load(&self) -> Terms {
-        let term = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        // ORDERING: Acquire pairs with the Release stores of `write`.
+        let term = |word: &AtomicU64| word.load(ordering!(Acquire, mutant = "bucket_reads_relaxed"));
         let line = Line {
             t0: term(&self.t0),
             v0: term(&self.v0),
             span: term(&self.span),
             whole: term(&self.whole),
-            part: term(&self.part),
             recip: term(&self.recip),
+            num: term(&self.num),
             den: term(&self.den),
+            ticks: term(&self.ticks),
         };
-        Terms {
-            line,
-            burst: term(&self.burst),
-            barrier: term(&self.barrier),
-            since: term(&self.since),
-            grains: self.grains,
-        }
+        Terms { line, burst: term(&self.burst), barrier: term(&self.barrier), grains: self.grains }
     }
 
-    fn write(&self, terms: &Terms) {
+    /// Writes what differs, in the reverse order of [`load`](Self::load): a reader that meets the new terms half-way
+    /// has only new ones ahead of it, which keeps the mixtures that a model has to try few.
+    fn write(&self, (old, old_since): (&Terms, u64), new: &Terms, since: u64) {
         // ORDERING: Release, each of them: a reader that sees the new term (Acquire) sees the odd sequence before it.
-        let put = |word: &AtomicU64, v| word.store(v, ordering!(Release, mutant = "bucket_terms_relaxed"));
-        put(&self.t0, terms.line.t0);
-        put(&self.v0, terms.line.v0);
-        put(&self.span, terms.line.span);
-        put(&self.whole, terms.line.whole);
-        put(&self.part, terms.line.part);
-        put(&self.recip, terms.line.recip);
-        put(&self.den, terms.line.den);
-        put(&self.burst, terms.burst);
-        put(&self.barrier, terms.barrier);
-        put(&self.since, terms.since);
+        let put = |word: &AtomicU64, old, new| {
+            if old != new {
+                word.store(new, ordering!(Release, mutant = "bucket_terms_relaxed"));
+            }
+        };
+        put(&self.barrier, old.barrier, new.barrier);
+        put(&self.burst, old.burst, new.burst);
+        put(&self.ticks, old.line.ticks, new.line.ticks);
+        put(&self.den, old.line.den, new.line.den);
+        put(&self.num, old.line.num, new.line.num);
+        put(&self.recip, old.line.recip, new.line.recip);
+        put(&self.whole, old.line.whole, new.line.whole);
+        put(&self.span, old.line.span, new.line.span);
+        put(&self.v0, old.line.v0, new.line.v0);
+        put(&self.t0, old.line.t0, new.line.t0);
+        put(&self.since, old_since, since);
     }
 }
 
@@ -526,6 +551,7 @@ fn grains(pace: Pace, max: Pace, room: u64) -> Option<u64> {
 
 /// After a lost CAS: doubling pauses, so that the winner's line is not pulled away before it can win again.
 #[cold]
+#[inline(never)]
 fn back_off(spins: &mut u32) {
     if cfg!(any(loom, shuttle)) {
         return hint::spin_loop();

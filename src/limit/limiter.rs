@@ -471,20 +471,27 @@ impl Inner {
 
     #[inline]
     fn ready_in(&self, tick: Option<u64>, now: u64) -> Duration {
-        tick.map_or(Duration::MAX, |tick| self.time_of(tick) - self.clock.at_raw(now))
+        let Some(tick) = tick else { return Duration::MAX };
+        // The ticks are rounded down to nanoseconds, and so is the reading that the caller adds them to.
+        let round = if self.nanos { 0 } else { 2 };
+        Duration::from_nanos(self.clock.at_raw(tick.saturating_sub(now)).as_nanos().saturating_add(round))
     }
 
     #[inline]
     fn denied(&self, short: Short) -> Denied {
         match short {
-            Short::NeverFits => {
-                let remaining = self.bucket.left(|| self.clock.raw());
-                Denied { ready_in: Duration::MAX, remaining, never_fits: true }
-            }
             Short::Until { tick, now, left } => {
                 Denied { ready_in: self.ready_in(tick, now), remaining: left, never_fits: false }
             }
+            Short::NeverFits => self.too_much(),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn too_much(&self) -> Denied {
+        let remaining = self.bucket.left(|| self.clock.raw());
+        Denied { ready_in: Duration::MAX, remaining, never_fits: true }
     }
 
     #[cold]

@@ -1,13 +1,13 @@
 //! The line that turns clock ticks into virtual tokens, and back: plain arithmetic, exact, total.
 //!
 //! A bucket counts in *grains*, a fixed number of them to the token. The line is
-//! `V(x) = v0 + (x - t0) · pace`, the pace an exact fraction of grains a tick, and a decision needs `floor V` and
-//! `ceil V`, exactly. No division: with `pace = whole + part/den`, `part < den`, and `recip = floor(part · 2^64 / den)`,
+//! `V(x) = v0 + (x - t0) · pace`, `pace = num/den` grains a tick, and a decision needs `floor V` and `ceil V`,
+//! exactly. No division: with `whole` the integer part of the pace and `part/den` the rest, and `recip = floor(part · 2^64 / den)`,
 //!
 //! ```text
-//! q = high half of (dt · recip)         is floor(dt · part / den), or one less, for every 64-bit dt
-//! r = dt · part - q · den  (mod 2^64)   lies in [0, 2 · den), so with den < 2^63 the low halves tell it exactly;
-//!                                       r >= den: q was one too small
+//! q = dt · whole + high half of (dt · recip)   is floor(dt · pace), or one less, for every 64-bit dt
+//! r = dt · num - q · den  (mod 2^64)           lies in [0, 2 · den), so with den < 2^63 the low halves tell it
+//!                                              exactly; r >= den: q was one too small
 //! ```
 //!
 //! because `dt · part/den - dt · recip/2^64 < dt/2^64 < 1`. `floor V` and `ceil V` differ iff a remainder is left.
@@ -102,60 +102,94 @@ pub(super) struct Line {
     /// The largest distance from `t0` at which `V` is still below [`END`].
     pub(super) span: u64,
     pub(super) whole: u64,
-    pub(super) part: u64,
     pub(super) recip: u64,
+    pub(super) num: u64,
     pub(super) den: u64,
+    /// Ticks a grain in 2^-61, rounded down; 0 when a grain takes four ticks or more.
+    pub(super) ticks: u64,
 }
 
-/// A point of the line: the tick it stands for (`t0` for every tick before it) and `V` rounded both ways.
+/// A point of the line: the tick it stands for (`t0` for every tick before it) and `V = floor + rest/den`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Point {
     pub(super) tick: u64,
     pub(super) floor: u64,
-    pub(super) ceil: u64,
+    pub(super) rest: u64,
+    /// `rest/den` in 2^-64, rounded up, to within a 2^-64 for each tick since `t0`.
+    pub(super) about: u64,
+}
+
+impl Point {
+    #[inline(always)]
+    pub(super) fn ceil(self) -> u64 {
+        self.floor + u64::from(self.rest != 0)
+    }
 }
 
 impl Line {
+    const TICKS_SHIFT: u32 = 61;
+
     /// A line through `(t0, v0)` at `pace` units a tick, `grains` to the unit. `None`: too steep to be told.
     pub(super) fn new(t0: u64, v0: u64, pace: Pace, grains: u64) -> Option<Line> {
         let Pace { num, den } = pace.times(grains)?;
         let (whole, part) = (num / den, num % den);
         // part < den, so the quotient fits 64 bits.
         let recip = ((u128::from(part) << 64) / u128::from(den)) as u64;
-        let room = u128::from((END - 1).saturating_sub(v0));
-        let span = u64::try_from(room * u128::from(den) / u128::from(num)).unwrap_or(u64::MAX);
-        Some(Line { t0, v0, span, whole, part, recip, den })
+        let ticks = (u128::from(den) << Self::TICKS_SHIFT) / u128::from(num);
+        let ticks = if den / num < 4 { ticks as u64 } else { 0 };
+        Some(Line { t0, v0, span: 0, whole, recip, num, den, ticks }.through(t0, v0))
     }
 
     /// The same line from another point on.
     pub(super) fn through(self, t0: u64, v0: u64) -> Line {
         let room = u128::from((END - 1).saturating_sub(v0));
-        let span = u64::try_from(room * u128::from(self.den) / self.num()).unwrap_or(u64::MAX);
+        let span = u64::try_from(room * u128::from(self.den) / u128::from(self.num)).unwrap_or(u64::MAX);
         Line { t0, v0, span, ..self }
-    }
-
-    fn num(self) -> u128 {
-        u128::from(self.whole) * u128::from(self.den) + u128::from(self.part)
     }
 
     /// Where the line is at this tick.
     #[inline(always)]
     pub(super) fn at(&self, tick: u64) -> Point {
         let dt = tick.saturating_sub(self.t0).min(self.span);
-        let mut q = ((u128::from(dt) * u128::from(self.recip)) >> 64) as u64;
-        let mut rest = dt.wrapping_mul(self.part).wrapping_sub(q.wrapping_mul(self.den));
+        let product = u128::from(dt) * u128::from(self.recip);
+        let mut q = dt * self.whole + (product >> 64) as u64;
+        let mut rest = dt.wrapping_mul(self.num).wrapping_sub(q.wrapping_mul(self.den));
         if rest >= self.den {
             q += 1;
             rest -= self.den;
         }
-        let floor = self.v0 + dt * self.whole + q;
-        Point { tick: self.t0 + dt, floor, ceil: floor + u64::from(rest != 0) }
+        let about = (product as u64).saturating_add(dt);
+        Point { tick: self.t0 + dt, floor: self.v0 + q, rest, about }
+    }
+
+    /// How many ticks after `point` the line reaches `position`, which is above the point's floor: the least `w` with
+    /// `rest + w · num >= (position - floor) · den`.
+    #[inline(always)]
+    pub(super) fn ticks_until(&self, point: Point, position: u64) -> u64 {
+        let gap = position - point.floor;
+        if self.ticks == 0 {
+            return self.ticks_by_division(point.rest, gap);
+        }
+        // A lower bound, mostly one tick off, then the exact comparison.
+        let rest = (u128::from(point.about) * u128::from(self.ticks)) >> 64;
+        let least = (u128::from(gap) * u128::from(self.ticks) - rest) >> Self::TICKS_SHIFT;
+        let (mut w, climb) = (least as u64, u128::from(gap) * u128::from(self.den));
+        while u128::from(w) * u128::from(self.num) + u128::from(point.rest) < climb {
+            w += 1;
+        }
+        w
+    }
+
+    #[inline(never)]
+    fn ticks_by_division(&self, rest: u64, gap: u64) -> u64 {
+        let climb = u128::from(gap) * u128::from(self.den) - u128::from(rest);
+        u64::try_from(climb.div_ceil(u128::from(self.num))).unwrap_or(u64::MAX)
     }
 
     /// The first tick, not before `t0`, at which the line has reached `position`. `None`: never.
     pub(super) fn reaches(&self, position: u64) -> Option<u64> {
         let climb = u128::from(position.saturating_sub(self.v0));
-        let dt = (climb * u128::from(self.den)).div_ceil(self.num());
+        let dt = (climb * u128::from(self.den)).div_ceil(u128::from(self.num));
         u64::try_from(dt).ok().filter(|dt| *dt <= self.span)?.checked_add(self.t0)
     }
 }
@@ -200,7 +234,7 @@ mod tests {
                 let exact = u128::from(dt) * u128::from(num);
                 let floor = u128::from(v0) + exact / u128::from(den);
                 prop_assert_eq!(u128::from(point.floor), floor);
-                prop_assert_eq!(point.ceil - point.floor, u64::from(exact % u128::from(den) != 0));
+                prop_assert_eq!(point.ceil() - point.floor, u64::from(exact % u128::from(den) != 0));
                 prop_assert!(point.floor < END);
                 prop_assert_eq!(point.tick, t0 + dt);
                 prop_assert_eq!(line.at(t0.saturating_sub(dt)).floor, v0);
@@ -209,13 +243,20 @@ mod tests {
 
         #[test]
         fn reaching_is_the_inverse_rounded_up(
-            num in 1u64..1 << 40, den in 1u64..1 << 40, t0 in 0u64..1 << 62, v0 in 0u64..1 << 40, climb in 0u64..1 << 50,
+            num in 1u64..1 << 40, den in 1u64..1 << 40, near in 0u64..9, t0 in 0u64..1 << 62, v0 in 0u64..1 << 40,
+            climb in 0u64..1 << 50,
         ) {
+            // A pace of any size, or one of a few ticks a grain.
+            let den = if near > 4 { den } else { (num * near / 2).max(1) + den % num };
             let pace = Pace::new(u128::from(num), u128::from(den)).unwrap();
             let line = Line::new(t0, v0, pace, 1).unwrap();
             if let Some(tick) = line.reaches(v0 + climb) {
                 prop_assert!(line.at(tick).floor >= v0 + climb);
                 prop_assert!(tick == t0 || line.at(tick - 1).floor < v0 + climb);
+                let from = line.at(t0 + (tick - t0) / 3);
+                if from.floor < v0 + climb {
+                    prop_assert_eq!(from.tick + line.ticks_until(from, v0 + climb), tick);
+                }
             }
         }
     }

@@ -48,7 +48,7 @@ mod loop_free {
         };
         // The ordinary taker may find it empty instead.
         explore(setup, &bodies, |word, got| (got, word.pending()))
-            .exactly([(vec![true, true, true], 0), (vec![false, true, true], 0)]);
+            .exactly_together([(vec![true, true, true], 0), (vec![false, true, true], 0)]);
     }
 
     /// A reason set while an entry is taken: either order, never both `Blocked` and gone.

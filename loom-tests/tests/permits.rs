@@ -175,3 +175,32 @@ mod loop_free {
         .exactly([Ok(()), Err(Miss::Closed)]);
     }
 }
+
+/// Eight threads that take what they can get and give it back.
+#[cfg(shuttle)]
+#[test]
+fn shuttle_eight_takers_leave_nothing_behind() {
+    let storm = || {
+        let shared = shuttle::sync::Arc::new(shared(3, 0));
+        let threads: Vec<_> = (1..=8)
+            .map(|i| {
+                let s = shared.clone();
+                shuttle::thread::spawn(move || {
+                    let n = i % 3 + 1;
+                    for _ in 0..3 {
+                        if s.permits.try_take(n).is_ok() {
+                            assert!(s.permits.look().available() <= 3 - n as i64);
+                            assert!(!s.permits.put(n));
+                        }
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
+        assert_eq!(shared.permits.look().available(), 3);
+    };
+    shuttle::check_random(storm, 2_000);
+    shuttle::check_pct(storm, 2_000, 3);
+}

@@ -13,7 +13,7 @@
 use batchyard::__model::waitlist::{
     Cancelled, Demand, Enqueued, Fairness, Node, NodeState, Refused, Unmet, WaitList, Waiter,
 };
-use batchyard_loom_tests::explore;
+use batchyard_loom_tests::{explore, explore_within};
 
 const ONE: Demand = Demand::of(0, 1);
 const TWO: Demand = Demand::of(0, 2);
@@ -98,6 +98,9 @@ enum Did {
     Take(bool),
 }
 
+/// Preemptions in the models with three threads, or two long ones: unbounded they run for hours.
+const BOUND: Option<usize> = Some(2);
+
 mod loop_free {
     use super::*;
 
@@ -154,7 +157,8 @@ mod loop_free {
 
     #[test]
     fn a_close_refuses_or_comes_too_late() {
-        explore(
+        explore_within(
+            BOUND,
             || Yard::new(&[1], &ONE),
             &[
                 |y: &Yard| y.acquire_timed(&ONE),
@@ -203,7 +207,8 @@ mod loop_free {
             y.put(&BOTH);
             got
         };
-        explore(
+        explore_within(
+            BOUND,
             || Yard::new(&[1, 1], &Demand::new()),
             &[body, body],
             |y, seen| {
@@ -255,7 +260,8 @@ mod loop_free {
     /// A pause takes a lane out while a put grants to it and a worker serves the grant.
     #[test]
     fn a_lanes_grant_has_one_taker() {
-        explore(
+        explore_within(
+            BOUND,
             || Yard::new(&[1], &ONE).lane_waits(ONE),
             &[
                 |y: &Yard| {
@@ -325,7 +331,8 @@ mod loop_free {
     #[test]
     fn one_put_serves_two() {
         let body = |y: &Yard| y.acquire(&ONE);
-        explore(
+        explore_within(
+            BOUND,
             || Yard::new(&[2], &TWO),
             &[body, body, |y: &Yard| {
                 y.put(&TWO);
@@ -338,4 +345,39 @@ mod loop_free {
         )
         .exactly([(Ok(()), Ok(()))]);
     }
+}
+
+/// Ten threads over two kinds, some with timeouts, the limits moving: everything comes back.
+#[cfg(shuttle)]
+#[test]
+fn shuttle_ten_threads_leave_nothing_behind() {
+    let storm = || {
+        let yard = shuttle::sync::Arc::new(Yard::new(&[2, 1], &Demand::new()));
+        let threads: Vec<_> = (0..10)
+            .map(|i| {
+                let y = yard.clone();
+                shuttle::thread::spawn(move || {
+                    if i == 9 {
+                        y.list.set_limit(0, 1, 0, &mut tell);
+                        y.list.set_limit(0, 2, 0, &mut tell);
+                        return;
+                    }
+                    let d = [ONE, OTHER, BOTH][i % 3];
+                    for _ in 0..3 {
+                        if y.list.acquire_alone(&d, i % 4, i >= 6).is_ok() {
+                            assert!(y.list.in_use(0) <= 2 && y.list.in_use(1) <= 1);
+                            y.put(&d);
+                        }
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
+        let end = [0, 1].map(|kind| (yard.list.available(kind), yard.list.waiters(kind)));
+        assert_eq!(end, [(2, 0), (1, 0)]);
+    };
+    shuttle::check_random(storm, 2_000);
+    shuttle::check_pct(storm, 2_000, 3);
 }

@@ -76,8 +76,15 @@ pub enum Unfit {
 pub enum Short {
     /// It asks for more than the burst.
     NeverFits,
-    /// There are `left` tokens; the asked number is there at `tick` (`None`: beyond the clock's reach).
-    Until { tick: Option<u64>, now: u64, left: u64 },
+    /// Not enough of them now.
+    Until {
+        /// When the asked number is there; `None`: beyond the clock's reach.
+        tick: Option<u64>,
+        /// The reading that was decided by.
+        now: u64,
+        /// How many are there.
+        left: u64,
+    },
 }
 
 /// A reserved piece of the axis.
@@ -230,34 +237,38 @@ impl Bucket {
     /// [`Short`] says when there will be enough.
     #[inline(always)]
     pub fn try_take(&self, now: impl Fn() -> u64, n: u64) -> Result<u64, Short> {
-        match self.read_once(&now) {
-            Some(view) => self.take(&view, n),
-            None => self.take_again(&now, n),
-        }
-    }
-
-    #[inline(always)]
-    fn take(&self, view: &View, n: u64) -> Result<u64, Short> {
-        let View { terms, point, .. } = view;
-        let Some(cost) = terms.cost(n) else { return Err(Short::NeverFits) };
-        let mut tat = self.tat.load(Ordering::Relaxed);
-        let mut spins = 1;
-        loop {
-            let Some(end) = terms.decide(tat, *point, cost) else {
-                return Err(view.short(tat, cost));
-            };
-            match self.advance(tat, end) {
-                Ok(()) => return Ok(point.tick),
-                Err(seen) => tat = seen,
-            }
-            back_off(&mut spins);
+        let Some(view) = self.read_once(&now) else { return self.take_again(&now, n) };
+        let Some(cost) = view.terms.cost(n) else { return Err(Short::NeverFits) };
+        let tat = self.tat.load(Ordering::Relaxed);
+        match view.terms.decide(tat, view.point, cost) {
+            Some(end) if self.advance(tat, end).is_ok() => Ok(view.point.tick),
+            Some(_) => self.take_contended(&view, cost),
+            None => Err(view.short(tat, cost)),
         }
     }
 
     #[cold]
     #[inline(never)]
     fn take_again(&self, now: &impl Fn() -> u64, n: u64) -> Result<u64, Short> {
-        self.take(&self.read(now), n)
+        let view = self.read(now);
+        let cost = view.terms.cost(n).ok_or(Short::NeverFits)?;
+        self.take_contended(&view, cost)
+    }
+
+    #[inline(never)]
+    fn take_contended(&self, view: &View, cost: u64) -> Result<u64, Short> {
+        let mut tat = self.tat.load(Ordering::Relaxed);
+        let mut spins = 1;
+        loop {
+            let Some(end) = view.terms.decide(tat, view.point, cost) else {
+                return Err(view.short(tat, cost));
+            };
+            match self.advance(tat, end) {
+                Ok(()) => return Ok(view.point.tick),
+                Err(seen) => tat = seen,
+            }
+            back_off(&mut spins);
+        }
     }
 
     /// Takes `n` tokens at the first tick at which they are there, if that is `latest` or before, or now.
@@ -472,7 +483,7 @@ impl Bucket {
 }
 
 impl View {
-    #[inline(always)]
+    #[inline(never)]
     fn short(&self, tat: u64, cost: u64) -> Short {
         let View { terms, point, now, .. } = self;
         // Less than the asked cost is left, so with one token asked there is no need to divide.

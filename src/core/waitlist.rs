@@ -36,6 +36,8 @@
 
 mod acquire;
 mod demand;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod laws;
 mod lines;
 mod scan;
 

@@ -230,7 +230,6 @@ impl LaneGate {
         };
         match entered {
             Ok(Enqueued::Granted) => {
-                self.node_taken(shared);
                 held.0 = *demand;
                 drop(waiting);
                 shared.unblock(core, Reason::Permit);
@@ -249,11 +248,6 @@ impl LaneGate {
                 }
             }
         }
-    }
-
-    fn node_taken(&self, shared: &Shared) {
-        let taken = shared.gate.list.take_grant(&self.node);
-        debug_assert!(taken, "a granted node is taken by the one who holds the lane's latch");
     }
 
     #[cold]

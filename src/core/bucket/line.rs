@@ -115,6 +115,8 @@ pub(super) struct Point {
     pub(super) tick: u64,
     pub(super) floor: u64,
     pub(super) rest: u64,
+    /// `rest/den` in 2^-64, rounded up, to within a 2^-64 for each tick since `t0`.
+    pub(super) about: u64,
 }
 
 impl Point {
@@ -149,13 +151,15 @@ impl Line {
     #[inline(always)]
     pub(super) fn at(&self, tick: u64) -> Point {
         let dt = tick.saturating_sub(self.t0).min(self.span);
-        let mut q = dt * self.whole + ((u128::from(dt) * u128::from(self.recip)) >> 64) as u64;
+        let product = u128::from(dt) * u128::from(self.recip);
+        let mut q = dt * self.whole + (product >> 64) as u64;
         let mut rest = dt.wrapping_mul(self.num).wrapping_sub(q.wrapping_mul(self.den));
         if rest >= self.den {
             q += 1;
             rest -= self.den;
         }
-        Point { tick: self.t0 + dt, floor: self.v0 + q, rest }
+        let about = (product as u64).saturating_add(dt);
+        Point { tick: self.t0 + dt, floor: self.v0 + q, rest, about }
     }
 
     /// How many ticks after `point` the line reaches `position`, which is above the point's floor: the least `w` with
@@ -166,8 +170,9 @@ impl Line {
         if self.ticks == 0 {
             return self.ticks_by_division(point.rest, gap);
         }
-        // From a lower bound (the rest is less than a grain) that is at most seven ticks off.
-        let least = (u128::from(gap - 1) * u128::from(self.ticks)) >> Self::TICKS_SHIFT;
+        // A lower bound, mostly one tick off, then the exact comparison.
+        let rest = (u128::from(point.about) * u128::from(self.ticks)) >> 64;
+        let least = (u128::from(gap) * u128::from(self.ticks) - rest) >> Self::TICKS_SHIFT;
         let (mut w, climb) = (least as u64, u128::from(gap) * u128::from(self.den));
         while u128::from(w) * u128::from(self.num) + u128::from(point.rest) < climb {
             w += 1;

@@ -48,6 +48,22 @@ where
     R: Send + 'static,
     T: Ord + Debug + Send + 'static,
 {
+    explore_bounded(if bodies.len() > 3 { Some(3) } else { None }, setup, bodies, finish)
+}
+
+/// [`explore`] with a bound of one's own on the preemptions (switches away from a thread that could go on) of an
+/// execution: for models too large to be explored whole. LOOM_MAX_PREEMPTIONS overrides it.
+pub fn explore_bounded<S, R, T>(
+    preemptions: Option<usize>,
+    setup: impl Fn() -> S + Send + Sync + 'static,
+    bodies: &[Body<S, R>],
+    finish: impl Fn(&S, Vec<R>) -> T + Send + Sync + 'static,
+) -> Explored<T>
+where
+    S: Send + Sync + 'static,
+    R: Send + 'static,
+    T: Ord + Debug + Send + 'static,
+{
     assert!(bodies.len() <= 4, "loom runs main and four threads");
     let setup = StdArc::new(setup);
     let finish = StdArc::new(finish);
@@ -75,7 +91,7 @@ where
                 seen.1 += 1;
             }
         };
-        run(model, bodies.len());
+        run(model, preemptions);
         let mut seen = seen.lock().unwrap();
         explored.push(Order { order, outcomes: std::mem::take(&mut seen.0), executions: seen.1 });
     }
@@ -83,16 +99,14 @@ where
 }
 
 #[cfg(loom)]
-fn run(model: impl Fn() + Send + Sync + 'static, threads: usize) {
+fn run(model: impl Fn() + Send + Sync + 'static, preemptions: Option<usize>) {
     let mut builder = loom::model::Builder::new();
-    if builder.preemption_bound.is_none() && threads > 3 {
-        builder.preemption_bound = Some(3);
-    }
+    builder.preemption_bound = builder.preemption_bound.or(preemptions);
     builder.check(model);
 }
 
 #[cfg(shuttle)]
-fn run(model: impl Fn() + Send + Sync + 'static, _threads: usize) {
+fn run(model: impl Fn() + Send + Sync + 'static, _preemptions: Option<usize>) {
     let model = StdArc::new(model);
     let random = model.clone();
     shuttle::check_random(move || random(), 2_000);

@@ -348,8 +348,7 @@ impl Bucket {
     pub fn set_pace(&self, now: impl FnOnce() -> u64, pace: Pace) -> Result<(), Unfit> {
         self.change(now, |terms, now| {
             let mut terms = terms.rebased(now);
-            terms.line =
-                Line::new(terms.line.t0, terms.line.v0, pace, terms.grains).ok_or(Unfit::Rate)?;
+            terms.line = Line::new(terms.line.t0, terms.line.v0, pace, terms.grains).ok_or(Unfit::Rate)?;
             Ok(terms)
         })
     }
@@ -470,9 +469,10 @@ impl Bucket {
         }
         let now = now();
         // Relaxed: nobody else writes, and the latch brought the last writer's terms.
-        let made = make(shared.load(Ordering::Relaxed), now);
-        if let Ok(terms) = &made {
-            shared.write(terms, now);
+        let old = shared.load(Ordering::Relaxed);
+        let made = make(old, now);
+        if let Ok(new) = &made {
+            shared.write(&old, new, now);
         }
         // ORDERING: Release publishes the terms to who loads the sequence. A change that was refused changed no
         // term, so it gives the old epoch back and nobody looks again for nothing.
@@ -509,20 +509,26 @@ impl Shared {
         Terms { line, burst: term(&self.burst), barrier: term(&self.barrier), grains: self.grains }
     }
 
-    fn write(&self, terms: &Terms, since: u64) {
+    /// Writes what differs, in the reverse order of [`load`](Self::load): a reader that meets the new terms half-way
+    /// has only new ones ahead of it, which keeps the mixtures that a model has to try few.
+    fn write(&self, old: &Terms, new: &Terms, since: u64) {
         // ORDERING: Release, each of them: a reader that sees the new term (Acquire) sees the odd sequence before it.
-        let put = |word: &AtomicU64, v| word.store(v, ordering!(Release, mutant = "bucket_terms_relaxed"));
-        put(&self.t0, terms.line.t0);
-        put(&self.v0, terms.line.v0);
-        put(&self.span, terms.line.span);
-        put(&self.whole, terms.line.whole);
-        put(&self.recip, terms.line.recip);
-        put(&self.num, terms.line.num);
-        put(&self.den, terms.line.den);
-        put(&self.ticks, terms.line.ticks);
-        put(&self.burst, terms.burst);
-        put(&self.barrier, terms.barrier);
-        put(&self.since, since);
+        let put = |word: &AtomicU64, old, new| {
+            if old != new {
+                word.store(new, ordering!(Release, mutant = "bucket_terms_relaxed"));
+            }
+        };
+        put(&self.barrier, old.barrier, new.barrier);
+        put(&self.burst, old.burst, new.burst);
+        put(&self.ticks, old.line.ticks, new.line.ticks);
+        put(&self.den, old.line.den, new.line.den);
+        put(&self.num, old.line.num, new.line.num);
+        put(&self.recip, old.line.recip, new.line.recip);
+        put(&self.whole, old.line.whole, new.line.whole);
+        put(&self.span, old.line.span, new.line.span);
+        put(&self.v0, old.line.v0, new.line.v0);
+        put(&self.t0, old.line.t0, new.line.t0);
+        put(&self.since, self.since.load(Ordering::Relaxed), since);
     }
 }
 

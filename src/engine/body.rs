@@ -23,7 +23,7 @@ use crate::job::{
 use crate::policy;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Mutex};
-use crate::time::{Timestamp, millis};
+use crate::time::{Timestamp, millis, secs};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -32,8 +32,12 @@ use std::time::Duration;
 
 /// Items faster than this are timed a few at a time: a clock reading costs 10 ns.
 const STRIDE_BELOW_NANOS: u64 = 400;
-/// How many.
+/// How many. The time of an item's start is then late by what the items before it in the stride took: microseconds by
+/// prediction, and a few milliseconds if the prediction was wrong, since the supervisor's ticker, which moves every
+/// millisecond while a chunk is in hand, ends a stride early.
 const STRIDE: u32 = 8;
+/// Items with a limit below this are always timed one by one: for them milliseconds count.
+const STRIDE_LIMIT: Duration = secs(1);
 /// Outcomes wait this long for company before they are published.
 const PUBLISH_AFTER: Duration = millis(1);
 /// Entries in the channel per worker.
@@ -254,16 +258,20 @@ impl<W: Work> Body<W> {
 
         let demand = core.gate.demand(core);
         let gated = !core.gate.is_open(&demand);
+        me.held.fit(shared, &demand);
         let timeout = core.spec.item_timeout.map_or(0, |t| clock.raw_at(Timestamp::ZERO + t).max(1));
         let watched = timeout != 0 || core.spec.hang_after.is_some();
         if watched {
             shared.watch();
         }
         let may_abandon = watched && core.spec.may_abandon;
+        let roomy =
+            [core.spec.item_timeout, core.spec.hang_after].iter().flatten().all(|t| *t >= STRIDE_LIMIT);
         let stride = match core.predicted.load(Ordering::Relaxed) {
-            1..STRIDE_BELOW_NANOS if !watched => STRIDE,
+            1..STRIDE_BELOW_NANOS if roomy => STRIDE,
             _ => 1,
         };
+        let mut ticked = shared.ticker.recent();
 
         let mut ctx = Context {
             shared: Arc::clone(shared),
@@ -331,8 +339,9 @@ impl<W: Work> Body<W> {
             untimed += 1;
             let failed = !matches!(result, Ok(Ok(_)));
             failures += u64::from(failed);
-            if untimed >= stride || failed {
+            if untimed >= stride || failed || shared.ticker.recent() != ticked {
                 let end = clock.raw();
+                ticked = shared.ticker.recent();
                 let nanos = clock.at_raw(end.saturating_sub(now)).as_nanos();
                 me.recorder.record_run_many(nanos / u64::from(untimed), u64::from(untimed));
                 now = end;

@@ -163,16 +163,16 @@ impl LaneGate {
         held: &mut Held,
         now_raw: u64,
     ) -> Admission {
-        if held.0 != *demand || shared.gate.list.has_waiters(demand) {
+        if !held.is_empty() && self.others_wait(shared, shell, demand) {
             held.release(shared);
-            if !demand.is_empty() {
-                match shared.gate.list.try_take(demand, &mut |w| shared.wake(w)) {
-                    Ok(()) => held.0 = *demand,
-                    Err(refused) => {
-                        let admission = self.block_on_permits(shared, shell, demand, held, refused);
-                        if admission != Admission::Go {
-                            return admission;
-                        }
+        }
+        if held.is_empty() && !demand.is_empty() {
+            match shared.gate.list.try_take(demand, &mut |w| shared.wake(w)) {
+                Ok(()) => held.0 = *demand,
+                Err(refused) => {
+                    let admission = self.block_on_permits(shared, shell, demand, held, refused);
+                    if admission != Admission::Go {
+                        return admission;
                     }
                 }
             }
@@ -181,6 +181,17 @@ impl LaneGate {
             return Admission::Go;
         }
         self.pay(shared, shell, held, now_raw)
+    }
+
+    /// Whether somebody besides this lane waits for what it holds. Then it gives its permits back after the item;
+    /// otherwise it keeps them for the next one of the chunk.
+    #[inline]
+    fn others_wait(&self, shared: &Shared, shell: &Shell, demand: &Demand) -> bool {
+        let list = &shared.gate.list;
+        list.has_waiters(demand) && {
+            let own = u32::from(shell.core.word.blocked_by(Reason::Permit));
+            demand.parts().any(|(kind, _)| list.waiters(kind) > own)
+        }
     }
 
     #[inline]
@@ -390,6 +401,14 @@ impl Held {
         }
     }
 
+    /// Keeps what is held only if it is exactly this.
+    pub(crate) fn fit(&mut self, shared: &Shared, demand: &Demand) {
+        if self.0 != *demand {
+            self.release(shared);
+        }
+    }
+
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -109,7 +109,10 @@ impl Queue {
         ledgers.iter_mut().for_each(|ledger| ledger.next = bypass);
         lines.each(|seat| {
             seat.with(|e| {
+                // Its kinds' words do not know of each other: each gets a share of what it can still bear. When
+                // the shares are used up, the gates shut, and the next newcomer has the queue scanned.
                 let left = if e.holds_back { 0 } else { bypass.saturating_sub(e.passed) };
+                let left = left / e.demand.len().max(1) as u32;
                 for (kind, _) in e.demand.parts() {
                     let next = &mut ledgers[usize::from(kind)].next;
                     *next = left.min(*next);

@@ -158,75 +158,100 @@ mod changing {
     use super::*;
     use batchyard_loom_tests::explore;
 
-    struct Timed {
-        bucket: Bucket,
-        clock: AtomicU64,
+    /// One token in `ticks`, none there at tick 0.
+    fn empty(ticks: u128) -> Bucket {
+        let bucket = bucket(ticks, 1);
+        bucket.try_take(|| 0, 1).unwrap();
+        bucket
     }
 
-    impl Timed {
-        fn empty(ticks: u128) -> Timed {
-            let bucket = bucket(ticks, 1);
-            bucket.try_take(|| 0, 1).unwrap();
-            Timed { bucket, clock: AtomicU64::new(0) }
-        }
-
-        fn now(&self) -> u64 {
-            self.clock.load(Ordering::Acquire)
-        }
-    }
-
-    /// One token in 2 ticks becomes one in 64; then ten ticks pass. By no consistent reading is there a token.
+    /// One token in 2 ticks becomes one in 8: four terms differ, and no mixture of them may be seen.
     #[test]
     fn a_slower_rate_and_a_taker() {
         explore(
-            || Timed::empty(2),
+            || empty(2),
             &[
-                |s: &Timed| {
-                    s.bucket.set_pace(|| s.now(), per_ticks(64)).unwrap();
-                    s.clock.store(10, Ordering::Release);
+                |bucket: &Bucket| {
+                    bucket.set_pace(|| 0, per_ticks(8)).unwrap();
                     Until(0)
                 },
-                |s| take(&s.bucket, || s.now(), 1),
+                |bucket| take(bucket, || 0, 1),
             ],
             |_, seen| seen[1],
         )
-        .exactly([Until(2), Until(64)]);
+        .exactly([Until(2), Until(8)]);
+    }
+
+    /// A pause, then time passes. With the terms of before and the time of after there would be a token.
+    #[test]
+    fn a_pause_and_a_taker_and_the_time() {
+        explore(
+            || (empty(1), AtomicU64::new(0)),
+            &[
+                |(bucket, clock): &(Bucket, AtomicU64)| {
+                    bucket.pause(|| clock.load(Ordering::Acquire), 50);
+                    clock.store(3, Ordering::Release);
+                    Until(0)
+                },
+                |(bucket, clock)| take(bucket, || clock.load(Ordering::Acquire), 1),
+            ],
+            |_, seen| seen[1],
+        )
+        .exactly([Until(1), Until(51)]);
     }
 
     #[test]
-    fn a_slower_rate_and_a_reserver() {
+    fn a_larger_burst_and_a_reserver() {
         explore(
-            || Timed::empty(2),
+            || empty(2),
             &[
-                |s: &Timed| {
-                    s.bucket.set_pace(|| s.now(), per_ticks(64)).unwrap();
-                    s.clock.store(10, Ordering::Release);
+                |bucket: &Bucket| {
+                    bucket.set_burst(|| 0, 2).unwrap();
                     0
                 },
-                |s| {
-                    let mut slot = s.bucket.reserve(|| s.now(), 1, u64::MAX).unwrap();
-                    let first = slot.start;
-                    assert!(s.bucket.retime(&mut slot));
-                    assert!(slot.start == first || (first, slot.start) == (2, 64));
+                |bucket| bucket.reserve(|| 0, 1, u64::MAX).unwrap().start,
+            ],
+            |_, seen| seen[1],
+        )
+        .exactly([2, 0]);
+    }
+
+    #[test]
+    fn a_slower_rate_and_a_waiter() {
+        explore(
+            || {
+                let bucket = empty(2);
+                let slot = bucket.reserve(|| 0, 1, u64::MAX).unwrap();
+                (bucket, slot)
+            },
+            &[
+                |(bucket, _): &(Bucket, Slot)| {
+                    bucket.set_pace(|| 1, per_ticks(8)).unwrap();
+                    0
+                },
+                |(bucket, slot)| {
+                    let mut slot = *slot;
+                    assert!(bucket.retime(&mut slot));
                     slot.start
                 },
             ],
             |_, seen| seen[1],
         )
-        .exactly([2, 64]);
+        // Half a token was there at tick 1; the other half takes four more.
+        .exactly([2, 5]);
     }
 
     #[test]
     fn two_changes_both_stand() {
         explore(
-            || Timed::empty(2),
+            || empty(2),
             &[
-                |s: &Timed| s.bucket.set_pace(|| 0, per_ticks(64)).unwrap(),
-                |s| s.bucket.set_burst(|| 0, 2).unwrap(),
+                |bucket: &Bucket| bucket.set_pace(|| 0, per_ticks(8)).unwrap(),
+                |bucket| bucket.set_burst(|| 0, 2).unwrap(),
             ],
-            |s, _| (s.bucket.left(|| 0), s.bucket.left(|| 63), take(&s.bucket, || 0, 2), s.bucket.epoch()),
+            |bucket, _| (bucket.left(|| 0), bucket.left(|| 7), take(bucket, || 0, 2), bucket.epoch()),
         )
-        .exactly([(1, 1, Until(64), 4)]);
+        .exactly([(1, 1, Until(8), 4)]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::engine::tunables::{LaneTunables, Tunables};
 use crate::engine::worker::{on_worker_of, with_current};
 use crate::engine::{Context, EngineConfig, Error, gate::LaneGate, lane::Ending};
 use crate::job::{Dead, DeadReason, Failure, Priority, Report, Retry};
+use crate::resource::ResourceKind;
 use crate::stats::{BatchStats, Stats};
 use crate::sync::{Arc, OnceLock};
 use crate::time::Timestamp;
@@ -295,6 +296,19 @@ impl Engine {
     /// Everything that is counted and timed, at this moment.
     pub fn stats(&self) -> Stats {
         self.shared().stats()
+    }
+
+    /// Units of a resource in use by items at this moment, and its limit; `None` for a resource without a quota.
+    ///
+    /// ```
+    /// use batchyard::{Engine, ResourceKind};
+    /// let engine = Engine::builder().in_memory().quota(ResourceKind::FileHandle, 100).open()?;
+    /// assert_eq!(engine.in_use(&ResourceKind::FileHandle), Some((0, 100)));
+    /// # Ok::<(), batchyard::Error>(())
+    /// ```
+    pub fn in_use(&self, kind: &ResourceKind) -> Option<(u64, u64)> {
+        let gate = &self.shared().gate;
+        gate.kind(kind).map(|(index, limit)| (gate.in_use(index), limit))
     }
 
     /// The batches that run or wait for a place.

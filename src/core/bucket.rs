@@ -1,7 +1,7 @@
 //! Token bucket: GCRA over virtual tokens, one word.
 //!
 //! Progress: taking and refusing are lock-free; while somebody changes the terms (rate, burst, pause) they wait for
-//! its dozen stores. Changes exclude each other on the same sequence word (blocking).
+//! its dozen stores. Changes exclude each other by a latch (blocking).
 //! Source: the Generic Cell Rate Algorithm, in its virtual-scheduling form (ATM Forum Traffic Management 4.0,
 //! 4.4.5), with the axis turned from time into tokens so that rates are exact and may change under those who wait.
 //!
@@ -49,7 +49,7 @@ pub use self::line::{Pace, fraction_below};
 
 use self::line::{END, Line, Point};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{CachePadded, armed, hint, ordering};
+use crate::sync::{CachePadded, Mutex, armed, hint, ordering};
 
 /// The largest burst, in grains.
 const MOST: u64 = 1 << 60;
@@ -175,6 +175,15 @@ impl Terms {
 pub struct Bucket {
     tat: CachePadded<AtomicU64>,
     terms: CachePadded<Shared>,
+    latest: Mutex<Latest>,
+}
+
+/// What the next change starts from.
+#[derive(Clone, Copy, Debug)]
+struct Latest {
+    terms: Terms,
+    since: u64,
+    epoch: u64,
 }
 
 /// [`Terms`] behind the sequence word.
@@ -225,7 +234,12 @@ impl Bucket {
             since: AtomicU64::new(now),
             grains,
         };
-        Ok(Bucket { tat: CachePadded::new(AtomicU64::new(0)), terms: CachePadded::new(shared) })
+        let terms = Terms { line, burst: burst * grains, barrier: 0, grains };
+        Ok(Bucket {
+            tat: CachePadded::new(AtomicU64::new(0)),
+            terms: CachePadded::new(shared),
+            latest: Mutex::new(Latest { terms, since: now, epoch: 0 }),
+        })
     }
 
     /// Takes `n` tokens now; the stamp of the grant. `n` of zero is the caller's to answer. A refusal writes nothing.
@@ -425,8 +439,7 @@ impl Bucket {
             return None;
         }
         let early = if armed!(mutant = "bucket_clock_outside") { None } else { Some(now()) };
-        // ORDERING: Acquire pairs with the Release stores of `write`.
-        let terms = shared.load(ordering!(Acquire, mutant = "bucket_reads_relaxed"));
+        let terms = shared.load();
         // Relaxed: ordered behind the terms by their Acquire; either it still shows `epoch` or it does not.
         let same = shared.sequence.load(Ordering::Relaxed) == epoch || armed!(mutant = "bucket_no_recheck");
         if !same {
@@ -436,47 +449,35 @@ impl Bucket {
         Some(View { terms, now, point: terms.line.at(now), epoch })
     }
 
-    /// Replaces the terms. The sequence word is the latch: odd while somebody writes.
+    /// Replaces the terms, under the latch of those who change them. The latch guards a copy of the terms, so nothing
+    /// here loads what readers race for.
     #[cold]
     fn change<E>(
         &self,
         now: impl FnOnce() -> u64,
         make: impl FnOnce(Terms, u64) -> Result<Terms, E>,
     ) -> Result<(), E> {
+        let mut latched = self.latest.lock();
+        let Latest { terms: old, since, epoch } = *latched;
+        if armed!(mutant = "bucket_change_no_latch") {
+            drop(latched);
+            latched = self.latest.lock();
+        }
         let shared = &*self.terms;
-        let mut sequence = shared.sequence.load(Ordering::Relaxed);
-        loop {
-            if sequence & 1 == 0 {
-                if armed!(mutant = "bucket_change_no_latch") {
-                    shared.sequence.store(sequence + 1, Ordering::Relaxed);
-                    break;
-                }
-                // ORDERING: Acquire pairs with the Release of the previous change: its terms are the old ones here.
-                let latch = shared.sequence.compare_exchange_weak(
-                    sequence,
-                    sequence + 1,
-                    Ordering::Acquire,
-                    Ordering::Relaxed,
-                );
-                match latch {
-                    Ok(_) => break,
-                    Err(seen) => sequence = seen,
-                }
-            } else {
-                hint::spin_loop();
-                sequence = shared.sequence.load(Ordering::Relaxed);
-            }
+        if !armed!(mutant = "bucket_change_unmarked") {
+            // Relaxed: the Release stores of `write` carry it.
+            shared.sequence.store(epoch + 1, Ordering::Relaxed);
         }
         let now = now();
-        // Relaxed: nobody else writes, and the latch brought the last writer's terms.
-        let old = shared.load(Ordering::Relaxed);
         let made = make(old, now);
-        if let Ok(new) = &made {
-            shared.write(&old, new, now);
+        let mut next = epoch;
+        if let Ok(new) = made {
+            shared.write((&old, since), &new, now);
+            next = epoch + 2;
+            *latched = Latest { terms: new, since: now, epoch: next };
         }
         // ORDERING: Release publishes the terms to who loads the sequence. A change that was refused changed no
         // term, so it gives the old epoch back and nobody looks again for nothing.
-        let next = if made.is_ok() { sequence + 2 } else { sequence };
         shared.sequence.store(next, ordering!(Release, mutant = "bucket_epoch_relaxed"));
         made.map(drop)
     }
@@ -494,8 +495,9 @@ impl View {
 
 impl Shared {
     #[inline(always)]
-    fn load(&self, order: Ordering) -> Terms {
-        let term = |word: &AtomicU64| word.load(order);
+    fn load(&self) -> Terms {
+        // ORDERING: Acquire pairs with the Release stores of `write`.
+        let term = |word: &AtomicU64| word.load(ordering!(Acquire, mutant = "bucket_reads_relaxed"));
         let line = Line {
             t0: term(&self.t0),
             v0: term(&self.v0),
@@ -511,7 +513,7 @@ impl Shared {
 
     /// Writes what differs, in the reverse order of [`load`](Self::load): a reader that meets the new terms half-way
     /// has only new ones ahead of it, which keeps the mixtures that a model has to try few.
-    fn write(&self, old: &Terms, new: &Terms, since: u64) {
+    fn write(&self, (old, old_since): (&Terms, u64), new: &Terms, since: u64) {
         // ORDERING: Release, each of them: a reader that sees the new term (Acquire) sees the odd sequence before it.
         let put = |word: &AtomicU64, old, new| {
             if old != new {
@@ -528,7 +530,7 @@ impl Shared {
         put(&self.span, old.line.span, new.line.span);
         put(&self.v0, old.line.v0, new.line.v0);
         put(&self.t0, old.line.t0, new.line.t0);
-        put(&self.since, self.since.load(Ordering::Relaxed), since);
+        put(&self.since, old_since, since);
     }
 }
 

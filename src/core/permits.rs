@@ -88,7 +88,7 @@ impl Word {
 
     #[inline]
     fn has(self, n: u64) -> bool {
-        (self.0 >> PERMIT_SHIFT).checked_sub(BIAS).is_some_and(|free| free >= n)
+        self.0 >> PERMIT_SHIFT >= n.saturating_add(BIAS)
     }
 
     #[inline]

@@ -339,7 +339,10 @@ impl WaitList {
         // Nobody reads the entry for having seen `Waiting`: the latch guards it.
         seat.publish(NodeState::Waiting, Ordering::Relaxed);
         queue.lines.push(seat);
-        if armed!(mutant = "waitlist_no_recheck") || armed!(mutant = "waitlist_register_late") {
+        if armed!(mutant = "waitlist_no_recheck") {
+            return Ok(Enqueued::Waiting);
+        }
+        if armed!(mutant = "waitlist_register_late") {
             return Ok(Enqueued::Waiting);
         }
         let granted = self.settle(queue, Some(node), None, wake);

@@ -309,19 +309,19 @@ impl<W: Work> Body<W> {
                     }
                 }
             }
-            if came_back {
-                if let Some(history) = seat.hand.lock().as_ref().and_then(|hand| hand.history.as_ref()) {
-                    ctx.tries = history.tries;
-                    ctx.deferrals = history.deferrals;
-                }
+            if came_back
+                && let Some(history) = seat.hand.lock().as_ref().and_then(|hand| hand.history.as_ref())
+            {
+                ctx.tries = history.tries;
+                ctx.deferrals = history.deferrals;
             }
             ctx.seq = self.work.seq(&chunk, at);
             ctx.key = self.work.key(&chunk, at);
             ctx.deadline_raw = if timeout == 0 { 0 } else { now + timeout };
-            if W::REFILLED {
-                if let Some(queued) = self.work.queued(&chunk, at) {
-                    me.recorder.record_wait((clock.at_raw(now) - queued).as_nanos() as u64);
-                }
+            if W::REFILLED
+                && let Some(queued) = self.work.queued(&chunk, at)
+            {
+                me.recorder.record_wait((clock.at_raw(now) - queued).as_nanos() as u64);
             }
             ctx.run = slot.begin(at, now, ctx.deadline_raw);
             let result = caught(|| with_item(&ctx, || self.work.call(&chunk, at, &ctx)));

@@ -106,10 +106,6 @@ impl Gate {
         self.list.in_use(kind)
     }
 
-    pub(crate) fn limit(&self, kind: u16) -> u64 {
-        self.list.limit(kind)
-    }
-
     pub(crate) fn rate(&self, name: &str) -> Option<&RateLimiter> {
         self.rates.get(name)
     }
@@ -375,14 +371,6 @@ impl LaneGate {
                 drop(waiting);
                 shared.unblock(core, Reason::Rate);
             }
-        }
-    }
-
-    /// The rates were changed: the supervisor looks at the reservation's start again.
-    pub(crate) fn due_at(&self) -> Option<Timestamp> {
-        match &*self.waiting.lock() {
-            Waiting::Rate { due, .. } => Some(*due),
-            _ => None,
         }
     }
 }

@@ -68,8 +68,6 @@ pub(crate) struct LaneCore {
     pub(crate) word: LaneWord,
     pub(crate) tunables: Tunables,
     pub(crate) gate: LaneGate,
-    /// Stride pass: the least goes first.
-    pub(crate) pass: AtomicU64,
     /// Predicted nanoseconds an item; 0: unknown.
     pub(crate) predicted: AtomicU64,
     /// Nanoseconds of the engine's clock when the lane was last served.
@@ -156,7 +154,6 @@ impl LaneCore {
             word: LaneWord::new(),
             tunables,
             gate,
-            pass: AtomicU64::new(0),
             predicted: AtomicU64::new(0),
             served: AtomicU64::new(now.as_nanos()),
             counts: CachePadded::new(Counts::default()),

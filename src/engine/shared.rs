@@ -12,6 +12,7 @@ use crate::core::laneword::{LaneWord, Reason};
 use crate::core::ready::ReadySet;
 use crate::core::waitlist::Waiter;
 use crate::job::{BatchStatus, Dead, HaltReason, Priority, Report};
+use crate::meter::Throughput;
 use crate::policy;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Unparker, Weak};
@@ -91,7 +92,7 @@ pub(crate) struct Shared {
     listener: Option<Listener>,
     /// Counts of lanes that have ended.
     pub(crate) past: Mutex<super::snapshot::Past>,
-    pub(crate) rhythm: Mutex<super::snapshot::Rhythm>,
+    pub(crate) throughput: Mutex<Throughput>,
 }
 
 /// A place among the active lanes.
@@ -163,7 +164,7 @@ impl Shared {
             pool,
             listener,
             past: Mutex::new(super::snapshot::Past::default()),
-            rhythm: Mutex::new(super::snapshot::Rhythm::default()),
+            throughput: Mutex::new(Throughput::new(clock.now())),
             clock,
             limits,
         }
@@ -528,10 +529,10 @@ impl Shared {
         let mut timers = self.timers.lock();
         let mut lanes: Vec<Arc<Shell>> = Vec::new();
         while timers.peek().is_some_and(|Reverse(timer)| timer.due <= now) {
-            if let Some(shell) = timers.pop().and_then(|Reverse(timer)| timer.lane.upgrade()) {
-                if !lanes.iter().any(|there| Arc::ptr_eq(there, &shell)) {
-                    lanes.push(shell);
-                }
+            if let Some(shell) = timers.pop().and_then(|Reverse(timer)| timer.lane.upgrade())
+                && !lanes.iter().any(|there| Arc::ptr_eq(there, &shell))
+            {
+                lanes.push(shell);
             }
         }
         (lanes, timers.peek().map(|Reverse(timer)| timer.due))

@@ -201,10 +201,6 @@ impl Slot {
         self.heartbeat.store(now, Ordering::Relaxed);
     }
 
-    pub(crate) fn heartbeat(&self) -> u64 {
-        self.heartbeat.load(Ordering::Relaxed)
-    }
-
     /// Enters a sleeper that a cancellation must wake. It tests for the cancellation after this.
     pub(crate) fn sleep_entered(&self, sleeper: Unparker) {
         self.sleepers.lock().push(sleeper);

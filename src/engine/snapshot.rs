@@ -6,8 +6,7 @@ use crate::job::{Key, Priority};
 use crate::meter::{Percentiles, Samples, WorkerCounts};
 use crate::stats::{BatchPhase, BatchStats, Stats, WorkerState, WorkerStats};
 use crate::sync::Arc;
-use crate::time::{Timestamp, secs};
-use std::collections::VecDeque;
+use crate::time::secs;
 use std::time::Duration;
 
 /// Sums over the lanes that have ended.
@@ -39,36 +38,15 @@ impl Past {
     }
 }
 
-/// How many items had ended at moments of the last minute: what the throughputs are taken from. A moment is kept
-/// whenever somebody asks or the supervisor passes by, at most ten a second.
-#[derive(Debug, Default)]
-pub(crate) struct Rhythm(VecDeque<(Timestamp, u64)>);
-
-impl Rhythm {
-    const KEPT: Duration = secs(70);
-    const APART: Duration = Duration::from_millis(100);
-
-    pub(crate) fn note(&mut self, now: Timestamp, ended: u64) {
-        if self.0.back().is_none_or(|(last, _)| now - *last >= Self::APART) {
-            self.0.push_back((now, ended));
-        }
-        while self.0.front().is_some_and(|(first, _)| now - *first > Self::KEPT) {
-            self.0.pop_front();
-        }
-    }
-
-    /// Items a second over the last `window`, or since the first moment kept.
-    fn over(&self, window: Duration, now: Timestamp, ended: u64, opened: Timestamp) -> f64 {
-        let from = self.0.iter().rev().find(|(at, _)| now - *at >= window).copied();
-        let (at, before) = from.unwrap_or((opened, 0));
-        let time = (now - at).as_secs_f64();
-        if time > 0.0 { ended.saturating_sub(before) as f64 / time } else { 0.0 }
-    }
-}
-
 impl Shared {
+    /// Takes a sample for the throughputs. The supervisor does so whenever it passes by.
+    pub(crate) fn sample_throughput(&self) {
+        let ended = self.ended_items();
+        self.throughput.lock().sample(self.clock.now(), ended);
+    }
+
     /// Items that have ended so far, whatever way.
-    pub(crate) fn ended_items(&self) -> u64 {
+    fn ended_items(&self) -> u64 {
         let past = self.past.lock();
         let ended = past.done + past.dead + past.skipped + past.cancelled;
         drop(past);
@@ -159,11 +137,11 @@ impl Shared {
         stats.queue_wait = wait.percentiles();
         stats.run = run.percentiles();
         let ended = stats.ended();
-        let mut rhythm = self.rhythm.lock();
-        rhythm.note(now, ended);
-        stats.throughput_1s = rhythm.over(secs(1), now, ended, self.opened);
-        stats.throughput_10s = rhythm.over(secs(10), now, ended, self.opened);
-        stats.throughput_60s = rhythm.over(secs(60), now, ended, self.opened);
+        let mut throughput = self.throughput.lock();
+        throughput.sample(now, ended);
+        stats.throughput_1s = throughput.rate(now, ended, secs(1));
+        stats.throughput_10s = throughput.rate(now, ended, secs(10));
+        stats.throughput_60s = throughput.rate(now, ended, secs(60));
         stats
     }
 

@@ -55,6 +55,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>, parker: &Parker) {
                 next = earliest(next, Some(now + HOLD_UP));
             }
         }
+        shared.sample_throughput();
         if now >= next_ageing {
             next_ageing = now + AGEING_LOOK;
             if age(shared, now) {

@@ -88,7 +88,10 @@ impl Yard {
                 let got =
                     unsafe { self.list.enqueue(&node, *d, *class, self.now, Waiter::Lane(id), &mut wake) };
                 match got {
-                    Ok(Enqueued::Granted) => Some(Ok(self.held.push(*d))),
+                    Ok(Enqueued::Granted) => {
+                        self.held.push(*d);
+                        Some(Ok(()))
+                    }
                     Ok(Enqueued::Waiting) => {
                         let (class, since) = (*class, self.now);
                         self.waiting.push(Waits { node, id, demand: *d, class, since, passed: 0 });

@@ -122,8 +122,10 @@ impl Seat {
 
     /// Makes the entry its owner's again: the last that is done to a seat. The owner may free the node at once.
     pub(super) fn publish(self, state: NodeState, order: Ordering) {
-        // SAFETY: the promise of `Seat`: alive until this store is seen.
-        unsafe { (*self.0).state.store(state as u32, order) };
+        // A swap where a store would do: the second loom pass turns the owner's loads into RMWs, and loom does not
+        // order a plain store after an RMW that it did not see.
+        // SAFETY: the promise of `Seat`: alive until this write is seen.
+        unsafe { (*self.0).state.swap(state as u32, order) };
     }
 }
 

@@ -78,8 +78,8 @@ pub(crate) enum Failed {
 }
 
 impl Nursery {
-    /// Runs `command` to its end.
-    pub(crate) fn run(&self, mut command: Command, deadline: Option<Timestamp>) -> Result<Ended, Failed> {
+    /// Runs `command` to its end, or terminates it after `limit`.
+    pub(crate) fn run(&self, mut command: Command, limit: Option<Duration>) -> Result<Ended, Failed> {
         command.process_group(0);
         let mut streams = [None, None];
         if self.capture_stdout {
@@ -94,6 +94,7 @@ impl Nursery {
         }
         let started = self.clock.now();
         let mut child = command.spawn().map_err(Failed::Spawn)?;
+        let deadline = limit.map(|limit| started + limit);
         let watched = self.watch(&child, command, deadline, &mut streams);
         if watched.is_err() {
             // Not reaped yet, so the id is still its own.

@@ -10,6 +10,7 @@ use super::template::{Filling, Template};
 use super::values::{Backoff, ExitSet, HaltRule};
 use crate::sync::{Arc, Mutex};
 use crate::time::wall_ms;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -39,7 +40,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) idempotency_key: &'a str,
     /// From 1; attempts that were put off do not count.
     pub(crate) number: u32,
-    /// What the batch leaves it.
+    /// What the batch leaves it. The job is told; what holds it to it is the stop that the batch timeout raises.
     pub(crate) remaining: Option<Duration>,
 }
 
@@ -109,10 +110,13 @@ impl Job {
         let slot = self.template.needs_slot().then(|| self.slots.take());
         let filling =
             Filling { item: &item.bytes.0, number: item.number, slot: slot.as_ref().map_or(0, |s| s.0) };
-        let limit = self.timeout.into_iter().chain(attempt.remaining).min();
-        let command = self.command(filling, attempt, limit);
-        let deadline = limit.map(|limit| self.nursery.clock.now() + limit);
-        let (end, mut finished) = match self.nursery.run(command, deadline) {
+        let mut ran = self.nursery.run(self.command(filling, attempt, false), self.timeout);
+        if let Err(Failed::Spawn(e)) = &ran
+            && e.raw_os_error() == Some(Errno::NOEXEC.raw_os_error())
+        {
+            ran = self.nursery.run(self.command(filling, attempt, true), self.timeout);
+        }
+        let (end, mut finished) = match ran {
             Ok(ended) => self.judge(ended),
             Err(Failed::Spawn(e)) => not_started(&e),
             Err(Failed::Broken(e)) => {
@@ -138,24 +142,24 @@ impl Job {
         Verdict::Settled(finished)
     }
 
-    fn command(&self, filling: Filling<'_>, attempt: Attempt<'_>, limit: Option<Duration>) -> Command {
+    /// The command for an item. A script without a `#!` line is one for sh, as execvp(3) has it.
+    fn command(&self, filling: Filling<'_>, attempt: Attempt<'_>, script: bool) -> Command {
         let mut words = self.template.fill(filling);
         let first = words.next().unwrap_or_default();
-        let mut command = match &self.program {
-            Some(path) => {
-                let mut command = Command::new(path);
-                command.arg0(first);
-                command
-            }
-            None => Command::new(first),
-        };
+        let path = self.program.as_ref().unwrap_or(&first);
+        let mut command = if script { Command::new("/bin/sh") } else { Command::new(path) };
+        if script {
+            command.arg(path);
+        } else {
+            command.arg0(&first);
+        }
         command.args(words);
         command.env("BATCHYARD_KEY", attempt.key);
         command.env("BATCHYARD_IDEMPOTENCY_KEY", attempt.idempotency_key);
         command.env("BATCHYARD_ATTEMPT", attempt.number.to_string());
-        match limit {
-            Some(limit) => {
-                let deadline = u128::from(wall_ms()) + limit.as_millis();
+        match self.timeout.into_iter().chain(attempt.remaining).min() {
+            Some(left) => {
+                let deadline = u128::from(wall_ms()) + left.as_millis();
                 command.env("BATCHYARD_DEADLINE_MS", deadline.to_string())
             }
             // One of ours, around us, may have set it.
@@ -168,17 +172,17 @@ impl Job {
         let mut error = None;
         let end = match (ended.cut, ended.status.code()) {
             (Some(Cut::Cancelled), _) => End::Cancelled,
-            (Some(Cut::TimedOut), _) if self.nursery.controls.stage() >= Stage::Cancelling => End::Cancelled,
             (Some(Cut::TimedOut), _) => {
                 error = Some(format!("timed out after {:.1?}", ended.run_time));
                 End::Failed
             }
             (None, Some(0)) => End::Done,
-            (None, Some(LATER)) => End::PutOff,
-            (None, Some(code)) if HOPELESS.contains(&code) => End::Fatal,
+            // What the user says of a code goes before what we would do.
             (None, Some(code)) if self.fatal_exit.as_ref().is_some_and(|set| set.contains(code)) => {
                 End::Fatal
             }
+            (None, Some(LATER)) => End::PutOff,
+            (None, Some(code)) if HOPELESS.contains(&code) => End::Fatal,
             (None, Some(_)) => End::Failed,
             (None, None) => {
                 error = ended.status.signal().map(|signal| format!("killed by signal {signal}"));
@@ -247,7 +251,7 @@ fn not_started(e: &io::Error) -> (End, Finished) {
         io::ErrorKind::NotFound => (End::Fatal, "no such command".to_owned()),
         // No process, memory or descriptor free: a state of the machine, not of the item.
         io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => (End::PutOff, format!("cannot start: {e}")),
-        _ if e.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+        _ if e.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
             (End::PutOff, format!("cannot start: {e}"))
         }
         _ => (End::Fatal, format!("cannot start: {e}")),

@@ -40,7 +40,9 @@ use std::process::ExitCode;
 /// The program `batchyard`: reads the arguments of this process, does what they say, prints, and returns the exit code.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
-        say(format!("internal error, please report it: {}", panic.to_string().replace('\n', " ")));
+        // Not `say`: the panic may be in what it calls.
+        let text = panic.to_string().replace('\n', " ");
+        let _ = writeln!(io::stderr(), "batchyard: internal error, please report it: {text}");
         std::process::exit(Exit::Internal as i32);
     }));
     let cli = match args::Cli::try_parse() {
@@ -62,5 +64,5 @@ pub fn main() -> ExitCode {
 /// A line of our own on stderr.
 fn say(line: impl Display) {
     // Nobody may be listening.
-    let _ = writeln!(io::stderr(), "batchyard: {line}");
+    let _ = progress::aside(|| writeln!(io::stderr(), "batchyard: {line}"));
 }

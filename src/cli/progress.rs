@@ -2,11 +2,22 @@
 
 use super::args::When;
 use super::tally::{Counts, Tally};
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 use crate::time::{Clock, Timestamp};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
+
+/// The line on the terminal, for those who say something while it stands there.
+static DRAWN: OnceLock<ProgressBar> = OnceLock::new();
+
+/// Runs `say` with the line, if there is one, out of its way.
+pub(super) fn aside<R>(say: impl FnOnce() -> R) -> R {
+    match DRAWN.get() {
+        Some(bar) => bar.suspend(say),
+        None => say(),
+    }
+}
 
 const TICK: Duration = Duration::from_millis(100);
 /// In a pipe, where lines stay.
@@ -16,7 +27,7 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 pub(crate) enum Progress {
     Off,
     /// A terminal: a line that is drawn over and over, by a thread of its own.
-    Drawn(ProgressBar),
+    Drawn,
     /// `--progress always` in a pipe: a line now and then.
     Lines {
         line: Line,
@@ -39,21 +50,14 @@ impl Progress {
                     let _ = to.write_str(&line.text());
                 }));
                 bar.enable_steady_tick(TICK);
-                Progress::Drawn(bar)
+                DRAWN.get_or_init(|| bar);
+                Progress::Drawn
             }
         }
     }
 
     pub(crate) fn is_on(&self) -> bool {
         !matches!(self, Progress::Off)
-    }
-
-    /// Runs `print`, which writes to stdout and stderr, with the line out of its way.
-    pub(crate) fn aside<R>(&self, print: impl FnOnce() -> R) -> R {
-        match self {
-            Progress::Drawn(bar) => bar.suspend(print),
-            _ => print(),
-        }
     }
 
     /// Another item has been settled.
@@ -70,7 +74,7 @@ impl Progress {
     pub(crate) fn finish(&self) {
         match self {
             Progress::Off => {}
-            Progress::Drawn(bar) => bar.finish_and_clear(),
+            Progress::Drawn => DRAWN.get().into_iter().for_each(ProgressBar::finish_and_clear),
             Progress::Lines { line, .. } => line.print(),
         }
     }

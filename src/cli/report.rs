@@ -5,7 +5,7 @@ use super::capture::Output;
 use super::exit::Trouble;
 use super::job::{Finished, Item, Status};
 use super::json;
-use super::progress::Progress;
+use super::progress::{self, Progress};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -78,7 +78,7 @@ impl Printer {
         {
             return Ok(());
         }
-        progress.aside(|| write_row(*style, stdout, stderr, row)).map_err(|e| match e.kind() {
+        progress::aside(|| write_row(*style, stdout, stderr, row)).map_err(|e| match e.kind() {
             io::ErrorKind::BrokenPipe => Unprinted::Closed,
             _ => Unprinted::Trouble(Trouble::internal(format!("cannot write the output: {e}"))),
         })

@@ -69,7 +69,7 @@ type Hook = Box<dyn Fn(Stage) + Send>;
 /// The stage of the run and the switches of its stages.
 pub(crate) struct Controls {
     state: Mutex<(Stage, Option<Why>)>,
-    hook: Mutex<Option<Hook>>,
+    hooks: Mutex<Vec<Hook>>,
     pub(crate) drain: Switch,
     pub(crate) cancel: Switch,
     pub(crate) kill: Switch,
@@ -79,7 +79,7 @@ impl Controls {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             state: Mutex::new((Stage::Running, None)),
-            hook: Mutex::new(None),
+            hooks: Mutex::new(Vec::new()),
             drain: Switch::new()?,
             cancel: Switch::new()?,
             kill: Switch::new()?,
@@ -103,9 +103,7 @@ impl Controls {
                 switch.fire();
             }
         }
-        if let Some(hook) = &*self.hook.lock() {
-            hook(to);
-        }
+        self.hooks.lock().iter().for_each(|hook| hook(to));
     }
 
     pub(crate) fn stage(&self) -> Stage {
@@ -118,13 +116,13 @@ impl Controls {
 
     /// Has `hook` called at every later stage, and at once when one has been reached already.
     pub(crate) fn on_raise(&self, hook: Hook) {
-        let mut slot = self.hook.lock();
-        // Read under the hook's latch: a stage raised meanwhile either is seen here or finds the hook.
+        let mut hooks = self.hooks.lock();
+        // Read under the hooks' latch: a stage raised meanwhile either is seen here or finds the hook.
         let stage = self.stage();
         if stage > Stage::Running {
             hook(stage);
         }
-        *slot = Some(hook);
+        hooks.push(hook);
     }
 }
 

@@ -1,19 +1,18 @@
-//! Hands the items of the input to the scheduler and its results to the printer.
+//! Hands the items of the input to the scheduler, and what has settled to the printer.
 //!
 //! STAND-IN: a scheduler of its own, just enough for the rest of the command line to be built and tested. Its place
 //! is taken by the engine: `drive` keeps its signature, everything else in this file goes.
 
-use super::controls::{Controls, Stage};
+use super::controls::{Controls, Stage, Why};
 use super::exit::Trouble;
 use super::job::{Attempt, Item, Job, Verdict};
 use super::report::Row;
 use super::values::{Backoff, Pace};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, thread};
 use crate::time::{Clock, Timestamp};
-use crossbeam::channel::{Sender, bounded};
 use siphasher::sip::SipHasher13;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::Hasher;
 use std::time::Duration;
 
@@ -23,64 +22,39 @@ pub(crate) struct Plan {
     pub(crate) workers: usize,
     pub(crate) paces: Vec<Pace>,
     pub(crate) backoff: Backoff,
-    pub(crate) keep_order: bool,
     pub(crate) batch_timeout: Option<Duration>,
     pub(crate) clock: Clock,
 }
 
 /// Runs `job` on every item. Returns when all are settled, or when the run has been stopped and nothing runs any
-/// more; `row` sees every settled item, in their order if the plan says so.
+/// more. `row` is given every settled item, in any order, by the thread that settled it.
 ///
 /// While the stage is `Draining` or later no attempt is started.
 pub(crate) fn drive(
     plan: &Plan,
-    items: impl Iterator<Item = Item> + Send,
+    items: impl Iterator<Item = Item>,
     job: &Job,
     controls: &Arc<Controls>,
-    mut row: impl FnMut(Row),
+    row: impl Fn(Row) + Sync,
 ) -> Result<(), Trouble> {
-    let yard = Arc::new(Yard { state: Mutex::new(State::default()), changed: Condvar::new() });
+    let yard = Arc::new(Yard::default());
     let hook_yard = Arc::clone(&yard);
     controls.on_raise(Box::new(move |_| {
         hook_yard.state.lock().stopped = true;
-        hook_yard.changed.notify_all();
+        hook_yard.work.notify_all();
+        hook_yard.room.notify_all();
     }));
-    let (to_printer, rows) = bounded::<Row>(plan.workers * 64);
-    let window = (plan.workers * 64) as u64;
     let deadline = plan.batch_timeout.map(|t| plan.clock.now() + t);
     thread::scope(|scope| {
-        let spawned: Result<Vec<_>, _> = (0..plan.workers)
-            .map(|n| {
-                let (yard, to_printer) = (&yard, to_printer.clone());
-                let work = move || yard.work(plan, deadline, job, &to_printer);
-                thread::Builder::new().name(format!("job-{n}")).spawn_scoped(scope, work)
-            })
-            .chain([thread::Builder::new()
-                .name("input".into())
-                .spawn_scoped(scope, || yard.feed(items, window))])
-            .collect();
-        drop(to_printer);
-        if let Err(e) = spawned {
-            controls.raise(Stage::Cancelling, super::controls::Why::Trouble);
-            return Err(Trouble::internal(format!("cannot start a thread: {e}")));
-        }
-        let mut waiting = BTreeMap::new();
-        let mut next = 1;
-        for ready in rows {
-            if !plan.keep_order {
-                row(ready);
-                yard.printed();
-                continue;
-            }
-            waiting.insert(ready.item.number, ready);
-            while let Some(ready) = waiting.remove(&next) {
-                row(ready);
-                yard.printed();
-                next += 1;
+        for n in 0..plan.workers {
+            let (yard, row) = (&yard, &row);
+            let work = move || yard.work(plan, deadline, job, row);
+            if let Err(e) = thread::Builder::new().name(format!("job-{n}")).spawn_scoped(scope, work) {
+                controls.raise(Stage::Cancelling, Why::Trouble);
+                return Err(Trouble::internal(format!("cannot start a thread: {e}")));
             }
         }
-        // A stopped run may have gaps.
-        waiting.into_values().for_each(row);
+        yard.feed(items, plan.workers * 64);
         Ok(())
     })
 }
@@ -97,20 +71,22 @@ struct State {
     later: BinaryHeap<Reverse<(Timestamp, u64)>>,
     parked: HashMap<u64, Work>,
     running: usize,
-    fed: u64,
-    printed: u64,
+    idle: usize,
+    full: bool,
     ended: bool,
     stopped: bool,
     tats: Vec<Timestamp>,
 }
 
+#[derive(Default)]
 struct Yard {
     state: Mutex<State>,
-    changed: Condvar,
+    work: Condvar,
+    room: Condvar,
 }
 
 impl Yard {
-    fn feed(&self, items: impl Iterator<Item = Item>, window: u64) {
+    fn feed(&self, items: impl Iterator<Item = Item>, most: usize) {
         let mut seen = HashMap::new();
         for item in items {
             let mut hasher = SipHasher13::new();
@@ -120,26 +96,23 @@ impl Yard {
             *times += 1;
             let key = format!("{hash:016x}-{times}");
             let mut state = self.state.lock();
-            while !state.stopped && state.fed - state.printed >= window {
-                state = self.changed.wait(state);
+            while !state.stopped && state.ready.len() >= most {
+                state.full = true;
+                state = self.room.wait(state);
             }
             if state.stopped {
                 break;
             }
-            state.fed += 1;
             state.ready.push_back(Work { item, key, tries: 0 });
-            self.changed.notify_one();
+            if state.idle > 0 {
+                self.work.notify_one();
+            }
         }
         self.state.lock().ended = true;
-        self.changed.notify_all();
+        self.work.notify_all();
     }
 
-    fn printed(&self) {
-        self.state.lock().printed += 1;
-        self.changed.notify_all();
-    }
-
-    fn work(&self, plan: &Plan, deadline: Option<Timestamp>, job: &Job, rows: &Sender<Row>) {
+    fn work(&self, plan: &Plan, deadline: Option<Timestamp>, job: &Job, row: &impl Fn(Row)) {
         let mut state = self.state.lock();
         loop {
             let (mut work, guard) = match self.next(plan, state) {
@@ -148,21 +121,22 @@ impl Yard {
             };
             state = guard;
             state.running += 1;
+            if state.full && state.ready.len() < plan.workers * 32 {
+                state.full = false;
+                self.room.notify_one();
+            }
             drop(state);
-            let verdict = job.attempt(
-                &work.item,
-                Attempt {
-                    key: &work.key,
-                    idempotency_key: &work.key,
-                    number: work.tries + 1,
-                    remaining: deadline.map(|t| t - plan.clock.now()),
-                },
-            );
+            let attempt = Attempt {
+                key: &work.key,
+                idempotency_key: &work.key,
+                number: work.tries + 1,
+                remaining: deadline.map(|t| t - plan.clock.now()),
+            };
+            let verdict = job.attempt(&work.item, attempt);
             let mut again = None;
             match verdict {
                 Verdict::Settled(finished) => {
-                    let row = Row { item: work.item, key: work.key, attempts: work.tries + 1, finished };
-                    let _ = rows.send(row);
+                    row(Row { item: work.item, key: work.key, attempts: work.tries + 1, finished });
                 }
                 Verdict::Again => {
                     work.tries += 1;
@@ -175,10 +149,11 @@ impl Yard {
             if let Some((wait, work)) = again {
                 state.later.push(Reverse((plan.clock.now() + wait, work.item.number)));
                 state.parked.insert(work.item.number, work);
+                self.work.notify_one();
+            } else if state.ended && state.running == 0 {
+                self.work.notify_all();
             }
-            self.changed.notify_all();
         }
-        self.changed.notify_all();
     }
 
     fn next<'a>(
@@ -207,10 +182,12 @@ impl Yard {
             } else if state.ended && state.later.is_empty() && state.running == 0 {
                 return None;
             }
+            state.idle += 1;
             state = match until {
-                Some(at) => self.changed.wait_timeout(state, at - now),
-                None => self.changed.wait(state),
+                Some(at) => self.work.wait_timeout(state, at - now),
+                None => self.work.wait(state),
             };
+            state.idle -= 1;
         }
     }
 }

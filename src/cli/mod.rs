@@ -7,7 +7,7 @@
 //! | `job.rs` | an attempt: run it, judge its end |
 //! | `child.rs`, `group.rs`, `capture.rs` | a process, its group, its output |
 //! | `drive.rs` | items to the scheduler, results from it |
-//! | `report.rs`, `json.rs`, `progress.rs`, `tally.rs` | what is printed |
+//! | `report.rs`, `order.rs`, `json.rs`, `progress.rs`, `tally.rs` | what is printed |
 //! | `controls.rs`, `signals.rs` | how a run is stopped |
 //! | `run.rs` | all of it together |
 //! | `exit.rs` | how the program ends |
@@ -23,6 +23,7 @@ mod group;
 mod input;
 mod job;
 mod json;
+mod order;
 mod progress;
 mod report;
 mod run;

@@ -5,7 +5,9 @@ use super::capture::Output;
 use super::exit::Trouble;
 use super::job::{Finished, Item, Status};
 use super::json;
+use super::order::Turns;
 use super::progress::{self, Progress};
+use crate::sync::Mutex;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,17 +38,28 @@ pub(crate) enum Unprinted {
     Trouble(Trouble),
 }
 
-/// Where results go.
+/// Where results go. Whoever settles an item prints it: no thread is woken for that.
 pub(crate) struct Printer {
     style: Style,
     results: Option<PathBuf>,
+    /// With `-k`: the turns.
+    order: Option<Turns>,
+    desk: Mutex<Desk>,
+}
+
+struct Desk {
     stdout: BufWriter<File>,
     stderr: BufWriter<File>,
     progress: Progress,
 }
 
 impl Printer {
-    pub(crate) fn new(style: Style, results: Option<PathBuf>, progress: Progress) -> Result<Self, Trouble> {
+    pub(crate) fn new(
+        style: Style,
+        results: Option<PathBuf>,
+        order: Option<Turns>,
+        progress: Progress,
+    ) -> Result<Self, Trouble> {
         if let Some(dir) = &results {
             let made = fs::create_dir_all(dir);
             made.map_err(|e| Trouble::usage(format!("cannot make the directory `{}`: {e}", dir.display())))?;
@@ -58,38 +71,54 @@ impl Printer {
         };
         let stdout = writer(io::stdout().as_fd().try_clone_to_owned())?;
         let stderr = writer(io::stderr().as_fd().try_clone_to_owned())?;
-        Ok(Self { style, results, stdout, stderr, progress })
+        Ok(Self { style, results, order, desk: Mutex::new(Desk { stdout, stderr, progress }) })
     }
 
-    pub(crate) fn print(&mut self, row: &Row) -> Result<(), Unprinted> {
+    /// Prints `row`, or keeps it until its turn comes.
+    pub(crate) fn print(&self, row: Row) -> Result<(), Unprinted> {
         if let Some(dir) = &self.results {
             let dir = dir.join(row.item.number.to_string());
             save(&dir, &row.finished).map_err(|e| {
                 Unprinted::Trouble(Trouble::internal(format!("cannot write to `{}`: {e}", dir.display())))
             })?;
         }
-        let Self { style, stdout, stderr, progress, .. } = self;
+        let Some(turns) = &self.order else { return self.desk.lock().print(self.style, &row) };
+        // The desk comes before the turns: what one thread has taken out in order, it prints before the next.
+        let mut desk = self.desk.lock();
+        turns.put(row);
+        while let Some(row) = turns.take() {
+            desk.print(self.style, &row)?;
+        }
+        Ok(())
+    }
+
+    /// Prints what still waits for its turn: a run that was stopped has gaps. Then the progress line goes; what is
+    /// said later stands alone.
+    pub(crate) fn finish(&self) -> Result<(), Unprinted> {
+        let mut desk = self.desk.lock();
+        let rest = self.order.iter().flat_map(Turns::rest);
+        let printed = rest.into_iter().try_for_each(|row| desk.print(self.style, &row));
+        desk.progress.finish();
+        printed
+    }
+}
+
+impl Desk {
+    fn print(&mut self, style: Style, row: &Row) -> Result<(), Unprinted> {
+        let Self { stdout, stderr, progress } = self;
         progress.moved();
         let finished = &row.finished;
-        if *style != Style::Json
+        if style != Style::Json
             && finished.stdout.is_empty()
             && finished.stderr.is_empty()
             && finished.error.is_none()
         {
             return Ok(());
         }
-        progress::aside(|| write_row(*style, stdout, stderr, row)).map_err(|e| match e.kind() {
+        progress::aside(|| write_row(style, stdout, stderr, row)).map_err(|e| match e.kind() {
             io::ErrorKind::BrokenPipe => Unprinted::Closed,
             _ => Unprinted::Trouble(Trouble::internal(format!("cannot write the output: {e}"))),
         })
-    }
-
-    /// The progress line goes; what is said later stands alone.
-    pub(crate) fn finish(self) {
-        self.progress.finish();
-        // What could not be written was reported; a second try at it would only fail again.
-        let (_file, _unwritten) = self.stdout.into_parts();
-        let (_file, _unwritten) = self.stderr.into_parts();
     }
 }
 

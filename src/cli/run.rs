@@ -8,6 +8,7 @@ use super::controls::{Controls, Stage, Why};
 use super::drive::{Plan, drive};
 use super::exit::{Exit, Trouble};
 use super::job::{Item, Job, Slots};
+use super::order::Turns;
 use super::progress::Progress;
 use super::report::{Printer, Style, Unprinted};
 use super::tally::{Counts, Tally};
@@ -23,6 +24,9 @@ use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// With `-k`: how far, per job at a time, items may be ahead of the one whose turn it is.
+const WINDOW: u64 = 64;
 
 type Inputs = Box<dyn Iterator<Item = io::Result<Vec<u8>>> + Send>;
 
@@ -60,13 +64,13 @@ pub(crate) fn run(args: Run) -> Result<Exit, Trouble> {
         workers: args.jobs.count(),
         paces: args.paces(),
         backoff: args.backoff,
-        keep_order: args.keep_order,
         batch_timeout: args.batch_timeout,
         clock: clock.clone(),
     };
     let progress = Progress::new(args.progress, &tally, &clock);
     let summary_wanted = progress.is_on();
-    let mut printer = Printer::new(style, args.results, progress)?;
+    let turns = args.keep_order.then(|| Turns::new(WINDOW * plan.workers as u64, &controls));
+    let printer = Printer::new(style, args.results, turns.clone(), progress)?;
     let job = Job {
         template,
         program,
@@ -85,25 +89,27 @@ pub(crate) fn run(args: Run) -> Result<Exit, Trouble> {
         end_after(limit, &controls)?;
     }
 
-    let items = Numbered { inputs, tally: Arc::clone(&tally) };
-    let mut closed = false;
+    let items = Numbered { inputs, tally: Arc::clone(&tally), turns };
+    let stop = |unprinted| {
+        let why = match unprinted {
+            Unprinted::Closed => Why::StdoutClosed,
+            Unprinted::Trouble(trouble) => {
+                tally.break_down(trouble);
+                Why::Trouble
+            }
+        };
+        controls.raise(Stage::Cancelling, why);
+    };
+    let closed = |why: Option<Why>| matches!(why, Some(Why::StdoutClosed | Why::Trouble));
     let driven = drive(&plan, items, &job, &controls, |row| {
-        if closed {
-            return;
-        }
-        if let Err(unprinted) = printer.print(&row) {
-            closed = true;
-            let why = match unprinted {
-                Unprinted::Closed => Why::StdoutClosed,
-                Unprinted::Trouble(trouble) => {
-                    tally.break_down(trouble);
-                    Why::Trouble
-                }
-            };
-            controls.raise(Stage::Cancelling, why);
+        // Once is enough: after the first error nothing is printed any more.
+        if controls.stage() < Stage::Cancelling || !closed(controls.why()) {
+            printer.print(row).unwrap_or_else(stop);
         }
     });
-    printer.finish();
+    if !closed(controls.why()) {
+        printer.finish().unwrap_or_else(stop);
+    }
     driven?;
     let mut counts = tally.counts();
     match counts.trouble.take() {
@@ -116,12 +122,17 @@ pub(crate) fn run(args: Run) -> Result<Exit, Trouble> {
 struct Numbered {
     inputs: Inputs,
     tally: Arc<Tally>,
+    turns: Option<Turns>,
 }
 
 impl Iterator for Numbered {
     type Item = Item;
 
     fn next(&mut self) -> Option<Item> {
+        if let Some(turns) = &self.turns {
+            let next = self.tally.counts().read + 1;
+            turns.wait_for_room(next);
+        }
         let next = self.inputs.next();
         let mut counts = self.tally.counts();
         match next {

@@ -20,8 +20,6 @@ pub mod limit;
 #[cfg(not(any(loom, shuttle)))]
 mod meter;
 #[cfg(not(any(loom, shuttle)))]
-mod par;
-#[cfg(not(any(loom, shuttle)))]
 mod policy;
 #[cfg(not(any(loom, shuttle)))]
 pub mod resource;
@@ -34,7 +32,19 @@ mod time;
 
 #[cfg(not(any(loom, shuttle)))]
 pub use crate::{
+    batch::{
+        Batch, BatchBuilder, ByHash, ByKey, Engine, EngineBuilder, JoinError, KeyOf, Progress, Results,
+        Ticket,
+    },
+    engine::{CancelToken, Context, EngineConfig, Error, Event, PushError, Workers},
     error::Invalid,
+    job::{
+        AttemptError, AttemptKind, BatchStatus, Dead, DeadReason, Duplicates, Failure, FailureKind,
+        HaltReason, HaltRule, ItemResult, Key, Payload, Priority, Report, Retry,
+    },
+    limit::{Quota, Rate, RateLimiter},
+    resource::ResourceKind,
+    stats::{BatchStats, Stats, WorkerStats},
     time::{Clock, Deadline, ManualClock, Ticker, Timestamp, millis, secs},
 };
 

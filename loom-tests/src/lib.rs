@@ -58,7 +58,8 @@ where
             let bodies: Vec<Body<S, R>> = bodies.to_vec();
             let order = order.clone();
             move || {
-                let state = Arc::new(setup());
+                // Not loom's Arc: its counting would multiply the executions, and joining orders all there is.
+                let state = StdArc::new(setup());
                 let mut handles: Vec<_> = bodies.iter().map(|_| None).collect();
                 for &i in &order {
                     let (state, body) = (state.clone(), bodies[i]);
@@ -74,11 +75,7 @@ where
         };
         run(model, bodies.len());
         let mut seen = seen.lock().unwrap();
-        explored.push(Order {
-            order,
-            outcomes: std::mem::take(&mut seen.0),
-            executions: seen.1,
-        });
+        explored.push(Order { order, outcomes: std::mem::take(&mut seen.0), executions: seen.1 });
     }
     Explored(explored)
 }

@@ -131,11 +131,11 @@ fn halt_now_terminates_running_jobs() {
 
 #[test]
 fn halt_at_a_share() {
-    let ran =
-        run("-j 1 --halt soon,fail=50%").sh("exit $1").items(&["1", "0", "1", "0", "1", "0", "0"]).ran();
-    ran.exits(3);
-    assert!(ran.stderr.contains("2 done, 3 failed"), "{}", ran.stderr);
-    run("-j 1 --halt soon,fail=100%").sh("exit $1").items(&["1", "0"]).ran().exits(1);
+    // A share is looked at from the 20th item on.
+    let items: Vec<&str> = (0..100).map(|n| if n % 2 == 0 { "1" } else { "0" }).collect();
+    let ran = run("-j 1 --halt soon,fail=10%").sh("exit $1").items(&items).ran();
+    ran.exits(3).says("halted by --halt soon,fail=10%: 10 done, 10 failed");
+    run("-j 1 --halt soon,fail=60%").sh("exit $1").items(&items).ran().exits(1);
 }
 
 /// Milliseconds between the first start and the last.

@@ -1,9 +1,10 @@
 //! The command line as clap reads it. What the values mean is in `values.rs`.
 
-use super::values::{self, Backoff, ExitSet, HaltRule, Jobs, Pace};
+use super::values::{self, ExitSet, Jobs};
+use crate::job::{HaltRule, Retry};
+use crate::limit::Rate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ pub(crate) struct Run {
 
     /// Start at most this many jobs per time, like 2/s, 0.5/s, 100/m or 2/s,burst=5 (burst is 1 unless said)
     #[arg(long, value_name = "N/s[,burst=N]", value_parser = values::rate)]
-    pub(crate) rate: Option<Pace>,
+    pub(crate) rate: Option<Rate>,
 
     /// Time between the starts of two jobs, at least
     #[arg(long, value_name = "TIME", value_parser = values::time)]
@@ -62,7 +63,7 @@ pub(crate) struct Run {
 
     /// Wait between tries: grows from the first to the second time, with full jitter
     #[arg(long, value_name = "MIN..MAX", default_value = "200ms..30s", value_parser = values::backoff)]
-    pub(crate) backoff: Backoff,
+    pub(crate) backoff: Retry,
 
     /// Terminate a job (its process group) that runs longer
     #[arg(long, value_name = "TIME", value_parser = values::time)]
@@ -76,8 +77,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = values::time)]
     pub(crate) batch_timeout: Option<Duration>,
 
-    /// Halt when N items, or N percent of the finished (from the third failure on), are dead: `soon` lets
-    /// running jobs finish, `now` terminates them
+    /// Halt when N items, or more than N percent of at least 20 finished ones, are dead: `soon` lets running jobs
+    /// finish, `now` terminates them
     #[arg(long, value_name = "now|soon,fail=N|N%", value_parser = values::halt)]
     pub(crate) halt: Option<HaltRule>,
 
@@ -193,10 +194,9 @@ impl Run {
         }
     }
 
-    /// The paces that the starts of jobs must keep, all of them.
-    pub(crate) fn paces(&self) -> Vec<Pace> {
-        let delay = self.delay.map(|per| Pace { jobs: NonZeroU32::MIN, per, burst: NonZeroU32::MIN });
-        self.rate.into_iter().chain(delay).collect()
+    /// The rates that the starts of jobs must keep, all of them.
+    pub(crate) fn rates(&self) -> Vec<Rate> {
+        self.rate.into_iter().chain(self.delay.map(|delay| Rate::per(1, delay))).collect()
     }
 }
 
@@ -243,10 +243,8 @@ mod tests {
     }
 
     #[test]
-    fn rate_and_delay_are_two_paces() {
-        let paces = run("--rate 2/s,burst=5 --delay 3s -- true").paces();
-        assert_eq!(paces.len(), 2);
-        assert_eq!(paces[1].per, Duration::from_secs(3));
-        assert_eq!((paces[1].jobs.get(), paces[1].burst.get()), (1, 1));
+    fn rate_and_delay_are_two_rates() {
+        let rates = run("--rate 2/s,burst=5 --delay 3s -- true").rates();
+        assert_eq!(rates, [Rate::per_second(2).burst(5), Rate::per(1, Duration::from_secs(3))]);
     }
 }

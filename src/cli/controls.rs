@@ -13,6 +13,7 @@
 //! `poll` wakes, now or later, and none has to be found and interrupted. A child's process group is then
 //! signalled by the one thread that will reap it, so no signal can meet a recycled process id.
 
+use crate::job::HaltRule;
 use crate::sync::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 use std::fmt;
@@ -29,12 +30,12 @@ pub(crate) enum Stage {
 }
 
 /// Why the run was stopped. The first reason decides the exit code.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Why {
     /// SIGINT, SIGTERM or SIGHUP: its name.
     Signal(&'static str),
-    /// The rule that struck, as the user wrote it.
-    HaltRule(String),
+    /// The rule that struck.
+    HaltRule(HaltRule),
     BatchTimeout,
     /// Nobody reads stdout any more.
     StdoutClosed,
@@ -111,7 +112,7 @@ impl Controls {
     }
 
     pub(crate) fn why(&self) -> Option<Why> {
-        self.state.lock().1.clone()
+        self.state.lock().1
     }
 
     /// Has `hook` called at every later stage, and at once when one has been reached already.

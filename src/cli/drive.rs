@@ -1,30 +1,37 @@
-//! Hands the items of the input to the scheduler, and what has settled to the printer.
+//! Hands the items of the input to the engine. What has settled goes to the printer from the worker that settled it.
 //!
-//! STAND-IN: a scheduler of its own, just enough for the rest of the command line to be built and tested. Its place
-//! is taken by the engine: `drive` keeps its signature, everything else in this file goes.
+//! The engine schedules: workers, rates, tries and their backoff. What it does not do here, and why: a job's timeout
+//! is the [nursery's](super::child), to whom the kernel says exactly when a process ends; stops of the run are the
+//! [controls'](super::controls), which reach into running processes. So the engine is only ever told to
+//! [stop](crate::Batch::stop), and its closures return because their processes have ended.
 
+use super::bytes::Bytes;
 use super::controls::{Controls, Stage, Why};
 use super::exit::Trouble;
-use super::job::{Attempt, Item, Job, Verdict};
+use super::job::{Attempt, Job, Status, Verdict};
 use super::report::Row;
-use super::values::{Backoff, Pace};
-use crate::sync::{Arc, Condvar, Mutex, MutexGuard, thread};
-use crate::time::{Clock, Timestamp};
-use siphasher::sip::SipHasher13;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::hash::Hasher;
+use crate::batch::{Batch, Engine};
+use crate::engine::{Context, PushError};
+use crate::job::{Duplicates, Failure, Retry};
+use crate::limit::Rate;
+use crate::sync::Arc;
+use crate::time::{Clock, secs};
 use std::time::Duration;
 
-/// What the scheduler has to keep.
+/// What the engine has to keep.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) workers: usize,
-    pub(crate) paces: Vec<Pace>,
-    pub(crate) backoff: Backoff,
-    pub(crate) batch_timeout: Option<Duration>,
+    /// All of them hold for every start.
+    pub(crate) rates: Vec<Rate>,
+    pub(crate) retry: Retry,
+    /// From TERM to KILL.
+    pub(crate) grace: Duration,
     pub(crate) clock: Clock,
 }
+
+/// After KILL a process is gone, unless the kernel itself hangs in it; then its thread is given up after this.
+const KILLED: Duration = secs(30);
 
 /// Runs `job` on every item. Returns when all are settled, or when the run has been stopped and nothing runs any
 /// more. `row` is given every settled item, in any order, by the thread that settled it.
@@ -32,178 +39,75 @@ pub(crate) struct Plan {
 /// While the stage is `Draining` or later no attempt is started.
 pub(crate) fn drive(
     plan: &Plan,
-    items: impl Iterator<Item = Item>,
-    job: &Job,
+    items: impl Iterator<Item = Bytes>,
+    job: Job,
     controls: &Arc<Controls>,
-    row: impl Fn(Row) + Sync,
+    row: impl Fn(Row) + Send + Sync + 'static,
 ) -> Result<(), Trouble> {
-    let yard = Arc::new(Yard::default());
-    let hook_yard = Arc::clone(&yard);
-    controls.on_raise(Box::new(move |_| {
-        hook_yard.state.lock().stopped = true;
-        hook_yard.work.notify_all();
-        hook_yard.room.notify_all();
-    }));
-    let deadline = plan.batch_timeout.map(|t| plan.clock.now() + t);
-    thread::scope(|scope| {
-        for n in 0..plan.workers {
-            let (yard, row) = (&yard, &row);
-            let work = move || yard.work(plan, deadline, job, row);
-            if let Err(e) = thread::Builder::new().name(format!("job-{n}")).spawn_scoped(scope, work) {
-                controls.raise(Stage::Cancelling, Why::Trouble);
-                return Err(Trouble::internal(format!("cannot start a thread: {e}")));
-            }
-        }
-        yard.feed(items, plan.workers * 64);
-        Ok(())
-    })
-}
-
-struct Work {
-    item: Item,
-    key: String,
-    tries: u32,
-}
-
-#[derive(Default)]
-struct State {
-    ready: VecDeque<Work>,
-    later: BinaryHeap<Reverse<(Timestamp, u64)>>,
-    parked: HashMap<u64, Work>,
-    running: usize,
-    idle: usize,
-    full: bool,
-    ended: bool,
-    stopped: bool,
-    tats: Vec<Timestamp>,
-}
-
-#[derive(Default)]
-struct Yard {
-    state: Mutex<State>,
-    work: Condvar,
-    room: Condvar,
-}
-
-impl Yard {
-    fn feed(&self, items: impl Iterator<Item = Item>, most: usize) {
-        let mut seen = HashMap::new();
-        for item in items {
-            let mut hasher = SipHasher13::new();
-            hasher.write(&item.bytes.0);
-            let hash = hasher.finish();
-            let times = seen.entry(hash).or_insert(0_u64);
-            *times += 1;
-            let key = format!("{hash:016x}-{times}");
-            let mut state = self.state.lock();
-            while !state.stopped && state.ready.len() >= most {
-                state.full = true;
-                state = self.room.wait(state);
-            }
-            if state.stopped {
-                break;
-            }
-            state.ready.push_back(Work { item, key, tries: 0 });
-            if state.idle > 0 {
-                self.work.notify_one();
-            }
-        }
-        self.state.lock().ended = true;
-        self.work.notify_all();
+    let internal = |e: crate::engine::Error| Trouble::internal(e.to_string());
+    let names: Vec<String> = (1..=plan.rates.len()).map(|n| format!("rate {n}")).collect();
+    let mut engine =
+        Engine::builder().workers(plan.workers).in_memory().clock(plan.clock.clone()).panic_hook(false);
+    for (name, rate) in names.iter().zip(&plan.rates) {
+        engine = engine.rate(name, *rate);
     }
-
-    fn work(&self, plan: &Plan, deadline: Option<Timestamp>, job: &Job, row: &impl Fn(Row)) {
-        let mut state = self.state.lock();
-        loop {
-            let (mut work, guard) = match self.next(plan, state) {
-                Some(next) => next,
-                None => break,
-            };
-            state = guard;
-            state.running += 1;
-            if state.full && state.ready.len() < plan.workers * 32 {
-                state.full = false;
-                self.room.notify_one();
-            }
-            drop(state);
-            let attempt = Attempt {
-                key: &work.key,
-                idempotency_key: &work.key,
-                number: work.tries + 1,
-                remaining: deadline.map(|t| t - plan.clock.now()),
-            };
-            let verdict = job.attempt(&work.item, attempt);
-            let mut again = None;
-            match verdict {
-                Verdict::Settled(finished) => {
-                    row(Row { item: work.item, key: work.key, attempts: work.tries + 1, finished });
-                }
-                Verdict::Again => {
-                    work.tries += 1;
-                    again = Some((plan.backoff.wait(work.tries), work));
-                }
-                Verdict::Later(wait) => again = Some((wait, work)),
-            }
-            state = self.state.lock();
-            state.running -= 1;
-            if let Some((wait, work)) = again {
-                state.later.push(Reverse((plan.clock.now() + wait, work.item.number)));
-                state.parked.insert(work.item.number, work);
-                self.work.notify_one();
-            } else if state.ended && state.running == 0 {
-                self.work.notify_all();
+    let engine = engine.open().map_err(internal)?;
+    let mut batch = engine
+        .batch("run")
+        .retry(plan.retry)
+        .duplicates(Duplicates::Allow)
+        .grace(plan.grace.saturating_add(KILLED));
+    for name in &names {
+        batch = batch.paced_by(name);
+    }
+    let stage = Arc::clone(controls);
+    let attempt = move |item: &Bytes, ctx: &Context| {
+        // The engine hears of a stop after the controls do.
+        if stage.stage() >= Stage::Draining {
+            Err(Failure::retry("stopped"))
+        } else {
+            attempt(&job, item, ctx, &row)
+        }
+    };
+    let batch: Arc<Batch<Bytes, ()>> = Arc::new(batch.open(attempt).map_err(internal)?);
+    batch.discard_results();
+    let stopped = Arc::clone(&batch);
+    controls.on_raise(Box::new(move |_| stopped.stop()));
+    for item in items {
+        match batch.push(item) {
+            Ok(()) => {}
+            Err(PushError::Closed(_)) => break,
+            Err(e) => {
+                controls.raise(Stage::Draining, Why::Trouble);
+                batch.wait().map_err(internal)?;
+                return Err(Trouble::internal(e.to_string()));
             }
         }
     }
-
-    fn next<'a>(
-        &self,
-        plan: &Plan,
-        mut state: MutexGuard<'a, State>,
-    ) -> Option<(Work, MutexGuard<'a, State>)> {
-        loop {
-            if state.stopped {
-                return None;
-            }
-            let now = plan.clock.now();
-            while let Some(Reverse((at, number))) = state.later.peek().copied()
-                && at <= now
-            {
-                state.later.pop();
-                let work = state.parked.remove(&number).expect("every entry has its item");
-                state.ready.push_back(work);
-            }
-            let mut until = state.later.peek().map(|Reverse((at, _))| *at);
-            if !state.ready.is_empty() {
-                match admit(plan, &mut state.tats, now) {
-                    None => return state.ready.pop_front().map(|work| (work, state)),
-                    Some(at) => until = Some(until.map_or(at, |u| u.min(at))),
-                }
-            } else if state.ended && state.later.is_empty() && state.running == 0 {
-                return None;
-            }
-            state.idle += 1;
-            state = match until {
-                Some(at) => self.work.wait_timeout(state, at - now),
-                None => self.work.wait(state),
-            };
-            state.idle -= 1;
-        }
-    }
+    batch.wait().map(drop).map_err(internal)
 }
 
-/// All paces or none: `None` is a start now, `Some` the time to ask again.
-fn admit(plan: &Plan, tats: &mut Vec<Timestamp>, now: Timestamp) -> Option<Timestamp> {
-    tats.resize(plan.paces.len(), Timestamp::ZERO);
-    let step = |pace: &Pace| pace.per / pace.jobs.get();
-    for (pace, tat) in plan.paces.iter().zip(&*tats) {
-        let ahead = step(pace) * (pace.burst.get() - 1);
-        if *tat > now + ahead {
-            return Some(now + (*tat - (now + ahead)));
+fn attempt(job: &Job, item: &Bytes, ctx: &Context, row: &impl Fn(Row)) -> Result<(), Failure> {
+    let (key, idempotency_key) = (ctx.key().to_string(), ctx.idempotency_key());
+    let number = ctx.seq() + 1;
+    let verdict = job.attempt(Attempt {
+        item: &item.0,
+        number,
+        key: &key,
+        idempotency_key: &idempotency_key,
+        tries: ctx.attempt(),
+        deferrals: ctx.deferrals(),
+    });
+    match verdict {
+        Verdict::Again => Err(Failure::retry("failed")),
+        Verdict::Later(wait) => Err(Failure::defer(wait)),
+        Verdict::Settled(finished) => {
+            let status = finished.status;
+            row(Row { number, item: item.clone(), key, attempts: ctx.attempt(), finished });
+            match status {
+                Status::Done => Ok(()),
+                Status::Dead | Status::Cancelled => Err(Failure::fatal("failed")),
+            }
         }
     }
-    for (pace, tat) in plan.paces.iter().zip(tats) {
-        *tat = (*tat).max(now) + step(pace);
-    }
-    None
 }

@@ -1,19 +1,21 @@
 //! One attempt at one item: the command is filled in, run, and its end judged.
 
-use super::bytes::{Bytes, brief};
+use super::bytes::brief;
 use super::capture::Output;
 use super::child::{Cut, Ended, Failed, Nursery};
 use super::controls::{Stage, Why};
 use super::exit::Trouble;
 use super::tally::Tally;
 use super::template::{Filling, Template};
-use super::values::{Backoff, ExitSet, HaltRule};
+use super::values::ExitSet;
+use crate::job::{HaltRule, Retry};
+use crate::policy::{backoff, halt};
 use crate::sync::{Arc, Mutex};
-use crate::time::wall_ms;
+use crate::time::{Timestamp, wall_ms};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
@@ -26,22 +28,18 @@ const HOPELESS: [i32; 2] = [126, 127];
 /// How often an item may be put off.
 const MOST_DEFERRALS: u32 = 20;
 
-/// An item and its number, from 1, in the order of the input.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Item {
-    pub(crate) number: u64,
-    pub(crate) bytes: Bytes,
-}
-
 /// What the scheduler knows about this attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempt<'a> {
+    pub(crate) item: &'a [u8],
+    /// Of the item, from 1, in the order of the input.
+    pub(crate) number: u64,
     pub(crate) key: &'a str,
     pub(crate) idempotency_key: &'a str,
     /// From 1; attempts that were put off do not count.
-    pub(crate) number: u32,
-    /// What the batch leaves it. The job is told; what holds it to it is the stop that the batch timeout raises.
-    pub(crate) remaining: Option<Duration>,
+    pub(crate) tries: u32,
+    /// How often the item has been put off.
+    pub(crate) deferrals: u32,
 }
 
 /// What has become of an item.
@@ -86,13 +84,14 @@ pub(crate) struct Job {
     pub(crate) nursery: Nursery,
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: u32,
-    pub(crate) backoff: Backoff,
+    /// The waits of items that are put off.
+    pub(crate) backoff: Retry,
+    /// When the run is stopped. The job is told; what holds it to it is the stop.
+    pub(crate) deadline: Option<Timestamp>,
     pub(crate) fatal_exit: Option<ExitSet>,
     pub(crate) halt: Option<HaltRule>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) slots: Slots,
-    /// How often each item has been put off.
-    pub(crate) deferrals: Mutex<HashMap<u64, u32>>,
 }
 
 /// How an attempt ended.
@@ -105,11 +104,11 @@ enum End {
 }
 
 impl Job {
-    /// Runs the command for `item`, to its end.
-    pub(crate) fn attempt(&self, item: &Item, attempt: Attempt<'_>) -> Verdict {
+    /// Runs the command for an item, to its end.
+    pub(crate) fn attempt(&self, attempt: Attempt<'_>) -> Verdict {
         let slot = self.template.needs_slot().then(|| self.slots.take());
-        let filling =
-            Filling { item: &item.bytes.0, number: item.number, slot: slot.as_ref().map_or(0, |s| s.0) };
+        let slot_number = slot.as_ref().map_or(0, |s| s.0);
+        let filling = Filling { item: attempt.item, number: attempt.number, slot: slot_number };
         let mut ran = self.nursery.run(self.command(filling, attempt, false), self.timeout);
         if let Err(Failed::Spawn(e)) = &ran
             && e.raw_os_error() == Some(Errno::NOEXEC.raw_os_error())
@@ -128,17 +127,19 @@ impl Job {
         finished.status = match end {
             End::Done => Status::Done,
             End::Cancelled => Status::Cancelled,
-            End::Failed if attempt.number <= self.retries => return Verdict::Again,
+            End::Failed if attempt.tries <= self.retries => return Verdict::Again,
             End::Failed | End::Fatal => Status::Dead,
-            End::PutOff => match self.put_off(item.number) {
-                Some(times) => return Verdict::Later(self.backoff.wait(times)),
-                None => {
-                    finished.error = Some(format!("put off {MOST_DEFERRALS} times"));
-                    Status::Dead
-                }
-            },
+            End::PutOff if attempt.deferrals < MOST_DEFERRALS => {
+                // A hasher with random keys: std's only source of chance.
+                let chance = RandomState::new().hash_one(attempt.number);
+                return Verdict::Later(backoff::delay(&self.backoff, attempt.deferrals + 1, chance));
+            }
+            End::PutOff => {
+                finished.error = Some(format!("put off {MOST_DEFERRALS} times"));
+                Status::Dead
+            }
         };
-        self.settle(item, &finished);
+        self.settle(attempt.item, &finished);
         Verdict::Settled(finished)
     }
 
@@ -156,8 +157,9 @@ impl Job {
         command.args(words);
         command.env("BATCHYARD_KEY", attempt.key);
         command.env("BATCHYARD_IDEMPOTENCY_KEY", attempt.idempotency_key);
-        command.env("BATCHYARD_ATTEMPT", attempt.number.to_string());
-        match self.timeout.into_iter().chain(attempt.remaining).min() {
+        command.env("BATCHYARD_ATTEMPT", attempt.tries.to_string());
+        let remaining = self.deadline.map(|at| at - self.nursery.clock.now());
+        match self.timeout.into_iter().chain(remaining).min() {
             Some(left) => {
                 let deadline = u128::from(wall_ms()) + left.as_millis();
                 command.env("BATCHYARD_DEADLINE_MS", deadline.to_string())
@@ -200,33 +202,20 @@ impl Job {
         (end, finished)
     }
 
-    /// How often, with this time, the item has been put off; `None` when it may not be any more.
-    fn put_off(&self, number: u64) -> Option<u32> {
-        let mut deferrals = self.deferrals.lock();
-        let times = deferrals.entry(number).or_default();
-        *times += 1;
-        let times = *times;
-        if times > MOST_DEFERRALS {
-            deferrals.remove(&number);
-            return None;
-        }
-        Some(times)
-    }
-
-    fn settle(&self, item: &Item, finished: &Finished) {
+    fn settle(&self, item: &[u8], finished: &Finished) {
         let (settled, dead) = self.tally.settle(finished.status, || {
             let how = finished.error.clone().unwrap_or_else(|| match finished.exit.and_then(|e| e.code()) {
                 Some(code) => format!("exit {code}"),
                 None => "failed".to_owned(),
             });
-            format!("`{}`: {how}", brief(&item.bytes.0))
+            format!("`{}`: {how}", brief(item))
         });
         if let Some(rule) = &self.halt
-            && finished.status == Status::Dead
-            && rule.strikes(dead, settled)
+            && finished.status != Status::Cancelled
+            && halt::says_stop(rule, dead, settled)
         {
             let to = if rule.now { Stage::Cancelling } else { Stage::Draining };
-            self.nursery.controls.raise(to, Why::HaltRule(rule.text().to_owned()));
+            self.nursery.controls.raise(to, Why::HaltRule(*rule));
         }
     }
 }

@@ -9,8 +9,8 @@ use std::os::unix::process::ExitStatusExt;
 
 /// Writes the object of `row` and a newline.
 pub(crate) fn write_row(to: &mut impl Write, row: &Row) -> io::Result<()> {
-    write!(to, "{{\"seq\":{},\"key\":{}", row.item.number, serde_json::to_string(&row.key)?)?;
-    field(to, "item", |take| take(&row.item.bytes.0))?;
+    write!(to, "{{\"seq\":{},\"key\":{}", row.number, serde_json::to_string(&row.key)?)?;
+    field(to, "item", |take| take(&row.item.0))?;
     let status = match row.finished.status {
         Status::Done => "done",
         Status::Dead => "dead",

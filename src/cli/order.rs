@@ -41,7 +41,7 @@ impl Turns {
     }
 
     pub(crate) fn put(&self, row: Row) {
-        self.shared.state.lock().waiting.insert(row.item.number, row);
+        self.shared.state.lock().waiting.insert(row.number, row);
     }
 
     /// The next result, if it is there.

@@ -1,9 +1,9 @@
 //! Prints what jobs have written, each job's output in one piece.
 
-use super::bytes::brief;
+use super::bytes::{Bytes, brief};
 use super::capture::Output;
 use super::exit::Trouble;
-use super::job::{Finished, Item, Status};
+use super::job::{Finished, Status};
 use super::json;
 use super::order::Turns;
 use super::progress::{self, Progress};
@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 /// A settled item.
 #[derive(Debug)]
 pub(crate) struct Row {
-    pub(crate) item: Item,
+    /// From 1, in the order of the input.
+    pub(crate) number: u64,
+    pub(crate) item: Bytes,
     pub(crate) key: String,
     pub(crate) attempts: u32,
     pub(crate) finished: Finished,
@@ -77,7 +79,7 @@ impl Printer {
     /// Prints `row`, or keeps it until its turn comes.
     pub(crate) fn print(&self, row: Row) -> Result<(), Unprinted> {
         if let Some(dir) = &self.results {
-            let dir = dir.join(row.item.number.to_string());
+            let dir = dir.join(row.number.to_string());
             save(&dir, &row.finished).map_err(|e| {
                 Unprinted::Trouble(Trouble::internal(format!("cannot write to `{}`: {e}", dir.display())))
             })?;
@@ -133,14 +135,13 @@ fn write_row(
         return stdout.flush();
     }
     let finished = &row.finished;
-    let tag = (style == Style::Tagged).then_some(row.item.bytes.0.as_slice());
+    let tag = (style == Style::Tagged).then_some(row.item.0.as_slice());
     write_output(&finished.stdout, tag, stdout)?;
     stdout.flush()?;
     // A stderr that nobody reads is no reason to stop.
     let _ = write_output(&finished.stderr, tag, stderr);
     if let (Status::Dead, Some(error)) = (finished.status, &finished.error) {
-        let _ =
-            writeln!(stderr, "batchyard: item {} `{}`: {error}", row.item.number, brief(&row.item.bytes.0));
+        let _ = writeln!(stderr, "batchyard: item {} `{}`: {error}", row.number, brief(&row.item.0));
     }
     let _ = stderr.flush();
     Ok(())

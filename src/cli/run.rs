@@ -7,18 +7,17 @@ use super::child::{Nursery, is_dev_null};
 use super::controls::{Controls, Stage, Why};
 use super::drive::{Plan, drive};
 use super::exit::{Exit, Trouble};
-use super::job::{Item, Job, Slots};
+use super::job::{Job, Slots};
 use super::order::Turns;
 use super::progress::Progress;
-use super::report::{Printer, Style, Unprinted};
+use super::report::{Printer, Row, Style, Unprinted};
 use super::tally::{Counts, Tally};
 use super::template::{Filling, Template, quoted};
 use super::{input, say, signals};
-use crate::sync::{Arc, Mutex, thread};
+use crate::sync::{Arc, thread};
 use crate::time::Clock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, access};
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -62,9 +61,9 @@ pub(crate) fn run(args: Run) -> Result<Exit, Trouble> {
     };
     let plan = Plan {
         workers: args.jobs.count(),
-        paces: args.paces(),
-        backoff: args.backoff,
-        batch_timeout: args.batch_timeout,
+        rates: args.rates(),
+        retry: args.backoff.attempts(args.retries.saturating_add(1)),
+        grace: args.kill_after,
         clock: clock.clone(),
     };
     let progress = Progress::new(args.progress, &tally, &clock);
@@ -78,38 +77,22 @@ pub(crate) fn run(args: Run) -> Result<Exit, Trouble> {
         timeout: args.timeout,
         retries: args.retries,
         backoff: args.backoff,
+        deadline: args.batch_timeout.map(|limit| clock.now() + limit),
         fatal_exit: args.fatal_exit,
         halt: args.halt,
         tally: Arc::clone(&tally),
         slots: Slots::default(),
-        deferrals: Mutex::new(HashMap::new()),
     };
     signals::listen(&controls)?;
     if let Some(limit) = args.batch_timeout {
         end_after(limit, &controls)?;
     }
 
-    let items = Numbered { inputs, tally: Arc::clone(&tally), turns };
-    let stop = |unprinted| {
-        let why = match unprinted {
-            Unprinted::Closed => Why::StdoutClosed,
-            Unprinted::Trouble(trouble) => {
-                tally.break_down(trouble);
-                Why::Trouble
-            }
-        };
-        controls.raise(Stage::Cancelling, why);
-    };
-    let closed = |why: Option<Why>| matches!(why, Some(Why::StdoutClosed | Why::Trouble));
-    let driven = drive(&plan, items, &job, &controls, |row| {
-        // Once is enough: after the first error nothing is printed any more.
-        if controls.stage() < Stage::Cancelling || !closed(controls.why()) {
-            printer.print(row).unwrap_or_else(stop);
-        }
-    });
-    if !closed(controls.why()) {
-        printer.finish().unwrap_or_else(stop);
-    }
+    let items = Counted { inputs, tally: Arc::clone(&tally), turns };
+    let press = Arc::new(Press { printer, controls: Arc::clone(&controls), tally: Arc::clone(&tally) });
+    let settled = Arc::clone(&press);
+    let driven = drive(&plan, items, job, &controls, move |row| settled.print(row));
+    press.finish();
     driven?;
     let mut counts = tally.counts();
     match counts.trouble.take() {
@@ -118,17 +101,54 @@ pub(crate) fn run(args: Run) -> Result<Exit, Trouble> {
     }
 }
 
-/// The items with their numbers. The end of the input, or its failure, is noted in the tally.
-struct Numbered {
+/// The printer, which stops the run when it cannot print.
+struct Press {
+    printer: Printer,
+    controls: Arc<Controls>,
+    tally: Arc<Tally>,
+}
+
+impl Press {
+    fn print(&self, row: Row) {
+        // Once is enough: after the first error nothing is printed any more.
+        if !self.is_broken() {
+            self.printer.print(row).unwrap_or_else(|e| self.stop(e));
+        }
+    }
+
+    fn finish(&self) {
+        if !self.is_broken() {
+            self.printer.finish().unwrap_or_else(|e| self.stop(e));
+        }
+    }
+
+    fn is_broken(&self) -> bool {
+        matches!(self.controls.why(), Some(Why::StdoutClosed | Why::Trouble))
+    }
+
+    fn stop(&self, unprinted: Unprinted) {
+        let why = match unprinted {
+            Unprinted::Closed => Why::StdoutClosed,
+            Unprinted::Trouble(trouble) => {
+                self.tally.break_down(trouble);
+                Why::Trouble
+            }
+        };
+        self.controls.raise(Stage::Cancelling, why);
+    }
+}
+
+/// The items. How many there are, and the end of the input or its failure, is noted in the tally.
+struct Counted {
     inputs: Inputs,
     tally: Arc<Tally>,
     turns: Option<Turns>,
 }
 
-impl Iterator for Numbered {
-    type Item = Item;
+impl Iterator for Counted {
+    type Item = Bytes;
 
-    fn next(&mut self) -> Option<Item> {
+    fn next(&mut self) -> Option<Bytes> {
         if let Some(turns) = &self.turns {
             let next = self.tally.counts().read + 1;
             turns.wait_for_room(next);
@@ -138,7 +158,7 @@ impl Iterator for Numbered {
         match next {
             Some(Ok(bytes)) => {
                 counts.read += 1;
-                Some(Item { number: counts.read, bytes: Bytes(bytes) })
+                Some(Bytes(bytes))
             }
             Some(Err(e)) => {
                 counts.trouble.get_or_insert(Trouble::usage(e.to_string()));

@@ -1,11 +1,12 @@
 //! The values of options: what people write, and what it means. Each parser's error is the end of clap's sentence
 //! "invalid value '…' for '--option': …".
 
+use crate::error::Invalid;
+use crate::job::{HaltRule, Retry};
+use crate::limit::Rate;
 use crate::sync::thread;
 use crate::time::parse_duration;
 use std::ffi::OsString;
-use std::hash::{BuildHasher, RandomState};
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// How many jobs at a time.
@@ -47,41 +48,17 @@ pub(crate) fn jobs(text: &str) -> Result<Jobs, String> {
     }
 }
 
-/// At most `jobs` starts per `per`, after a burst of `burst`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Pace {
-    pub(crate) jobs: NonZeroU32,
-    pub(crate) per: Duration,
-    pub(crate) burst: NonZeroU32,
+pub(crate) fn rate(text: &str) -> Result<Rate, String> {
+    let rate: Rate = text.parse().map_err(problem)?;
+    rate.validate("rate").map_err(problem)?;
+    match rate.burst_size() {
+        0 => Err("a burst of zero would never start a job".to_owned()),
+        _ => Ok(rate),
+    }
 }
 
-pub(crate) fn rate(text: &str) -> Result<Pace, String> {
-    let bad = || "write for example 2/s, 0.5/s, 100/m, 5000/h or 2/s,burst=5".to_owned();
-    let (rate, burst) = match text.split_once(',') {
-        None => (text, NonZeroU32::MIN),
-        Some((rate, option)) => {
-            let burst = option.strip_prefix("burst=").ok_or_else(bad)?;
-            (rate, burst.parse().map_err(|_| "the burst is a whole number, at least 1".to_owned())?)
-        }
-    };
-    let (number, unit) = rate.split_once('/').ok_or_else(bad)?;
-    let per_secs = match unit {
-        "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3600,
-        "d" => 86400,
-        _ => return Err(bad()),
-    };
-    // 0.5/s is 5 in 10 s: exact, no float.
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits = format!("{whole}{fraction}");
-    if !digits.bytes().all(|b| b.is_ascii_digit()) || fraction.len() > 6 {
-        return Err(bad());
-    }
-    let jobs: u32 = digits.parse().map_err(|_| bad())?;
-    let jobs = NonZeroU32::new(jobs).ok_or("a rate of zero would never start a job")?;
-    let scale = 10_u64.pow(fraction.len() as u32);
-    Ok(Pace { jobs, per: Duration::from_secs(per_secs * scale), burst })
+fn problem(invalid: Invalid) -> String {
+    invalid.problem
 }
 
 pub(crate) fn time_or_zero(text: &str) -> Result<Duration, String> {
@@ -95,76 +72,19 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The wait before a further try: full jitter under a bound that doubles from `min` to `max`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Backoff {
-    pub(crate) min: Duration,
-    pub(crate) max: Duration,
-}
-
-impl Backoff {
-    /// How long to wait after this many times, from 1.
-    pub(crate) fn wait(self, times: u32) -> Duration {
-        let bound = self.min.saturating_mul(1 << times.saturating_sub(1).min(30)).min(self.max);
-        // A hasher with random keys: std's only source of chance.
-        let chance = RandomState::new().hash_one(times) as f64 / u64::MAX as f64;
-        bound.mul_f64(chance)
-    }
-}
-
-pub(crate) fn backoff(text: &str) -> Result<Backoff, String> {
+/// The waits before further tries: full jitter under a bound that doubles from the first to the second.
+pub(crate) fn backoff(text: &str) -> Result<Retry, String> {
     let (min, max) = text.split_once("..").unwrap_or((text, text));
-    match (time_or_zero(min), time_or_zero(max)) {
-        (Ok(min), Ok(max)) if min <= max => Ok(Backoff { min, max }),
-        _ => Err("write two times, the shorter first, like 200ms..30s".to_owned()),
-    }
-}
-
-/// When to give the whole run up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HaltRule {
-    /// Terminate what runs, too.
-    pub(crate) now: bool,
-    limit: Limit,
-    text: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Limit {
-    Dead(u64),
-    PercentDead(u64),
-}
-
-/// A share of less than three failures says nothing: the first item of all may fail.
-const FAILURES_FOR_A_SHARE: u64 = 3;
-
-impl HaltRule {
-    pub(crate) fn strikes(&self, dead: u64, finished: u64) -> bool {
-        match self.limit {
-            Limit::Dead(n) => dead >= n,
-            Limit::PercentDead(n) => dead >= FAILURES_FOR_A_SHARE && dead * 100 >= finished * n,
-        }
-    }
-
-    /// As the user wrote it.
-    pub(crate) fn text(&self) -> &str {
-        &self.text
-    }
+    let (Ok(min), Ok(max)) = (time_or_zero(min), time_or_zero(max)) else {
+        return Err("write two times, the shorter first, like 200ms..30s".to_owned());
+    };
+    let retry = Retry::exponential(min..max).no_budget();
+    retry.validate().map_err(problem)?;
+    Ok(retry)
 }
 
 pub(crate) fn halt(text: &str) -> Result<HaltRule, String> {
-    let bad = || "write for example now,fail=1 or soon,fail=5%".to_owned();
-    let (when, limit) = text.split_once(",fail=").ok_or_else(bad)?;
-    let now = match when {
-        "now" => true,
-        "soon" => false,
-        _ => return Err(bad()),
-    };
-    let limit = match limit.strip_suffix('%') {
-        Some(n) => Limit::PercentDead(n.parse().ok().filter(|n| (1..=100).contains(n)).ok_or_else(bad)?),
-        None => Limit::Dead(limit.parse().ok().filter(|n| *n > 0).ok_or_else(bad)?),
-    };
-    Ok(HaltRule { now, limit, text: text.to_owned() })
+    text.parse().map_err(problem)
 }
 
 /// A set of exit codes.
@@ -226,39 +146,20 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_exact() {
-        let pace = |jobs, per, burst| Pace {
-            jobs: NonZeroU32::new(jobs).unwrap(),
-            per: Duration::from_secs(per),
-            burst: NonZeroU32::new(burst).unwrap(),
-        };
-        assert_eq!(rate("2/s"), Ok(pace(2, 1, 1)));
-        assert_eq!(rate("2/s,burst=5"), Ok(pace(2, 1, 5)));
-        assert_eq!(rate("0.5/s"), Ok(pace(5, 10, 1)));
-        assert_eq!(rate("100/m"), Ok(pace(100, 60, 1)));
-        for bad in ["", "2", "2/x", "0/s", "-1/s", "2/s,burst=0", "2/s,b=1", "nan/s", "./s", "+1/s", "2/s,"] {
+    fn what_is_no_rate() {
+        assert_eq!(rate("2/s,burst=5"), Ok(Rate::per_second(2).burst(5)));
+        for bad in ["", "2", "2/x", "0/s", "-1/s", "2/s,burst=0", "2/s,b=1", "nan/s", "./s", "2/s,"] {
             assert!(rate(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn backoffs() {
-        let range = |min, max| Backoff { min: Duration::from_millis(min), max: Duration::from_millis(max) };
-        assert_eq!(backoff("200ms..30s"), Ok(range(200, 30_000)));
-        assert_eq!(backoff("1s"), Ok(range(1000, 1000)));
+        let waits = |text| backoff(text).map(|retry| retry.waits());
+        assert_eq!(waits("200ms..30s"), Ok(Duration::from_millis(200)..Duration::from_secs(30)));
+        assert_eq!(waits("1s"), Ok(Duration::from_secs(1)..Duration::from_secs(1)));
         for bad in ["", "2s..1s", "..", "1s..", "x..y"] {
             assert!(backoff(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn halt_rules() {
-        let two = halt("now,fail=2").unwrap();
-        assert!(two.now && !two.strikes(1, 1) && two.strikes(2, 100));
-        let share = halt("soon,fail=50%").unwrap();
-        assert!(!share.now && !share.strikes(2, 2) && share.strikes(3, 6) && !share.strikes(3, 7));
-        for bad in ["", "now", "now,fail=0", "later,fail=1", "soon,fail=101%", "soon,fail=0%", "now,done=1"] {
-            assert!(halt(bad).is_err(), "{bad}");
         }
     }
 

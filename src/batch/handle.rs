@@ -226,6 +226,12 @@ impl<I: 'static, O> Batch<I, O> {
         self.close();
     }
 
+    /// Lets results go that nobody reads: they are counted only. For a caller whose closures deliver their own.
+    #[cfg(feature = "cli")]
+    pub(crate) fn discard_results(&self) {
+        self.rows.store.discard_unread();
+    }
+
     /// The results in the order of completion, each once, as they come; it ends with the batch.
     pub fn results(&self) -> Results<I, O>
     where

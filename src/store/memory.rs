@@ -10,7 +10,7 @@ use super::{AppendError, Appended, Claim, Order, Read, Row, Settled, Store};
 use crate::job::{Duplicates, Key};
 use crate::sync::{Arc, Mutex};
 use crate::time::Timestamp;
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Rows and results of one batch in memory.
 #[derive(Debug)]
@@ -25,8 +25,8 @@ struct Rows<I> {
     waiting: VecDeque<Row<I>>,
     next_seq: u64,
     sealed: bool,
-    /// Keys seen, unless duplicates are allowed.
-    seen: HashSet<Key>,
+    /// Keys seen, and how often.
+    seen: HashMap<Key, u64>,
     claimed: u64,
 }
 
@@ -53,7 +53,7 @@ impl<I, O> MemoryStore<I, O> {
                 waiting: VecDeque::new(),
                 next_seq: 0,
                 sealed: false,
-                seen: HashSet::new(),
+                seen: HashMap::new(),
                 claimed: 0,
             }),
             log: Mutex::new(Log {
@@ -101,12 +101,14 @@ impl<I: Send + Sync, O: Send> Store<I, O> for MemoryStore<I, O> {
         if rows.waiting.len() >= bound {
             return Err(AppendError::Full(item));
         }
-        if duplicates != Duplicates::Allow && !rows.seen.insert(key.clone()) {
-            return match duplicates {
-                Duplicates::Skip => Ok(Appended { rows: 0, skipped: 1 }),
-                _ => Err(AppendError::Duplicate(key, item)),
-            };
-        }
+        let times = rows.seen.entry(key.clone()).or_default();
+        let key = match duplicates {
+            _ if *times == 0 => key,
+            Duplicates::Allow => key.occurrence(*times),
+            Duplicates::Skip => return Ok(Appended { rows: 0, skipped: 1 }),
+            Duplicates::Error => return Err(AppendError::Duplicate(key, item)),
+        };
+        *times += 1;
         let seq = rows.next_seq;
         rows.next_seq += 1;
         rows.waiting.push_back(Row { seq, key, queued: now, item });

@@ -2,6 +2,7 @@
 
 mod allocations;
 pub(crate) mod build;
+pub(crate) mod cli;
 pub(crate) mod floor;
 pub(crate) mod limiter;
 pub(crate) mod map;
@@ -22,6 +23,7 @@ pub(crate) const GROUPS: &[Group] = &[
     Group { name: "permit", hold: outside::hold },
     Group { name: "map", hold: map::hold },
     Group { name: "item", hold: outside::hold },
+    Group { name: "cli", hold: cli::hold },
     Group { name: "floor", hold: floor::hold },
 ];
 

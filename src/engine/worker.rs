@@ -37,7 +37,6 @@ pub(crate) struct WorkerState {
     pub(crate) held: Held,
     pub(crate) rng: Rng,
     pub(crate) recorder: Recorder,
-    parker: Parker,
 }
 
 impl WorkerState {
@@ -48,7 +47,6 @@ impl WorkerState {
             held: Held::default(),
             rng: Rng::seeded(seed.wrapping_add(id as u64)),
             recorder,
-            parker: Parker::new(),
         }
     }
 
@@ -130,9 +128,9 @@ pub(crate) fn start(shared: &Arc<Shared>, mut me: WorkerState) -> std::io::Resul
 
 fn work(shared: &Arc<Shared>, me: &mut WorkerState) -> Fate {
     let id = me.slot.id;
-    shared.ready.register(id, me.parker.unparker());
+    let parker = Parker::new();
+    shared.ready.register(id, parker.unparker());
     loop {
-        let parker = std::mem::replace(&mut me.parker, Parker::new());
         let next = shared.ready.wait(
             id,
             &parker,
@@ -142,7 +140,6 @@ fn work(shared: &Arc<Shared>, me: &mut WorkerState) -> Fate {
                 true
             },
         );
-        me.parker = parker;
         match next {
             Next::Exit => return Fate::GoOn,
             Next::Pause => {

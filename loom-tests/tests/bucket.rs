@@ -66,6 +66,9 @@ mod loop_free {
         ]);
     }
 
+    /// In the pass that makes loads visible only: the refused one loads and writes nothing, and stock loom forgets such
+    /// a load when the other loads before its CAS.
+    #[cfg(loom_rmw_loads)]
     #[test]
     fn a_stale_reading_takes_nothing_from_a_fresh_one() {
         explore(
@@ -226,7 +229,7 @@ mod changing {
             },
             &[
                 |(bucket, _): &(Bucket, Slot)| {
-                    bucket.set_pace(|| 1, per_ticks(8)).unwrap();
+                    bucket.set_pace(|| 0, per_ticks(8)).unwrap();
                     0
                 },
                 |(bucket, slot)| {
@@ -237,8 +240,7 @@ mod changing {
             ],
             |_, seen| seen[1],
         )
-        // Half a token was there at tick 1; the other half takes four more.
-        .exactly([2, 5]);
+        .exactly([2, 8]);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 use batchyard::__model::waitlist::{
     Cancelled, Demand, Enqueued, Fairness, Node, NodeState, Refused, Unmet, WaitList, Waiter,
 };
-use batchyard_loom_tests::{explore, explore_within};
+use batchyard_loom_tests::{explore, explore_bounded};
 
 const ONE: Demand = Demand::of(0, 1);
 const TWO: Demand = Demand::of(0, 2);
@@ -98,7 +98,7 @@ enum Did {
     Take(bool),
 }
 
-/// Preemptions in the models with three threads, or two long ones: unbounded they run for hours.
+/// Preemptions in the models with three threads, or two long ones: unbounded they run for minutes to hours.
 const BOUND: Option<usize> = Some(2);
 
 mod loop_free {
@@ -157,7 +157,7 @@ mod loop_free {
 
     #[test]
     fn a_close_refuses_or_comes_too_late() {
-        explore_within(
+        explore_bounded(
             BOUND,
             || Yard::new(&[1], &ONE),
             &[
@@ -183,7 +183,8 @@ mod loop_free {
     /// A newcomer takes the first kind, finds the second short and rolls back: the rollback is a release.
     #[test]
     fn a_rollback_wakes_who_looked_meanwhile() {
-        explore(
+        explore_bounded(
+            BOUND,
             || Yard::new(&[1, 1], &OTHER),
             &[
                 |y: &Yard| Did::Acquire(y.acquire(&ONE)),
@@ -207,7 +208,7 @@ mod loop_free {
             y.put(&BOTH);
             got
         };
-        explore_within(
+        explore_bounded(
             BOUND,
             || Yard::new(&[1, 1], &Demand::new()),
             &[body, body],
@@ -260,7 +261,7 @@ mod loop_free {
     /// A pause takes a lane out while a put grants to it and a worker serves the grant.
     #[test]
     fn a_lanes_grant_has_one_taker() {
-        explore_within(
+        explore_bounded(
             BOUND,
             || Yard::new(&[1], &ONE).lane_waits(ONE),
             &[
@@ -331,7 +332,7 @@ mod loop_free {
     #[test]
     fn one_put_serves_two() {
         let body = |y: &Yard| y.acquire(&ONE);
-        explore_within(
+        explore_bounded(
             BOUND,
             || Yard::new(&[2], &TWO),
             &[body, body, |y: &Yard| {

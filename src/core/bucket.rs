@@ -254,10 +254,10 @@ impl Bucket {
         let Some(view) = self.read_once(&now) else { return self.take_again(&now, n) };
         let Some(cost) = view.terms.cost(n) else { return Err(Short::NeverFits) };
         let tat = self.tat.load(Ordering::Relaxed);
-        match view.terms.decide(tat, view.point, cost) {
-            Some(end) if self.advance(tat, end).is_ok() => Ok(view.point.tick),
-            Some(_) => self.take_contended(&view, cost),
-            None => Err(view.short(tat, cost)),
+        let Some(end) = view.terms.decide(tat, view.point, cost) else { return Err(view.short(tat, cost)) };
+        match self.advance(tat, end) {
+            Ok(()) => Ok(view.point.tick),
+            Err(seen) => self.take_contended(&view, cost, seen),
         }
     }
 
@@ -266,12 +266,11 @@ impl Bucket {
     fn take_again(&self, now: &impl Fn() -> u64, n: u64) -> Result<u64, Short> {
         let view = self.read(now);
         let cost = view.terms.cost(n).ok_or(Short::NeverFits)?;
-        self.take_contended(&view, cost)
+        self.take_contended(&view, cost, self.tat.load(Ordering::Relaxed))
     }
 
     #[inline(never)]
-    fn take_contended(&self, view: &View, cost: u64) -> Result<u64, Short> {
-        let mut tat = self.tat.load(Ordering::Relaxed);
+    fn take_contended(&self, view: &View, cost: u64, mut tat: u64) -> Result<u64, Short> {
         let mut spins = 1;
         loop {
             let Some(end) = view.terms.decide(tat, view.point, cost) else {
@@ -362,7 +361,8 @@ impl Bucket {
     pub fn set_pace(&self, now: impl FnOnce() -> u64, pace: Pace) -> Result<(), Unfit> {
         self.change(now, |terms, now| {
             let mut terms = terms.rebased(now);
-            terms.line = Line::new(terms.line.t0, terms.line.v0, pace, terms.grains).ok_or(Unfit::Rate)?;
+            terms.line =
+                Line::new(terms.line.t0, terms.line.v0, pace, terms.grains).ok_or(Unfit::Rate)?;
             Ok(terms)
         })
     }
@@ -552,8 +552,9 @@ fn grains(pace: Pace, max: Pace, room: u64) -> Option<u64> {
 #[cold]
 #[inline(never)]
 fn back_off(spins: &mut u32) {
+    // A lost CAS is somebody's success, so the models need no scheduling point here to be finite.
     if cfg!(any(loom, shuttle)) {
-        return hint::spin_loop();
+        return;
     }
     for _ in 0..*spins {
         hint::spin_loop();

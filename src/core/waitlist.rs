@@ -42,10 +42,10 @@ mod lines;
 mod scan;
 
 pub use self::acquire::Unmet;
-pub use self::demand::{Demand, MAX_PARTS};
-pub use self::lines::{AGEING, CLASSES, Node};
+pub use self::demand::Demand;
+pub use self::lines::{CLASSES, Node};
 
-use self::lines::{Lines, Seat};
+use self::lines::Seat;
 use self::scan::Queue;
 use super::permits::{MAX_CREDIT, Miss, Permits};
 use crate::sync::atomic::Ordering;
@@ -70,7 +70,7 @@ pub enum Refused {
         kind: u16,
     },
     /// More than the limit in force. A kind that does not exist has the limit zero, and so has the kind that made a
-    /// demand name more than [`MAX_PARTS`].
+    /// demand name more than `MAX_PARTS`.
     Never {
         /// The kind that cannot suffice.
         kind: u16,
@@ -362,6 +362,7 @@ impl WaitList {
         Ok(())
     }
 
+    /// Counts a waiter out of each of its words.
     fn deregister(&self, d: &Demand) {
         for (kind, _) in d.parts() {
             self.kinds[usize::from(kind)].deregister();

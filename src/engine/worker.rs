@@ -14,7 +14,7 @@ use crate::job::Priority;
 use crate::meter::Recorder;
 use crate::policy::{rng::Rng, stride};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Parker, thread};
+use crate::sync::{Arc, OnceLock, Parker, thread};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -267,8 +267,8 @@ fn message(panic: &(dyn Any + Send)) -> String {
 /// Installs, once a process, a panic hook that notes where a worker's panic was and then runs the hook that was
 /// there before.
 pub(crate) fn install_panic_hook() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             let worker = ENGINE.try_with(|engine| engine.get() != 0).unwrap_or(false);

@@ -4,6 +4,7 @@ use super::demand::Demand;
 use super::lines::{Lines, Node, Seat};
 use super::{NodeState, Refused, WaitList, Waiter};
 use crate::core::permits::Permits;
+#[cfg(mutants)]
 use crate::sync::atomic::Ordering;
 use crate::sync::{CachePadded, MutexGuard, ordering};
 

@@ -208,6 +208,12 @@ impl Clock {
         self.now().0
     }
 
+    /// Whether time goes on while a thread spins: a manual clock's does not.
+    #[allow(dead_code)]
+    pub(crate) fn moves_alone(&self) -> bool {
+        !matches!(self.0, Kind::Manual(_))
+    }
+
     /// What a tick of [`raw`](Self::raw) is worth.
     #[allow(dead_code)]
     pub(crate) fn scale(&self) -> Scale {

@@ -47,7 +47,7 @@ mod line;
 
 pub use self::line::{Pace, fraction_below};
 
-use self::line::{END, Line, Point};
+use self::line::{Line, Point};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{CachePadded, Mutex, armed, hint, ordering};
 
@@ -152,7 +152,7 @@ impl Terms {
     fn ready(&self, tat: u64, point: Point, cost: u64) -> Option<u64> {
         let position = tat.max(self.barrier) + cost - self.burst;
         let ready = point.tick.checked_add(self.line.ticks_until(point, position))?;
-        (position < END).then_some(ready)
+        (ready - self.line.t0 <= self.line.span).then_some(ready)
     }
 
     fn left(&self, tat: u64, point: Point) -> u64 {

@@ -59,6 +59,8 @@ const FAST: u64 = 8;
 const FAST_AND_WHOLE: u64 = 32;
 /// Grains to the token at the most (reached by rates under one an hour): leaves room for bursts of 2^16.
 const FINEST: u64 = 1 << 44;
+/// The epoch of a slot that started before a change, so that no further one can move it.
+const STARTED: u64 = u64::MAX;
 /// How many spins a lost CAS may cost at the most.
 const MOST_SPINS: u32 = 64;
 
@@ -351,8 +353,11 @@ impl Bucket {
     pub fn retime(&self, slot: &mut Slot) -> bool {
         // Not a clock, but to be read while the terms stand, as a clock is.
         let View { terms, epoch, now: since, .. } = self.view(&|| self.terms.since.load(Ordering::Acquire));
-        let started = slot.at_once() || (epoch == slot.epoch + 2 && slot.start <= since);
-        if epoch == slot.epoch || started {
+        if slot.at_once() || slot.epoch == STARTED || slot.epoch == epoch {
+            return true;
+        }
+        if epoch == slot.epoch + 2 && slot.start <= since {
+            slot.epoch = STARTED;
             return true;
         }
         let due = terms.line.reaches(slot.end.saturating_sub(terms.burst));

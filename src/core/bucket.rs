@@ -157,9 +157,10 @@ impl Terms {
         (ready - self.line.t0 <= self.line.span).then_some(ready)
     }
 
+    #[inline(always)]
     fn left(&self, tat: u64, point: Point) -> u64 {
         let t = tat.max(self.barrier).max(point.floor);
-        (point.floor + self.burst).saturating_sub(t) / self.grains
+        (point.floor + self.burst).saturating_sub(t).checked_div(self.grains).unwrap_or(0)
     }
 
     /// `line` continued from `now` on; a pause that still lasts is left as it is.
@@ -255,7 +256,7 @@ impl Bucket {
     pub fn try_take(&self, now: impl Fn() -> u64, n: u64) -> Result<u64, Short> {
         match self.read_once(&now) {
             Some(view) => self.take_by(&view, n),
-            None => self.take_again(&now, n),
+            None => self.take_again(now(), n),
         }
     }
 
@@ -267,18 +268,17 @@ impl Bucket {
         let Some(end) = view.terms.decide(tat, view.point, cost) else { return Err(view.short(tat, cost)) };
         match self.advance(tat, end) {
             Ok(()) => Ok(view.point.tick),
-            Err(seen) => self.take_contended(view, cost, seen),
+            Err(_) => self.take_again(view.now, n),
         }
     }
 
+    /// After a lost race: by a reading that is stale by now, which costs less than another one.
     #[cold]
     #[inline(never)]
-    fn take_again(&self, now: &impl Fn() -> u64, n: u64) -> Result<u64, Short> {
-        self.take_by(&self.view(now), n)
-    }
-
-    #[inline(never)]
-    fn take_contended(&self, view: &View, cost: u64, mut tat: u64) -> Result<u64, Short> {
+    fn take_again(&self, now: u64, n: u64) -> Result<u64, Short> {
+        let view = self.view(&|| now);
+        let Some(cost) = view.terms.cost(n) else { return Err(Short::NeverFits) };
+        let mut tat = self.tat.load(Ordering::Relaxed);
         let mut spins = 1;
         loop {
             let Some(end) = view.terms.decide(tat, view.point, cost) else {
@@ -376,8 +376,7 @@ impl Bucket {
     pub fn set_pace(&self, now: impl FnOnce() -> u64, pace: Pace) -> Result<(), Unfit> {
         self.change(now, |terms, now| {
             let mut terms = terms.rebased(now);
-            terms.line =
-                Line::new(terms.line.t0, terms.line.v0, pace, terms.grains).ok_or(Unfit::Rate)?;
+            terms.line = Line::new(terms.line.t0, terms.line.v0, pace, terms.grains).ok_or(Unfit::Rate)?;
             Ok(terms)
         })
     }
@@ -500,7 +499,8 @@ impl Bucket {
 }
 
 impl View {
-    #[inline(never)]
+    /// Pure arithmetic, inlined: who asks only whether it was granted does not pay for it.
+    #[inline(always)]
     fn short(&self, tat: u64, cost: u64) -> Short {
         let View { terms, point, now, .. } = self;
         // Less than the asked cost is left, so with one token asked there is no need to divide.

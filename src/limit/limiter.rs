@@ -112,7 +112,9 @@ impl RateLimiterBuilder {
         if let Some(max) = &self.max_rate {
             max.validate("max_rate")?;
             if !self.rate.at_most(max) {
-                return Err(Invalid::new("max_rate", format!("{max} is below the rate, {}", self.rate)).into());
+                return Err(
+                    Invalid::new("max_rate", format!("{max} is below the rate, {}", self.rate)).into()
+                );
             }
         }
         let clock = self.clock.unwrap_or_default();
@@ -203,7 +205,8 @@ impl RateLimiter {
     /// assert!(denied.ready_in > batchyard::secs(3590));
     /// # Ok::<(), batchyard::limit::LimitError>(())
     /// ```
-    #[inline]
+    // Always: what a refusal says is computed only where somebody looks at it.
+    #[inline(always)]
     pub fn try_acquire(&self, n: u64) -> Result<Grant<'_>, Denied> {
         let inner = &*self.inner;
         if n == 0 {
@@ -424,10 +427,8 @@ impl Inner {
     fn acquire_slow(&self, n: u64, deadline: Deadline) -> Result<Grant<'_>, LimitError> {
         let asked = self.clock.now();
         let latest = deadline.on(&self.clock).map_or(u64::MAX, |deadline| self.clock.raw_at(deadline));
-        let mut slot = self
-            .bucket
-            .reserve(|| self.clock.raw(), n, latest)
-            .map_err(|short| self.refused(short, n))?;
+        let mut slot =
+            self.bucket.reserve(|| self.clock.raw(), n, latest).map_err(|short| self.refused(short, n))?;
         match self.sleep_until(&mut slot, n, latest) {
             Ok(()) => Ok(Grant::after(asked, self.slot_time(&slot), n)),
             Err(error) => {
@@ -446,14 +447,19 @@ impl Inner {
             let _entry = Entry::new(self, parker.unparker());
             loop {
                 if !self.bucket.retime(slot) {
-                    return Err(LimitError::NeverFits { asked: n, burst: self.settings.lock().rate.burst_size() });
+                    return Err(LimitError::NeverFits {
+                        asked: n,
+                        burst: self.settings.lock().rate.burst_size(),
+                    });
                 }
                 if slot.start <= self.clock.raw() {
                     return Ok(());
                 }
                 if slot.start > latest {
                     let tick = (slot.start < u64::MAX).then_some(slot.start);
-                    return Err(LimitError::WouldMissDeadline { ready_in: self.ready_in(tick, self.clock.raw()) });
+                    return Err(LimitError::WouldMissDeadline {
+                        ready_in: self.ready_in(tick, self.clock.raw()),
+                    });
                 }
                 self.clock.park(parker, Some(self.slot_time(slot)));
             }
@@ -469,7 +475,7 @@ impl Inner {
         self.clock.at_raw(tick) + Duration::from_nanos(u64::from(!self.nanos))
     }
 
-    #[inline]
+    #[inline(always)]
     fn ready_in(&self, tick: Option<u64>, now: u64) -> Duration {
         let Some(tick) = tick else { return Duration::MAX };
         // The ticks are rounded down to nanoseconds, and so is the reading that the caller adds them to.
@@ -477,7 +483,7 @@ impl Inner {
         Duration::from_nanos(self.clock.at_raw(tick.saturating_sub(now)).as_nanos().saturating_add(round))
     }
 
-    #[inline]
+    #[inline(always)]
     fn denied(&self, short: Short) -> Denied {
         match short {
             Short::Until { tick, now, left } => {
@@ -497,7 +503,9 @@ impl Inner {
     #[cold]
     fn refused(&self, short: Short, asked: u64) -> LimitError {
         match short {
-            Short::NeverFits => LimitError::NeverFits { asked, burst: self.settings.lock().rate.burst_size() },
+            Short::NeverFits => {
+                LimitError::NeverFits { asked, burst: self.settings.lock().rate.burst_size() }
+            }
             Short::Until { tick, now, .. } => {
                 LimitError::WouldMissDeadline { ready_in: self.ready_in(tick, now) }
             }

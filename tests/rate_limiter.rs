@@ -1,6 +1,8 @@
 //! `RateLimiter` by example: on a manual clock to the nanosecond, and on the real clock with margins that a loaded
 //! machine cannot break.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
+
 use batchyard::limit::{LimitError, Refund};
 use batchyard::{Clock, Deadline, ManualClock, Rate, RateLimiter, Timestamp, millis, secs};
 use std::thread;
@@ -80,7 +82,12 @@ fn idling_fills_the_burst_and_no_more() {
 
 #[test]
 fn a_full_burst_is_granted_at_any_odd_time() {
-    for rate in [Rate::per_second(3), Rate::per_second(999_999_937), Rate::per_second_f64(0.7), Rate::per(13, secs(7))] {
+    for rate in [
+        Rate::per_second(3),
+        Rate::per_second(999_999_937),
+        Rate::per_second_f64(0.7),
+        Rate::per(13, secs(7)),
+    ] {
         let (time, limiter) = manual(rate.burst(4));
         for odd in [1u64, 7, 123_456_789, 3_600_000_000_001] {
             time.advance(secs(100) + Duration::from_nanos(odd));

@@ -361,8 +361,7 @@ impl Bucket {
     pub fn set_pace(&self, now: impl FnOnce() -> u64, pace: Pace) -> Result<(), Unfit> {
         self.change(now, |terms, now| {
             let mut terms = terms.rebased(now);
-            terms.line =
-                Line::new(terms.line.t0, terms.line.v0, pace, terms.grains).ok_or(Unfit::Rate)?;
+            terms.line = Line::new(terms.line.t0, terms.line.v0, pace, terms.grains).ok_or(Unfit::Rate)?;
             Ok(terms)
         })
     }

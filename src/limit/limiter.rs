@@ -112,7 +112,9 @@ impl RateLimiterBuilder {
         if let Some(max) = &self.max_rate {
             max.validate("max_rate")?;
             if !self.rate.at_most(max) {
-                return Err(Invalid::new("max_rate", format!("{max} is below the rate, {}", self.rate)).into());
+                return Err(
+                    Invalid::new("max_rate", format!("{max} is below the rate, {}", self.rate)).into()
+                );
             }
         }
         let clock = self.clock.unwrap_or_default();
@@ -424,10 +426,8 @@ impl Inner {
     fn acquire_slow(&self, n: u64, deadline: Deadline) -> Result<Grant<'_>, LimitError> {
         let asked = self.clock.now();
         let latest = deadline.on(&self.clock).map_or(u64::MAX, |deadline| self.clock.raw_at(deadline));
-        let mut slot = self
-            .bucket
-            .reserve(|| self.clock.raw(), n, latest)
-            .map_err(|short| self.refused(short, n))?;
+        let mut slot =
+            self.bucket.reserve(|| self.clock.raw(), n, latest).map_err(|short| self.refused(short, n))?;
         match self.sleep_until(&mut slot, n, latest) {
             Ok(()) => Ok(Grant::after(asked, self.slot_time(&slot), n)),
             Err(error) => {
@@ -446,14 +446,19 @@ impl Inner {
             let _entry = Entry::new(self, parker.unparker());
             loop {
                 if !self.bucket.retime(slot) {
-                    return Err(LimitError::NeverFits { asked: n, burst: self.settings.lock().rate.burst_size() });
+                    return Err(LimitError::NeverFits {
+                        asked: n,
+                        burst: self.settings.lock().rate.burst_size(),
+                    });
                 }
                 if slot.start <= self.clock.raw() {
                     return Ok(());
                 }
                 if slot.start > latest {
                     let tick = (slot.start < u64::MAX).then_some(slot.start);
-                    return Err(LimitError::WouldMissDeadline { ready_in: self.ready_in(tick, self.clock.raw()) });
+                    return Err(LimitError::WouldMissDeadline {
+                        ready_in: self.ready_in(tick, self.clock.raw()),
+                    });
                 }
                 self.clock.park(parker, Some(self.slot_time(slot)));
             }
@@ -497,7 +502,9 @@ impl Inner {
     #[cold]
     fn refused(&self, short: Short, asked: u64) -> LimitError {
         match short {
-            Short::NeverFits => LimitError::NeverFits { asked, burst: self.settings.lock().rate.burst_size() },
+            Short::NeverFits => {
+                LimitError::NeverFits { asked, burst: self.settings.lock().rate.burst_size() }
+            }
             Short::Until { tick, now, .. } => {
                 LimitError::WouldMissDeadline { ready_in: self.ready_in(tick, now) }
             }

@@ -196,13 +196,17 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Rate, Invalid> {
         let bad = || {
-            Invalid::new("rate", format!("`{text}` is not a rate: write for example 2/s, 0.5/s, 100/m or 2/s,burst=5"))
+            Invalid::new(
+                "rate",
+                format!("`{text}` is not a rate: write for example 2/s, 0.5/s, 100/m or 2/s,burst=5"),
+            )
         };
         let (rate, burst) = match text.split_once(',') {
             None => (text, None),
             Some((rate, burst)) => {
                 let number = burst.trim().strip_prefix("burst=").and_then(|n| n.parse::<u64>().ok());
-                let wrong = || Invalid::new("burst", format!("`{}` is not of the form burst=5", burst.trim()));
+                let wrong =
+                    || Invalid::new("burst", format!("`{}` is not of the form burst=5", burst.trim()));
                 (rate, Some(number.ok_or_else(wrong)?))
             }
         };
@@ -238,7 +242,8 @@ fn period_nanos(text: &str) -> Option<u64> {
 /// A decimal number without sign or exponent, as an exact fraction. `None` also beyond 19 digits either way.
 fn decimal(text: &str) -> Option<(u128, u128)> {
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    if whole.is_empty() && part.is_empty() || !(whole.bytes().chain(part.bytes())).all(|b| b.is_ascii_digit()) {
+    if whole.is_empty() && part.is_empty() || !(whole.bytes().chain(part.bytes())).all(|b| b.is_ascii_digit())
+    {
         return None;
     }
     let den = 10u128.checked_pow(u32::try_from(part.len()).ok()?)?;
@@ -289,9 +294,27 @@ mod tests {
 
     #[test]
     fn what_is_no_rate_is_refused() {
-        for text in ["", "/", "2", "/s", "2/", "2/x", "-2/s", "2/-1s", "1e3/s", "2/s,5", "2/s,burst=", "2/s,burst=-1",
-            "./s", "NaN/s", "inf/s", "2/s/s", "2//s", "2/999999999999999999999d", "2/s,burst=99999999999999999999"]
-        {
+        for text in [
+            "",
+            "/",
+            "2",
+            "/s",
+            "2/",
+            "2/x",
+            "-2/s",
+            "2/-1s",
+            "1e3/s",
+            "2/s,5",
+            "2/s,burst=",
+            "2/s,burst=-1",
+            "./s",
+            "NaN/s",
+            "inf/s",
+            "2/s/s",
+            "2//s",
+            "2/999999999999999999999d",
+            "2/s,burst=99999999999999999999",
+        ] {
             let wrong = text.parse::<Rate>().unwrap_err();
             assert!(wrong.field == "rate" || wrong.field == "burst", "{text}");
         }
@@ -299,7 +322,9 @@ mod tests {
 
     #[test]
     fn numbers_that_are_none_fail_validation() {
-        for wrong in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -1.0, -0.0, f64::MAX, f64::MIN_POSITIVE] {
+        for wrong in
+            [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -1.0, -0.0, f64::MAX, f64::MIN_POSITIVE]
+        {
             assert_eq!(Rate::per_second_f64(wrong).validate("rate").unwrap_err().field, "rate", "{wrong}");
         }
         assert!(Rate::per_second(0).validate("rate").is_err());

@@ -12,7 +12,7 @@
 //! The readers of changing terms retry while one is being written, so those models stay out of the
 //! `loom_rmw_loads` pass; the others are in `loop_free`.
 
-use batchyard::__model::bucket::{Bucket, Pace, Short, Slot};
+use batchyard::__model::bucket::{Bucket, Pace, Short, Slot, View};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(shuttle)]
@@ -36,7 +36,11 @@ enum Seen {
 use Seen::{Granted, Until};
 
 fn take(bucket: &Bucket, now: impl Fn() -> u64, n: u64) -> Seen {
-    match bucket.try_take(now, n) {
+    seen(bucket.try_take(now, n))
+}
+
+fn seen(taken: Result<u64, Short>) -> Seen {
+    match taken {
         Ok(stamp) => Granted(stamp),
         Err(Short::Until { tick: Some(tick), .. }) => Until(tick),
         Err(short) => panic!("{short:?}"),
@@ -49,17 +53,46 @@ mod loop_free {
     use batchyard_loom_tests::explore;
     use std::collections::BTreeSet;
 
+    /// A bucket, and what its takers have read: their race is on the one word that they move. (How they read is the
+    /// subject of `changing`.)
+    struct Shared {
+        bucket: Bucket,
+        view: View,
+    }
+
+    impl Shared {
+        fn full(burst: u64) -> Shared {
+            let bucket = bucket(1, burst);
+            let view = bucket.view(&|| 0);
+            Shared { bucket, view }
+        }
+
+        fn empty() -> Shared {
+            let s = Shared::full(1);
+            s.take().unwrap();
+            s
+        }
+
+        fn take(&self) -> Result<u64, Short> {
+            self.bucket.take_by(&self.view, 1)
+        }
+
+        fn reserve(&self, latest: u64) -> Result<Slot, Short> {
+            self.bucket.reserve_by(&self.view, 1, latest)
+        }
+    }
+
     #[test]
     fn two_take_the_last_token() {
-        let body = |bucket: &Bucket| bucket.try_take(|| 0, 1).is_ok();
-        explore(|| bucket(1, 1), &[body, body], |_, taken| (taken[0], taken[1]))
+        let body = |s: &Shared| s.take().is_ok();
+        explore(|| Shared::full(1), &[body, body], |_, taken| (taken[0], taken[1]))
             .exactly([(true, false), (false, true)]);
     }
 
     #[test]
     fn three_take_two_tokens() {
-        let body = |bucket: &Bucket| bucket.try_take(|| 0, 1).is_ok();
-        explore(|| bucket(1, 2), &[body, body, body], |_, taken| taken).exactly([
+        let body = |s: &Shared| s.take().is_ok();
+        explore(|| Shared::full(2), &[body, body, body], |_, taken| taken).exactly([
             vec![true, true, false],
             vec![true, false, true],
             vec![false, true, true],
@@ -73,11 +106,11 @@ mod loop_free {
     fn a_stale_reading_takes_nothing_from_a_fresh_one() {
         explore(
             || {
-                let bucket = bucket(1, 1);
-                bucket.try_take(|| 0, 1).unwrap();
-                bucket
+                let s = Shared::empty();
+                let fresh = s.bucket.view(&|| 1);
+                (s, fresh)
             },
-            &[|bucket: &Bucket| take(bucket, || 1, 1), |bucket| take(bucket, || 0, 1)],
+            &[|(s, fresh): &(Shared, View)| seen(s.bucket.take_by(fresh, 1)), |(s, _)| seen(s.take())],
             |_, seen| (seen[0], seen[1]),
         )
         // The stale one is refused by either state; only how long it is told to wait differs.
@@ -117,17 +150,13 @@ mod loop_free {
         ] {
             expected.insert(sequential(&order));
         }
-        let reserve = |bucket: &Bucket| (bucket.reserve(|| 0, 1, u64::MAX).unwrap().start, None);
+        let reserve = |s: &Shared| (s.reserve(u64::MAX).unwrap().start, None);
         explore(
-            || {
-                let bucket = bucket(1, 1);
-                bucket.try_take(|| 0, 1).unwrap();
-                bucket
-            },
+            Shared::empty,
             &[
-                |bucket: &Bucket| {
-                    let slot = bucket.reserve(|| 0, 1, u64::MAX).unwrap();
-                    (slot.start, Some(bucket.cancel(&slot)))
+                |s: &Shared| {
+                    let slot = s.reserve(u64::MAX).unwrap();
+                    (slot.start, Some(s.bucket.cancel(&slot)))
                 },
                 reserve,
                 reserve,
@@ -139,19 +168,11 @@ mod loop_free {
 
     #[test]
     fn a_deadline_that_cannot_be_met_writes_nothing() {
-        explore(
-            || {
-                let bucket = bucket(1, 1);
-                bucket.try_take(|| 0, 1).unwrap();
-                bucket
-            },
-            &[
-                |bucket: &Bucket| bucket.reserve(|| 0, 1, 1).is_ok(),
-                |bucket| bucket.reserve(|| 0, 1, 1).is_ok(),
-            ],
-            // Exactly one has the place at tick 1, and the next is at 2.
-            |bucket, seen| (seen[0], seen[1], bucket.reserve(|| 0, 1, u64::MAX).unwrap().start),
-        )
+        let body = |s: &Shared| s.reserve(1).is_ok();
+        // Exactly one has the place at tick 1, and the next is at 2.
+        explore(Shared::empty, &[body, body], |s, seen| {
+            (seen[0], seen[1], s.reserve(u64::MAX).unwrap().start)
+        })
         .exactly([(true, false, 2), (false, true, 2)]);
     }
 }

@@ -111,7 +111,7 @@ struct Terms {
 
 /// The terms, and a reading of the clock taken while they stood.
 #[derive(Clone, Copy, Debug)]
-struct View {
+pub struct View {
     terms: Terms,
     now: u64,
     point: Point,
@@ -251,22 +251,28 @@ impl Bucket {
     /// [`Short`] says when there will be enough.
     #[inline(always)]
     pub fn try_take(&self, now: impl Fn() -> u64, n: u64) -> Result<u64, Short> {
-        let Some(view) = self.read_once(&now) else { return self.take_again(&now, n) };
+        match self.read_once(&now) {
+            Some(view) => self.take_by(&view, n),
+            None => self.take_again(&now, n),
+        }
+    }
+
+    /// [`try_take`](Self::try_take) by terms and a time that were read before.
+    #[inline(always)]
+    pub fn take_by(&self, view: &View, n: u64) -> Result<u64, Short> {
         let Some(cost) = view.terms.cost(n) else { return Err(Short::NeverFits) };
         let tat = self.tat.load(Ordering::Relaxed);
         let Some(end) = view.terms.decide(tat, view.point, cost) else { return Err(view.short(tat, cost)) };
         match self.advance(tat, end) {
             Ok(()) => Ok(view.point.tick),
-            Err(seen) => self.take_contended(&view, cost, seen),
+            Err(seen) => self.take_contended(view, cost, seen),
         }
     }
 
     #[cold]
     #[inline(never)]
     fn take_again(&self, now: &impl Fn() -> u64, n: u64) -> Result<u64, Short> {
-        let view = self.read(now);
-        let cost = view.terms.cost(n).ok_or(Short::NeverFits)?;
-        self.take_contended(&view, cost, self.tat.load(Ordering::Relaxed))
+        self.take_by(&self.view(now), n)
     }
 
     #[inline(never)]
@@ -290,8 +296,12 @@ impl Bucket {
     ///
     /// [`Short`]; nothing has changed then.
     pub fn reserve(&self, now: impl Fn() -> u64, n: u64, latest: u64) -> Result<Slot, Short> {
-        let view = self.read(&now);
-        let View { terms, point, now, epoch } = view;
+        self.reserve_by(&self.view(&now), n, latest)
+    }
+
+    /// [`reserve`](Self::reserve) by terms and a time that were read before.
+    pub fn reserve_by(&self, view: &View, n: u64, latest: u64) -> Result<Slot, Short> {
+        let View { terms, point, now, epoch } = *view;
         if n == 0 {
             return Ok(Slot { start: now, made: now, end: 0, before: 0, epoch, n });
         }
@@ -340,7 +350,7 @@ impl Bucket {
     /// What started before the first change since it was last brought up to date has started.
     pub fn retime(&self, slot: &mut Slot) -> bool {
         // Not a clock, but to be read while the terms stand, as a clock is.
-        let View { terms, epoch, now: since, .. } = self.read(&|| self.terms.since.load(Ordering::Acquire));
+        let View { terms, epoch, now: since, .. } = self.view(&|| self.terms.since.load(Ordering::Acquire));
         let started = slot.at_once() || (epoch == slot.epoch + 2 && slot.start <= since);
         if epoch == slot.epoch || started {
             return true;
@@ -353,7 +363,7 @@ impl Bucket {
 
     /// Tokens that could be taken now.
     pub fn left(&self, now: impl Fn() -> u64) -> u64 {
-        let view = self.read(&now);
+        let view = self.view(&now);
         view.terms.left(self.tat.load(Ordering::Relaxed), view.point)
     }
 
@@ -415,7 +425,8 @@ impl Bucket {
         self.tat.compare_exchange_weak(from, to, Ordering::Relaxed, Ordering::Relaxed).map(drop)
     }
 
-    fn read(&self, now: &impl Fn() -> u64) -> View {
+    /// The terms and the time.
+    pub fn view(&self, now: &impl Fn() -> u64) -> View {
         loop {
             if let Some(view) = self.read_once(now) {
                 return view;

@@ -47,7 +47,7 @@ mod line;
 
 pub use self::line::{Pace, fraction_below};
 
-use self::line::{END, Line, Point};
+use self::line::{Line, Point};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{CachePadded, Mutex, armed, hint, ordering};
 
@@ -59,6 +59,8 @@ const FAST: u64 = 8;
 const FAST_AND_WHOLE: u64 = 32;
 /// Grains to the token at the most (reached by rates under one an hour): leaves room for bursts of 2^16.
 const FINEST: u64 = 1 << 44;
+/// The epoch of a slot that started before a change, so that no further one can move it.
+const STARTED: u64 = u64::MAX;
 /// How many spins a lost CAS may cost at the most.
 const MOST_SPINS: u32 = 64;
 
@@ -152,7 +154,7 @@ impl Terms {
     fn ready(&self, tat: u64, point: Point, cost: u64) -> Option<u64> {
         let position = tat.max(self.barrier) + cost - self.burst;
         let ready = point.tick.checked_add(self.line.ticks_until(point, position))?;
-        (position < END).then_some(ready)
+        (ready - self.line.t0 <= self.line.span).then_some(ready)
     }
 
     fn left(&self, tat: u64, point: Point) -> u64 {
@@ -376,8 +378,11 @@ impl Bucket {
     pub fn retime(&self, slot: &mut Slot) -> bool {
         // Not a clock, but to be read while the terms stand, as a clock is.
         let View { terms, epoch, now: since, .. } = self.view(&|| self.terms.since.load(Ordering::Acquire));
-        let started = slot.at_once() || (epoch == slot.epoch + 2 && slot.start <= since);
-        if epoch == slot.epoch || started {
+        if slot.at_once() || slot.epoch == STARTED || slot.epoch == epoch {
+            return true;
+        }
+        if epoch == slot.epoch + 2 && slot.start <= since {
+            slot.epoch = STARTED;
             return true;
         }
         let due = terms.line.reaches(slot.end.saturating_sub(terms.burst));

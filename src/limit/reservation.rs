@@ -3,6 +3,7 @@
 use super::error::LimitError;
 use super::limiter::RateLimiter;
 use crate::core::bucket::Slot;
+use crate::sync::Mutex;
 use crate::time::{Scale, Timestamp};
 use std::fmt;
 use std::marker::PhantomData;
@@ -101,7 +102,8 @@ pub enum Refund {
 #[must_use = "dropping a reservation cancels it"]
 pub struct Reservation {
     limiter: RateLimiter,
-    slot: Slot,
+    /// As of when it was last looked at.
+    slot: Mutex<Slot>,
     n: u64,
     made: Timestamp,
     /// False once it is waited for or cancelled.
@@ -111,13 +113,14 @@ pub struct Reservation {
 impl Reservation {
     pub(super) fn new(limiter: RateLimiter, slot: Slot, n: u64) -> Self {
         let made = limiter.clock().now();
-        Reservation { limiter, slot, n, made, held: true }
+        Reservation { limiter, slot: Mutex::new(slot), n, made, held: true }
     }
 
     /// When its tokens will be there, by the rate, burst and pause of now: a change of them moves it.
+    /// One that nobody looked at between two changes may count as started at the later one.
     /// [`Timestamp::MAX`] when a pause has moved it out of the clock's reach.
     pub fn start_at(&self) -> Timestamp {
-        let mut slot = self.slot;
+        let mut slot = self.slot.lock();
         self.limiter.bucket().retime(&mut slot);
         self.limiter.slot_time(&slot)
     }
@@ -138,7 +141,7 @@ impl Reservation {
     ///
     /// [`LimitError::NeverFits`] when the burst was lowered below its tokens; it is cancelled then.
     pub fn wait(mut self) -> Result<Grant<'static>, LimitError> {
-        let mut slot = self.slot;
+        let mut slot = *self.slot.lock();
         self.limiter.sleep_until(&mut slot, self.n)?;
         self.held = false;
         Ok(Grant::after(self.made, self.limiter.slot_time(&slot), self.n))
@@ -151,7 +154,7 @@ impl Reservation {
     }
 
     fn give_back(&self) -> Refund {
-        if self.limiter.bucket().cancel(&self.slot) { Refund::Exact } else { Refund::Dropped(self.n) }
+        if self.limiter.bucket().cancel(&self.slot.lock()) { Refund::Exact } else { Refund::Dropped(self.n) }
     }
 }
 

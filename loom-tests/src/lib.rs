@@ -74,11 +74,7 @@ where
         };
         run(model, bodies.len());
         let mut seen = seen.lock().unwrap();
-        explored.push(Order {
-            order,
-            outcomes: std::mem::take(&mut seen.0),
-            executions: seen.1,
-        });
+        explored.push(Order { order, outcomes: std::mem::take(&mut seen.0), executions: seen.1 });
     }
     Explored(explored)
 }

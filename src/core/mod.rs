@@ -1,13 +1,21 @@
 //! Floor 1: the lock-free words, and wait lists under a short latch. No clock, no I/O, no allocation after `new`,
-//! no third-party atomics: every file here runs under loom and shuttle as it stands.
+//! no third-party atomics: every file here runs under loom and shuttle as it stands. Each has its model in
+//! `loom-tests/tests/` under the same name.
 //!
 //! | file | structure | progress |
 //! |---|---|---|
+//! | `chunk` | a range of items taken one by one or from the back; who holds its buffer | lock-free |
+//! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
+//! | `lifecycle` | running, draining, stopped, and how many are inside | lock-free |
+//! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
 
 // `pub`, not `pub(crate)`: the model checkers reach these through `__model`.
 #![allow(unreachable_pub, dead_code)]
+// The parker of floor 0 is not public; the models bring it in through a wrapper of their own.
+#![cfg_attr(any(loom, shuttle), allow(private_interfaces))]
 pub mod bucket;
 pub mod chunk;
+pub mod laneword;
 pub mod lifecycle;
 pub mod permits;
 pub mod ready;

@@ -12,7 +12,7 @@
 // `pub`, not `pub(crate)`: the model checkers reach these through `__model`.
 #![allow(unreachable_pub, dead_code)]
 // The parker of floor 0 is not public; the models bring it in through a wrapper of their own.
-#![cfg_attr(any(loom, shuttle), allow(private_interfaces))]
+#![cfg_attr(any(loom, shuttle), allow(private_bounds, private_interfaces))]
 pub mod bucket;
 pub mod chunk;
 pub mod laneword;

@@ -223,6 +223,32 @@ mod buffer {
         Once { buffer, epoch }
     }
 
+    /// A thief that holds the buffer by other means (its use lasts) sees what the owner wrote before it armed.
+    #[test]
+    fn arming_publishes_the_buffer() {
+        let bodies: [Body<Buffer, Vec<u32>>; 2] = [
+            |s| {
+                s.items[1].with_mut(|item| unsafe { *item = 7 });
+                let epoch = s.chunk.arm(0, 2);
+                s.chunk.next(epoch).into_iter().collect()
+            },
+            |s| {
+                s.chunk
+                    .take_back()
+                    .into_iter()
+                    .flat_map(|(_, r)| r)
+                    .skip_while(|i| *i == 0)
+                    .map(|i| s.read(i))
+                    .collect()
+            },
+        ];
+        explore(Buffer::new, &bodies, |_, got| got).exactly_together([
+            vec![vec![0], vec![]],
+            vec![vec![0], vec![7]],
+            vec![vec![], vec![7]],
+        ]);
+    }
+
     /// The owner is done and lets go while a thief may still read.
     #[test]
     fn owner_lets_go() {

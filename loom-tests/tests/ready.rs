@@ -18,7 +18,7 @@ use loom::sync::atomic::AtomicBool;
 use shuttle::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-/// The models with three threads have too many steps to be explored whole.
+/// The models with three threads, or with many steps, have too many steps to be explored whole.
 const BOUND: Option<usize> = Some(2);
 
 /// One lane (number 0, class 0) and its workers.
@@ -68,9 +68,9 @@ impl Yard {
         self.sleepers[worker].wait(&self.set, || self.find())
     }
 
-    /// At the end: no entry left, no hint left.
+    /// At the end: no entry left, no grant left. (A hint may be: its setter came after the entry had gone.)
     fn done(&self) {
-        assert_eq!((self.word.pending(), self.set.bits(0), self.set.admitted_bits()), (0, 0, 0));
+        assert_eq!((self.word.pending(), self.set.admitted_bits()), (0, 0));
     }
 }
 
@@ -114,6 +114,28 @@ mod loop_free {
             got
         })
         .exactly([vec![true, false], vec![false, true]]);
+    }
+
+    /// Who takes the grant sees what the granter did. (The taker looks once: `None` is "came too early".)
+    #[cfg(loom)]
+    #[test]
+    fn grant_brings_its_permits() {
+        struct Granted {
+            set: ReadySet,
+            permits: loom::cell::UnsafeCell<u32>,
+        }
+        // The cell stands for what the granter deducted; the admitted bit orders the accesses.
+        unsafe impl Sync for Granted {}
+        let bodies: [Body<Granted, Option<u32>>; 2] = [
+            |s| {
+                s.permits.with_mut(|permits| unsafe { *permits = 3 });
+                s.set.admit(0);
+                None
+            },
+            |s| s.set.take_admitted(0).then(|| s.permits.with(|permits| unsafe { *permits })),
+        ];
+        let setup = || Granted { set: ReadySet::new(0), permits: loom::cell::UnsafeCell::new(0) };
+        explore(setup, &bodies, |_, got| got[1]).exactly([None, Some(3)]);
     }
 
     /// A worker that falls asleep against a push: it ends with the entry.
@@ -198,7 +220,8 @@ fn two_rounds() {
         },
         |s| s.work(0) + s.work(0),
     ];
-    explore(
+    explore_bounded(
+        BOUND,
         || yard(1),
         &bodies,
         |s, got| {
@@ -335,7 +358,7 @@ fn pause_and_sleep() {
         s.push(1);
         s
     };
-    explore(setup, &bodies, |s, got| {
+    explore_bounded(Some(3), setup, &bodies, |s, got| {
         assert_eq!(s.word.pending(), 0);
         got[1]
     })

@@ -1,4 +1,54 @@
-//! Batches of work on OS threads, under limits.
+//! Runs batches of work on OS threads at the edge of the limits around them: threads, calls a second, connections,
+//! retries, deadlines, priorities. Synchronous throughout: no async runtime anywhere in the dependencies.
+//!
+//! ```
+//! use batchyard::{Engine, Rate, secs};
+//!
+//! let engine = Engine::builder().workers(4).in_memory().rate("api", Rate::per_second(1000).burst(20)).open()?;
+//!
+//! // Borrowed from the stack, results in order:
+//! let squares = engine.map(0..100u64, |n, _ctx| Ok(n * n));
+//! assert_eq!(squares.len(), 100);
+//!
+//! // A batch with limits, results as they come:
+//! let batch = engine
+//!     .batch("lengths")
+//!     .item_timeout(secs(30))
+//!     .paced_by("api")
+//!     .submit(["one".to_string(), "three".to_string()], |word, _ctx| Ok(word.len()))?;
+//! assert_eq!(batch.results().filter(|item| item.as_ref().is_ok_and(|item| item.outcome.is_ok())).count(), 2);
+//! # Ok::<(), batchyard::Error>(())
+//! ```
+//!
+//! # How it is organised
+//!
+//! - [`Engine`] runs things: [`Engine::map`] and its kin for data on the stack, [`Engine::batch`] for batches that are
+//!   submitted, watched and steered through a [`Batch`], [`Engine::spawn`] for single closures. What a closure sees is
+//!   its [`Context`]; what it returns on failure is a [`Failure`], into which any error converts.
+//! - [`limit`] has the limits for use on their own: [`RateLimiter`] and [`Quota`].
+//! - [`job`] is plain data: keys, failures, retry policies, dead items, reports. [`stats`] is what an engine counts.
+//! - [`resource`] names the resources that items use.
+//! - [`Clock`] and [`ManualClock`]: everything is timed by a clock that a test can move by hand.
+//!
+//! # What it re-implements
+//!
+//! A Python service for "concurrency control in batch processing". Its names and where they went:
+//!
+//! | the Python service | here |
+//! |---|---|
+//! | ResourceType | [`ResourceKind`] |
+//! | RateLimiter | [`RateLimiter`] |
+//! | ConcurrencyManager | [`Engine`] |
+//! | ConcurrentBatchService, BatchService, BatchCreateRequest | [`Engine::batch`], [`BatchBuilder::submit`] |
+//! | ConcurrentBatchConfig | [`EngineConfig`] |
+//! | WorkerInfo, ConcurrentBatchStatistics | [`WorkerStats`], [`Stats`] |
+//! | BatchPriority | [`Priority`] |
+//!
+//! # What it does not do
+//!
+//! It does not run futures. It cannot stop a thread that ignores its cancellation: it can only replace it, and drops
+//! what comes late. It promises "exactly once" for nothing outside the process: an item whose attempt failed, timed
+//! out or was abandoned may run again, under the same [idempotency key](Context::idempotency_key).
 #![cfg_attr(any(loom, shuttle), allow(dead_code, unused_imports, unreachable_pub))]
 
 mod core;
@@ -20,8 +70,6 @@ pub mod limit;
 #[cfg(not(any(loom, shuttle)))]
 mod meter;
 #[cfg(not(any(loom, shuttle)))]
-mod par;
-#[cfg(not(any(loom, shuttle)))]
 mod policy;
 #[cfg(not(any(loom, shuttle)))]
 pub mod resource;
@@ -34,9 +82,26 @@ mod time;
 
 #[cfg(not(any(loom, shuttle)))]
 pub use crate::{
+    batch::{
+        Batch, BatchBuilder, ByHash, ByKey, Engine, EngineBuilder, JoinError, KeyOf, Progress, Results,
+        Ticket,
+    },
+    engine::{CancelToken, Context, EngineConfig, Error, Event, PushError, Workers},
     error::Invalid,
+    job::{
+        AttemptError, AttemptKind, BatchStatus, Dead, DeadReason, Duplicates, Failure, FailureKind,
+        HaltReason, HaltRule, ItemResult, Key, Payload, Priority, Report, Retry,
+    },
+    limit::{Quota, Rate, RateLimiter},
+    resource::ResourceKind,
+    stats::{BatchStats, Stats, WorkerStats},
     time::{Clock, Deadline, ManualClock, Ticker, Timestamp, millis, secs},
 };
+
+/// The README's example is a test.
+#[cfg(all(doctest, not(any(loom, shuttle))))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
 
 /// The core's structures, for the model checkers in `loom-tests/`. No part of the public interface.
 #[cfg(any(loom, shuttle))]

@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `batchyard`: everything is in the library's `cli` module.
+
+fn main() -> std::process::ExitCode {
+    batchyard::cli::main()
+}

@@ -208,12 +208,28 @@ impl Clock {
         self.now().0
     }
 
+    /// Whether time goes on while a thread spins: a manual clock's does not.
+    #[allow(dead_code)]
+    pub(crate) fn moves_alone(&self) -> bool {
+        !matches!(self.0, Kind::Manual(_))
+    }
+
     /// What a tick of [`raw`](Self::raw) is worth.
     #[allow(dead_code)]
     pub(crate) fn scale(&self) -> Scale {
         match &self.0 {
             Kind::Fast(fast) => fast.scale,
             Kind::Os(_) | Kind::Manual(_) => Scale::NANOS,
+        }
+    }
+
+    /// Whether raw readings of both clocks may be compared.
+    #[allow(dead_code)]
+    pub(crate) fn same(&self, other: &Clock) -> bool {
+        match (&self.0, &other.0) {
+            (Kind::Fast(_), Kind::Fast(_)) | (Kind::Os(_), Kind::Os(_)) => true,
+            (Kind::Manual(a), Kind::Manual(b)) => Arc::ptr_eq(a, b),
+            _ => false,
         }
     }
 

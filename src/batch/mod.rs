@@ -1,1 +1,30 @@
-//! Placeholder.
+//! Floor 5: what the user holds.
+//!
+//! | file | what |
+//! |---|---|
+//! | `engine` | [`Engine`]: opened from a builder or a configuration, closed by [`Engine::shutdown`] |
+//! | `builder` | [`EngineBuilder`] |
+//! | `request` | [`BatchBuilder`]: what a batch asks for |
+//! | `handle` | [`Batch`]: push, steer, wait |
+//! | `results` | [`Results`]: the iterator over results |
+//! | `map` | `map`, `try_map`, `for_each`: borrowed from the caller's stack |
+//! | `ticket` | `spawn` and its [`Ticket`] |
+//! | `work` | a submitted batch as its lane sees it |
+
+mod builder;
+mod engine;
+mod handle;
+mod map;
+mod request;
+mod results;
+mod ticket;
+mod work;
+
+pub use self::{
+    builder::EngineBuilder,
+    engine::Engine,
+    handle::{Batch, Progress},
+    request::{BatchBuilder, ByHash, ByKey, KeyOf},
+    results::Results,
+    ticket::{JoinError, Ticket},
+};

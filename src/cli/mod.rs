@@ -1,1 +1,69 @@
-//! Placeholder.
+//! Floor 7: the command line program.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `args.rs`, `values.rs` | what may be written, and what it means |
+//! | `input.rs`, `template.rs`, `bytes.rs` | items, and the command for one of them |
+//! | `job.rs` | an attempt: run it, judge its end |
+//! | `child.rs`, `group.rs`, `capture.rs` | a process, its group, its output |
+//! | `drive.rs` | items to the scheduler, results from it |
+//! | `report.rs`, `order.rs`, `json.rs`, `progress.rs`, `tally.rs` | what is printed |
+//! | `controls.rs`, `signals.rs` | how a run is stopped |
+//! | `run.rs` | all of it together |
+//! | `exit.rs` | how the program ends |
+
+mod args;
+mod bytes;
+mod capture;
+mod child;
+mod controls;
+mod drive;
+mod exit;
+mod group;
+mod input;
+mod job;
+mod json;
+mod order;
+mod progress;
+mod report;
+mod run;
+mod signals;
+mod tally;
+mod template;
+mod values;
+
+use clap::Parser;
+use exit::Exit;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// The program `batchyard`: reads the arguments of this process, does what they say, prints, and returns the exit code.
+pub fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        // Not `say`: the panic may be in what it calls.
+        let text = panic.to_string().replace('\n', " ");
+        let _ = writeln!(io::stderr(), "batchyard: internal error, please report it: {text}");
+        std::process::exit(Exit::Internal as i32);
+    }));
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help goes to stdout with 0, a mistake to stderr with 2.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { Exit::Usage } else { Exit::Done });
+        }
+    };
+    let args::Command::Run(args) = cli.command;
+    let exit = run::run(*args).unwrap_or_else(|trouble| {
+        say(&trouble);
+        trouble.exit
+    });
+    exit.into()
+}
+
+/// A line of our own on stderr.
+fn say(line: impl Display) {
+    // Nobody may be listening.
+    let _ = progress::aside(|| writeln!(io::stderr(), "batchyard: {line}"));
+}

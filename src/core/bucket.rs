@@ -1,1 +1,573 @@
-//! Placeholder.
+//! Token bucket: GCRA over virtual tokens, one word.
+//!
+//! Progress: taking and refusing are lock-free; while somebody changes the terms (rate, burst, pause) they wait for
+//! its dozen stores. Changes exclude each other by a latch (blocking).
+//! Source: the Generic Cell Rate Algorithm, in its virtual-scheduling form (ATM Forum Traffic Management 4.0,
+//! 4.4.5), with the axis turned from time into tokens so that rates are exact and may change under those who wait.
+//!
+//! The clock is mapped to a position `V(x)` in grains of a token (`line.rs`). Each unit that is handed out owns a
+//! piece of that axis, and `tat` ("theoretical arrival time") is where the next piece starts:
+//!
+//! | state, `t = max(tat, barrier)` | meaning | a take of `n <= burst` at tick `x` |
+//! |---|---|---|
+//! | `t <= floor V(x)` | idle: full | granted; *lifted*: owns `(ceil V, ceil V + n]` |
+//! | `t + n <= floor V(x) + burst` | in use | granted; owns `(t, t + n]` |
+//! | else | short | refused, nothing written; ready when `V` reaches `t + n - burst` |
+//!
+//! A reservation is a take at the first tick at which it would be granted, decided by the same rule.
+//!
+//! **Why the bound is exact.** In any window `[a, b]` of stamps at most `burst + V(b) - V(a)` is granted:
+//! 1. pieces never overlap: `tat` moves from `t` to the end of the new piece in one CAS, and a cancelled piece goes
+//!    back only while it is the last one ([`Bucket::cancel`]);
+//! 2. a piece starts at or above `ceil V` of its own stamp: lifted by construction, the others because `t > floor V`;
+//! 3. take the lowest piece in the window, stamp `s >= a`, and the highest. Highest not lifted: it ends at or below
+//!    `floor V(b) + burst`, so all pieces together measure at most `burst + V(b) - V(s)`. Highest lifted: it has at
+//!    most `burst`, and all others end at or below its `t <= floor V(b)`, so they measure at most `V(b) - V(s)`.
+//!
+//! A lift to the floor would let up to one grain too much pass; a lift to the ceiling judged by the second row would
+//! refuse a full burst after idling. Rule 3 needs no order among the stamps: readings may be stale or step back.
+//!
+//! **Terms** (line, burst, barrier) sit behind a sequence word, and the clock is read between its two readings, so
+//! nobody meets the old rate with a time after the change. `V` is continuous at a change (it loses less than a
+//! grain). A taker that validated and then stalls decides by its own stamp, which is before the change.
+//! A piece does not remember a time: its start is where `V` reaches `end - burst` *now*, so a new rate re-times all
+//! who wait; the epoch tells them to look again.
+//!
+//! **Pause** until `T`: `V` stands still before `T`, and `barrier = V + burst` keeps the bucket empty, so nobody
+//! passes before `T + 1/rate` and then one at a time. A barrier, not a raised `tat`: cancelling a reservation moves
+//! `tat` back to where it was before the pause, and must not open it.
+//!
+//! | invariant | kept by |
+//! |---|---|
+//! | `burst · grains <= MOST`, `V < END`: no sum here overflows | [`Bucket::new`], `Line::span` |
+//! | sequence even: the terms are those of epoch `sequence`; odd: being written | `Bucket::change` |
+//! | `barrier <= V + burst` of the pause that set it | `pause`, `set_burst` |
+
+mod line;
+
+pub use self::line::{Pace, fraction_below};
+
+use self::line::{END, Line, Point};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{CachePadded, Mutex, armed, hint, ordering};
+
+/// The largest burst, in grains.
+const MOST: u64 = 1 << 60;
+/// Grains a tick at the highest rate, so that [`END`](line::END) is 2^60 ticks away (36 years of nanoseconds).
+const FAST: u64 = 8;
+/// As [`FAST`], where a finer token makes the pace whole: 9 years at the highest rate, 36 at a quarter of it.
+const FAST_AND_WHOLE: u64 = 32;
+/// Grains to the token at the most (reached by rates under one an hour): leaves room for bursts of 2^16.
+const FINEST: u64 = 1 << 44;
+/// How many spins a lost CAS may cost at the most.
+const MOST_SPINS: u32 = 64;
+
+/// What cannot be told in 64 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// More than eight tokens a tick.
+    Rate,
+    /// A burst beyond this many tokens.
+    Burst(u64),
+}
+
+/// Why a take was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Short {
+    /// It asks for more than the burst.
+    NeverFits,
+    /// Not enough of them now.
+    Until {
+        /// When the asked number is there; `None`: beyond the clock's reach.
+        tick: Option<u64>,
+        /// The reading that was decided by.
+        now: u64,
+        /// How many are there.
+        left: u64,
+    },
+}
+
+/// A reserved piece of the axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The tick from which on it is granted, by the terms of `epoch`. `u64::MAX`: not in the clock's reach.
+    pub start: u64,
+    /// The reading it was made at: one that starts then had its tokens at once, and no change moves it.
+    made: u64,
+    end: u64,
+    before: u64,
+    epoch: u64,
+    n: u64,
+}
+
+/// What a decision needs.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    line: Line,
+    burst: u64,
+    barrier: u64,
+    grains: u64,
+}
+
+/// The terms, and a reading of the clock taken while they stood.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    terms: Terms,
+    now: u64,
+    point: Point,
+    epoch: u64,
+}
+
+/// A granted piece: `tat` goes from what it was to `end`.
+type End = u64;
+
+impl Slot {
+    /// Whether its tokens were there when it was made.
+    pub fn at_once(&self) -> bool {
+        self.start <= self.made
+    }
+}
+
+impl Terms {
+    #[inline(always)]
+    fn cost(&self, n: u64) -> Option<u64> {
+        n.checked_mul(self.grains).filter(|cost| *cost <= self.burst)
+    }
+
+    /// The table at the head of the file.
+    #[inline(always)]
+    fn decide(&self, tat: u64, point: Point, cost: u64) -> Option<End> {
+        let t = tat.max(self.barrier);
+        if t <= point.floor {
+            Some(point.ceil() + cost)
+        } else if t + cost <= point.floor + self.burst {
+            Some(t + cost)
+        } else {
+            None
+        }
+    }
+
+    /// The tick at which [`decide`](Self::decide), which has just said no, will say yes if nobody comes in between.
+    #[inline(always)]
+    fn ready(&self, tat: u64, point: Point, cost: u64) -> Option<u64> {
+        let position = tat.max(self.barrier) + cost - self.burst;
+        let ready = point.tick.checked_add(self.line.ticks_until(point, position))?;
+        (position < END).then_some(ready)
+    }
+
+    fn left(&self, tat: u64, point: Point) -> u64 {
+        let t = tat.max(self.barrier).max(point.floor);
+        (point.floor + self.burst).saturating_sub(t) / self.grains
+    }
+
+    /// `line` continued from `now` on; a pause that still lasts is left as it is.
+    fn rebased(mut self, now: u64) -> Terms {
+        if now > self.line.t0 {
+            let point = self.line.at(now);
+            self.line = self.line.through(now, point.floor);
+        }
+        self
+    }
+}
+
+/// See the head of the file. All times are raw ticks of one clock.
+#[derive(Debug)]
+pub struct Bucket {
+    tat: CachePadded<AtomicU64>,
+    terms: CachePadded<Shared>,
+    latest: Mutex<Latest>,
+}
+
+/// What the next change starts from.
+#[derive(Clone, Copy, Debug)]
+struct Latest {
+    terms: Terms,
+    since: u64,
+    epoch: u64,
+}
+
+/// [`Terms`] behind the sequence word.
+#[derive(Debug)]
+struct Shared {
+    sequence: AtomicU64,
+    t0: AtomicU64,
+    v0: AtomicU64,
+    span: AtomicU64,
+    whole: AtomicU64,
+    recip: AtomicU64,
+    num: AtomicU64,
+    den: AtomicU64,
+    ticks: AtomicU64,
+    burst: AtomicU64,
+    barrier: AtomicU64,
+    /// The tick of the last change.
+    since: AtomicU64,
+    /// Grains to the token, for life: positions outlive every change of the rate.
+    grains: u64,
+}
+
+impl Bucket {
+    /// A full bucket of `burst` tokens, filled at `pace` tokens a tick, that may later be set to at most `max`.
+    ///
+    /// # Errors
+    ///
+    /// [`Unfit`] when `max` is over eight tokens a tick or the burst over 2^60 tokens.
+    pub fn new(now: u64, pace: Pace, max: Pace, burst: u64) -> Result<Bucket, Unfit> {
+        let room = MOST / burst.max(1);
+        if room == 0 {
+            return Err(Unfit::Burst(MOST));
+        }
+        let grains = grains(pace, max, room.min(FINEST)).ok_or(Unfit::Rate)?;
+        let line = Line::new(now, 0, pace, grains).ok_or(Unfit::Rate)?;
+        let shared = Shared {
+            sequence: AtomicU64::new(0),
+            t0: AtomicU64::new(line.t0),
+            v0: AtomicU64::new(line.v0),
+            span: AtomicU64::new(line.span),
+            whole: AtomicU64::new(line.whole),
+            recip: AtomicU64::new(line.recip),
+            num: AtomicU64::new(line.num),
+            den: AtomicU64::new(line.den),
+            ticks: AtomicU64::new(line.ticks),
+            burst: AtomicU64::new(burst * grains),
+            barrier: AtomicU64::new(0),
+            since: AtomicU64::new(now),
+            grains,
+        };
+        let terms = Terms { line, burst: burst * grains, barrier: 0, grains };
+        Ok(Bucket {
+            tat: CachePadded::new(AtomicU64::new(0)),
+            terms: CachePadded::new(shared),
+            latest: Mutex::new(Latest { terms, since: now, epoch: 0 }),
+        })
+    }
+
+    /// Takes `n` tokens now; the stamp of the grant. `n` of zero is the caller's to answer. A refusal writes nothing.
+    ///
+    /// `now` reads the clock, or hands in an older reading: the bound holds with stale ones too.
+    ///
+    /// # Errors
+    ///
+    /// [`Short`] says when there will be enough.
+    #[inline(always)]
+    pub fn try_take(&self, now: impl Fn() -> u64, n: u64) -> Result<u64, Short> {
+        match self.read_once(&now) {
+            Some(view) => self.take_by(&view, n),
+            None => self.take_again(&now, n),
+        }
+    }
+
+    /// [`try_take`](Self::try_take) by terms and a time that were read before.
+    #[inline(always)]
+    pub fn take_by(&self, view: &View, n: u64) -> Result<u64, Short> {
+        let Some(cost) = view.terms.cost(n) else { return Err(Short::NeverFits) };
+        let tat = self.tat.load(Ordering::Relaxed);
+        let Some(end) = view.terms.decide(tat, view.point, cost) else { return Err(view.short(tat, cost)) };
+        match self.advance(tat, end) {
+            Ok(()) => Ok(view.point.tick),
+            Err(seen) => self.take_contended(view, cost, seen),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_again(&self, now: &impl Fn() -> u64, n: u64) -> Result<u64, Short> {
+        self.take_by(&self.view(now), n)
+    }
+
+    #[inline(never)]
+    fn take_contended(&self, view: &View, cost: u64, mut tat: u64) -> Result<u64, Short> {
+        let mut spins = 1;
+        loop {
+            let Some(end) = view.terms.decide(tat, view.point, cost) else {
+                return Err(view.short(tat, cost));
+            };
+            match self.advance(tat, end) {
+                Ok(()) => return Ok(view.point.tick),
+                Err(seen) => tat = seen,
+            }
+            back_off(&mut spins);
+        }
+    }
+
+    /// Takes `n` tokens at the first tick at which they are there, if that is `latest` or before, or now.
+    ///
+    /// # Errors
+    ///
+    /// [`Short`]; nothing has changed then.
+    pub fn reserve(&self, now: impl Fn() -> u64, n: u64, latest: u64) -> Result<Slot, Short> {
+        self.reserve_by(&self.view(&now), n, latest)
+    }
+
+    /// [`reserve`](Self::reserve) by terms and a time that were read before.
+    pub fn reserve_by(&self, view: &View, n: u64, latest: u64) -> Result<Slot, Short> {
+        let View { terms, point, now, epoch } = *view;
+        if n == 0 {
+            return Ok(Slot { start: now, made: now, end: 0, before: 0, epoch, n });
+        }
+        let cost = terms.cost(n).ok_or(Short::NeverFits)?;
+        let mut tat = self.tat.load(Ordering::Relaxed);
+        let mut spins = 1;
+        loop {
+            let (start, end) = match terms.decide(tat, point, cost) {
+                Some(end) => (point.tick, end),
+                None => {
+                    let in_time = terms.ready(tat, point, cost).filter(|start| *start <= latest);
+                    let Some(start) = in_time else { return Err(view.short(tat, cost)) };
+                    let end = terms.decide(tat, terms.line.at(start), cost);
+                    (start, end.expect("`ready` is a tick at which `decide` says yes"))
+                }
+            };
+            match self.advance(tat, end) {
+                Ok(()) => return Ok(Slot { start, made: point.tick, end, before: tat, epoch, n }),
+                Err(seen) => tat = seen,
+            }
+            back_off(&mut spins);
+        }
+    }
+
+    /// Gives a reserved piece back if it is the last one; true: it is as if it had never been taken.
+    ///
+    /// A piece in the middle stays out: moving `tat` back by `n` would hand out another's piece a second time.
+    /// Equal words are equal states, so it does not matter what came and went in between.
+    pub fn cancel(&self, slot: &Slot) -> bool {
+        if slot.n == 0 {
+            return true;
+        }
+        if armed!(mutant = "bucket_cancel_subtracts") {
+            self.tat.fetch_sub(slot.n * self.terms.grains, Ordering::Relaxed);
+            return true;
+        }
+        if armed!(mutant = "bucket_cancel_anywhere") {
+            self.tat.store(slot.before, Ordering::Relaxed);
+            return true;
+        }
+        self.tat.compare_exchange(slot.end, slot.before, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Brings the start of a reservation up to date with the terms. False: the burst no longer holds it.
+    ///
+    /// What started before the first change since it was last brought up to date has started.
+    pub fn retime(&self, slot: &mut Slot) -> bool {
+        // Not a clock, but to be read while the terms stand, as a clock is.
+        let View { terms, epoch, now: since, .. } = self.view(&|| self.terms.since.load(Ordering::Acquire));
+        let started = slot.at_once() || (epoch == slot.epoch + 2 && slot.start <= since);
+        if epoch == slot.epoch || started {
+            return true;
+        }
+        let due = terms.line.reaches(slot.end.saturating_sub(terms.burst));
+        slot.start = due.map_or(u64::MAX, |due| due.max(since));
+        slot.epoch = epoch;
+        terms.cost(slot.n).is_some()
+    }
+
+    /// Tokens that could be taken now.
+    pub fn left(&self, now: impl Fn() -> u64) -> u64 {
+        let view = self.view(&now);
+        view.terms.left(self.tat.load(Ordering::Relaxed), view.point)
+    }
+
+    /// From now on `pace` tokens a tick; the caller has compared it with the highest.
+    pub fn set_pace(&self, now: impl FnOnce() -> u64, pace: Pace) -> Result<(), Unfit> {
+        self.change(now, |terms, now| {
+            let mut terms = terms.rebased(now);
+            terms.line = Line::new(terms.line.t0, terms.line.v0, pace, terms.grains).ok_or(Unfit::Rate)?;
+            Ok(terms)
+        })
+    }
+
+    /// From now on a burst of this many tokens. More room is there at once, except during a pause.
+    pub fn set_burst(&self, now: impl FnOnce() -> u64, burst: u64) -> Result<(), Unfit> {
+        self.change(now, |terms, now| {
+            let most = MOST / terms.grains;
+            if burst > most {
+                return Err(Unfit::Burst(most));
+            }
+            let mut terms = terms.rebased(now);
+            terms.burst = burst * terms.grains;
+            if now < terms.line.t0 {
+                terms.barrier = terms.barrier.max(terms.line.v0 + terms.burst);
+            }
+            Ok(terms)
+        })
+    }
+
+    /// Nobody passes until `until`, then they pass one by one from an empty bucket. Never shortens a pause.
+    pub fn pause(&self, now: impl FnOnce() -> u64, until: u64) {
+        let paused: Result<(), ()> = self.change(now, |terms, now| {
+            let mut terms = terms.rebased(now);
+            if until <= terms.line.t0.max(now) {
+                return Err(());
+            }
+            terms.line = terms.line.through(until, terms.line.v0);
+            if !armed!(mutant = "bucket_pause_no_barrier") {
+                terms.barrier = terms.barrier.max(terms.line.v0 + terms.burst);
+            }
+            Ok(terms)
+        });
+        // An instant that has passed, or lies within the present pause, asks for nothing.
+        let (Ok(()) | Err(())) = paused;
+    }
+
+    /// Changes with every change of the terms.
+    pub fn epoch(&self) -> u64 {
+        // ORDERING: Acquire pairs with the Release at the end of `change`.
+        self.terms.sequence.load(Ordering::Acquire) & !1
+    }
+
+    /// Moves `tat`. Relaxed: the bound is a property of this one word's history, and a grant publishes nothing.
+    #[inline(always)]
+    fn advance(&self, from: u64, to: u64) -> Result<(), u64> {
+        if armed!(mutant = "bucket_stores_tat") {
+            self.tat.store(to, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.tat.compare_exchange_weak(from, to, Ordering::Relaxed, Ordering::Relaxed).map(drop)
+    }
+
+    /// The terms and the time.
+    pub fn view(&self, now: &impl Fn() -> u64) -> View {
+        loop {
+            if let Some(view) = self.read_once(now) {
+                return view;
+            }
+            hint::spin_loop();
+        }
+    }
+
+    /// 1. The first load of the sequence is Acquire: with it come the terms of that epoch, or newer ones.
+    /// 2. Then the clock, then the terms. Each load of a term is Acquire: who sees a newer one sees that the
+    ///    sequence had become odd before it.
+    /// 3. Then the sequence again: unchanged, so neither was there a newer term, nor does the reading lie behind a
+    ///    change. (A raw counter may be read some nanoseconds off its place among the loads.)
+    #[inline(always)]
+    fn read_once(&self, now: &impl Fn() -> u64) -> Option<View> {
+        let shared = &*self.terms;
+        // ORDERING: Acquire pairs with the Release at the end of `change`.
+        let epoch = shared.sequence.load(Ordering::Acquire);
+        if epoch & 1 != 0 {
+            return None;
+        }
+        let early = if armed!(mutant = "bucket_clock_outside") { None } else { Some(now()) };
+        let terms = shared.load();
+        // Relaxed: ordered behind the terms by their Acquire; either it still shows `epoch` or it does not.
+        let same = shared.sequence.load(Ordering::Relaxed) == epoch || armed!(mutant = "bucket_no_recheck");
+        if !same {
+            return None;
+        }
+        let now = early.unwrap_or_else(now);
+        Some(View { terms, now, point: terms.line.at(now), epoch })
+    }
+
+    /// Replaces the terms, under the latch of those who change them. The latch guards a copy of the terms, so nothing
+    /// here loads what readers race for.
+    #[cold]
+    fn change<E>(
+        &self,
+        now: impl FnOnce() -> u64,
+        make: impl FnOnce(Terms, u64) -> Result<Terms, E>,
+    ) -> Result<(), E> {
+        let mut latched = self.latest.lock();
+        let Latest { terms: old, since, epoch } = *latched;
+        if armed!(mutant = "bucket_change_no_latch") {
+            drop(latched);
+            latched = self.latest.lock();
+        }
+        let shared = &*self.terms;
+        if !armed!(mutant = "bucket_change_unmarked") {
+            // Relaxed: the Release stores of `write` carry it.
+            shared.sequence.store(epoch + 1, Ordering::Relaxed);
+        }
+        let now = now();
+        let made = make(old, now);
+        let mut next = epoch;
+        if let Ok(new) = made {
+            shared.write((&old, since), &new, now);
+            next = epoch + 2;
+            *latched = Latest { terms: new, since: now, epoch: next };
+        }
+        // ORDERING: Release publishes the terms to who loads the sequence. A change that was refused changed no
+        // term, so it gives the old epoch back and nobody looks again for nothing.
+        shared.sequence.store(next, ordering!(Release, mutant = "bucket_epoch_relaxed"));
+        made.map(drop)
+    }
+}
+
+impl View {
+    #[inline(never)]
+    fn short(&self, tat: u64, cost: u64) -> Short {
+        let View { terms, point, now, .. } = self;
+        // Less than the asked cost is left, so with one token asked there is no need to divide.
+        let left = if cost == terms.grains { 0 } else { terms.left(tat, *point) };
+        Short::Until { tick: terms.ready(tat, *point, cost), now: *now, left }
+    }
+}
+
+impl Shared {
+    #[inline(always)]
+    fn load(&self) -> Terms {
+        // ORDERING: Acquire pairs with the Release stores of `write`.
+        let term = |word: &AtomicU64| word.load(ordering!(Acquire, mutant = "bucket_reads_relaxed"));
+        let line = Line {
+            t0: term(&self.t0),
+            v0: term(&self.v0),
+            span: term(&self.span),
+            whole: term(&self.whole),
+            recip: term(&self.recip),
+            num: term(&self.num),
+            den: term(&self.den),
+            ticks: term(&self.ticks),
+        };
+        Terms { line, burst: term(&self.burst), barrier: term(&self.barrier), grains: self.grains }
+    }
+
+    /// Writes what differs, in the reverse order of [`load`](Self::load): a reader that meets the new terms half-way
+    /// has only new ones ahead of it, which keeps the mixtures that a model has to try few.
+    fn write(&self, (old, old_since): (&Terms, u64), new: &Terms, since: u64) {
+        // ORDERING: Release, each of them: a reader that sees the new term (Acquire) sees the odd sequence before it.
+        let put = |word: &AtomicU64, old, new| {
+            if old != new {
+                word.store(new, ordering!(Release, mutant = "bucket_terms_relaxed"));
+            }
+        };
+        put(&self.barrier, old.barrier, new.barrier);
+        put(&self.burst, old.burst, new.burst);
+        put(&self.ticks, old.line.ticks, new.line.ticks);
+        put(&self.den, old.line.den, new.line.den);
+        put(&self.num, old.line.num, new.line.num);
+        put(&self.recip, old.line.recip, new.line.recip);
+        put(&self.whole, old.line.whole, new.line.whole);
+        put(&self.span, old.line.span, new.line.span);
+        put(&self.v0, old.line.v0, new.line.v0);
+        put(&self.t0, old.line.t0, new.line.t0);
+        put(&self.since, old_since, since);
+    }
+}
+
+/// How many grains make a token: a number that makes the pace whole over a tick (no rounding at all), else over a
+/// thousand, a million, a billion of them (none at times as people and tests write them, when a tick is a
+/// nanosecond), as fine as range allows. `None`: the highest rate leaves no room for one grain.
+fn grains(pace: Pace, max: Pace, room: u64) -> Option<u64> {
+    let fine = max.fits_into(FAST).min(room);
+    let whole = max.fits_into(FAST_AND_WHOLE).min(room);
+    let exact = [1, 1_000, 1_000_000, 1_000_000_000]
+        .into_iter()
+        .map(|ticks| pace.whole_over(ticks))
+        .find(|grains| *grains <= whole)
+        .map(|grains| grains * (fine / grains).max(1));
+    (fine > 0).then(|| exact.unwrap_or(fine))
+}
+
+/// After a lost CAS: doubling pauses, so that the winner's line is not pulled away before it can win again.
+#[cold]
+#[inline(never)]
+fn back_off(spins: &mut u32) {
+    // A lost CAS is somebody's success, so the models need no scheduling point here to be finite.
+    if cfg!(any(loom, shuttle)) {
+        return;
+    }
+    for _ in 0..*spins {
+        hint::spin_loop();
+    }
+    *spins = (*spins * 2).min(MOST_SPINS);
+}

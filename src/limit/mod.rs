@@ -1,1 +1,22 @@
-//! Placeholder.
+//! Floor 2: limits of the world around a batch: how often, and how many at once.
+//!
+//! | limit | question | type |
+//! |---|---|---|
+//! | rate | how many calls a second, with what burst | [`RateLimiter`], set by a [`Rate`] |
+//! | quota | how many at once | [`Quota`], which gives a [`Permit`] |
+//!
+//! governor's `Quota` (cells a period, a burst) is our [`Rate`]; our [`Quota`] is a semaphore.
+
+mod error;
+mod limiter;
+mod quota;
+mod rate;
+mod reservation;
+
+pub use self::{
+    error::{Denied, LimitError},
+    limiter::{RateLimiter, RateLimiterBuilder},
+    quota::*,
+    rate::Rate,
+    reservation::{Grant, Refund, Reservation},
+};

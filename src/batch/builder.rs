@@ -1,0 +1,260 @@
+//! Opening an engine.
+
+use super::Engine;
+use crate::engine::cpu::Pool;
+use crate::engine::gate::Gate;
+use crate::engine::shared::{Limits, Shared};
+use crate::engine::supervisor::supervise;
+use crate::engine::worker::{self, WorkerState};
+use crate::engine::{EngineConfig, Error, Event, Listener, Workers};
+use crate::error::Invalid;
+use crate::job::Retry;
+use crate::limit::{Rate, RateLimiter};
+use crate::resource::ResourceKind;
+use crate::sync::{Arc, Parker, thread};
+use crate::time::Clock;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+/// What [`Engine::builder`] collects before [`open`](EngineBuilder::open).
+///
+/// Without further ado it is an engine in memory with a worker per processor, 64 items in flight for each, and no
+/// limit on anything else.
+///
+/// ```
+/// use batchyard::{Engine, Rate, ResourceKind};
+/// let engine = Engine::builder()
+///     .workers(4)
+///     .in_memory()
+///     .quota(ResourceKind::DatabaseConnection, 10)
+///     .rate("api", Rate::per_second(200).burst(50))
+///     .open()?;
+/// assert_eq!(engine.stats().workers.len(), 4);
+/// # Ok::<(), batchyard::Error>(())
+/// ```
+#[must_use = "an engine is opened by .open()"]
+pub struct EngineBuilder {
+    config: EngineConfig,
+    rates: BTreeMap<String, Rate>,
+    clock: Option<Clock>,
+    rayon_threads: Option<usize>,
+    panic_hook: bool,
+    listener: Option<Listener>,
+}
+
+impl EngineBuilder {
+    pub(super) fn new(config: EngineConfig) -> Self {
+        Self {
+            config,
+            rates: BTreeMap::new(),
+            clock: None,
+            rayon_threads: None,
+            panic_hook: true,
+            listener: None,
+        }
+    }
+
+    /// How many worker threads: a number, or [`Workers::auto`] (the default: as many as there are processors).
+    pub fn workers(mut self, workers: impl Into<Workers>) -> Self {
+        self.config.workers = workers.into();
+        self
+    }
+
+    /// Keeps everything in memory. It is the default, and says so in the reader's face.
+    pub fn in_memory(mut self) -> Self {
+        self.config.journal = None;
+        self
+    }
+
+    /// At most `limit` units of a resource are used by items at once. What an item uses it says with
+    /// [`needs`](crate::BatchBuilder::needs).
+    pub fn quota(mut self, kind: impl Into<ResourceKind>, limit: usize) -> Self {
+        self.config.quotas.insert(kind.into(), limit);
+        self
+    }
+
+    /// A rate that batches can be [`paced_by`](crate::BatchBuilder::paced_by).
+    pub fn rate(mut self, name: impl Into<String>, rate: Rate) -> Self {
+        self.rates.insert(name.into(), rate);
+        self
+    }
+
+    /// At most this many batches run at once; the others wait for a place. 1 to 60, by default 60.
+    pub fn max_concurrent_batches(mut self, n: usize) -> Self {
+        self.config.max_concurrent_batches = n;
+        self
+    }
+
+    /// At most this many items of one batch are in hand at once.
+    pub fn max_concurrent_items_per_batch(mut self, n: usize) -> Self {
+        self.config.max_concurrent_items_per_batch = n;
+        self
+    }
+
+    /// At most this many items of all batches are in hand at once.
+    pub fn max_total_concurrent_items(mut self, n: usize) -> Self {
+        self.config.max_total_concurrent_items = n;
+        self
+    }
+
+    /// The retry policy of batches that name none. By default [`Retry::none`].
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.config.retry = retry;
+        self
+    }
+
+    /// How many results a held, unread iterator lets the engine run ahead. By default 1,024.
+    pub fn result_window(mut self, results: usize) -> Self {
+        self.config.result_window = results;
+        self
+    }
+
+    /// How long an item may go on after it was told to stop, before it is abandoned. By default 5 s.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.config.grace_seconds = grace.as_secs_f64();
+        self
+    }
+
+    /// The clock everything is timed by. By default [`Clock::fast`].
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Threads of the rayon pool behind [`Context::install`](crate::Context::install). By default as many as there
+    /// are processors. They start at its first use.
+    pub fn rayon_threads(mut self, threads: usize) -> Self {
+        self.rayon_threads = Some(threads);
+        self
+    }
+
+    /// Whether the process-wide panic hook is extended, once, so that the place of an item's panic is known. It is
+    /// by default; the hook that was there before still runs.
+    pub fn panic_hook(mut self, install: bool) -> Self {
+        self.panic_hook = install;
+        self
+    }
+
+    /// Calls this for every [`Event`], on the thread it happens on: be quick.
+    pub fn on_event(mut self, listener: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.listener = Some(Box::new(listener));
+        self
+    }
+
+    /// Starts the engine.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] and [`Error::Limit`] name the setting that cannot be; [`Error::Thread`] when the system
+    /// gives no thread.
+    pub fn open(self) -> Result<Engine, Error> {
+        let config = self.config;
+        config.validate()?;
+        if config.journal.is_some() {
+            return Err(
+                Invalid::new("journal", "this build has no journal: leave it out to run in memory").into()
+            );
+        }
+        if self.rayon_threads == Some(0) {
+            return Err(Invalid::new("rayon_threads", "must be at least 1").into());
+        }
+        let clock = self.clock.unwrap_or_else(Clock::fast);
+        let workers = config.workers.count();
+        let mut rates = BTreeMap::new();
+        if config.enable_rate_limiting {
+            for (name, rate) in rates_of(&config)? {
+                rates.insert(name, limiter(rate, &clock)?);
+            }
+            for (name, rate) in self.rates {
+                rates.insert(name, limiter(rate, &clock)?);
+            }
+        }
+        let quotas: Vec<_> = if config.enable_resource_throttling { quotas_of(&config) } else { Vec::new() };
+        let cap = |limit: usize| (limit < workers).then_some(limit as u64);
+        let per_batch = config.max_concurrent_items_per_batch.min(config.max_workers_per_batch);
+        let total = cap(config.max_total_concurrent_items);
+        let seconds = |n: u64| (n != u64::MAX).then(|| Duration::from_secs(n));
+        let limits = Limits {
+            workers,
+            max_batches: config.max_concurrent_batches,
+            batch_cap: cap(per_batch).map_or(u32::MAX, |n| n as u32),
+            total_cap: total.is_some(),
+            waiting_rows: config.in_flight(),
+            result_window: config.result_window,
+            grace: Duration::from_secs_f64(config.grace_seconds),
+            hang_after: seconds(config.worker_timeout_seconds),
+            batch_deadline: seconds(config.batch_timeout_seconds),
+            max_abandoned: u32::try_from(config.max_abandoned).unwrap_or(u32::MAX).min(workers as u32 * 4),
+            throttling: config.enable_resource_throttling,
+            rate_limiting: config.enable_rate_limiting,
+            retry: config.retry,
+            seed: config.seed.unwrap_or_else(crate::time::wall_ms),
+        };
+        if self.panic_hook {
+            worker::install_panic_hook();
+        }
+        let states: Vec<_> = (0..workers).map(|id| WorkerState::new(id, limits.seed)).collect();
+        let slots = states.iter().map(|state| Arc::clone(&state.slot)).collect();
+        let pool = Pool::new(self.rayon_threads.unwrap_or_else(|| Workers::auto().count()));
+        let gate = Gate::new(total, quotas, rates);
+        let shared = Arc::new(Shared::new(clock, limits, gate, pool, slots, self.listener));
+        let engine = Engine::of(Arc::clone(&shared));
+        // From here on an error drops the engine, which stops what has started.
+        let parker = Parker::new();
+        shared.set_supervisor(parker.unparker());
+        let there = Arc::clone(&shared);
+        shared.thread_started();
+        thread::Builder::new()
+            .name("batchyard-supervisor".into())
+            .spawn(move || {
+                supervise(&there, &parker);
+                there.thread_ended();
+            })
+            .map_err(|error| {
+                shared.thread_ended();
+                Error::Thread(error)
+            })?;
+        for state in states {
+            worker::start(&shared, state).map_err(Error::Thread)?;
+        }
+        Ok(engine)
+    }
+}
+
+/// The configuration's rates; `max_api_calls_per_second` is the one named `api`.
+fn rates_of(config: &EngineConfig) -> Result<BTreeMap<String, Rate>, Error> {
+    let mut rates = BTreeMap::new();
+    if config.max_api_calls_per_second.is_finite() {
+        rates.insert("api".to_owned(), Rate::per_second_f64(config.max_api_calls_per_second));
+    }
+    for (name, text) in &config.rates {
+        let rate = text
+            .parse::<Rate>()
+            .map_err(|error| Invalid::new(format!("rates.{name}"), format!("`{text}`: {error}")))?;
+        rates.insert(name.clone(), rate);
+    }
+    Ok(rates)
+}
+
+/// The configuration's quotas; `max_database_connections` is the database connections'.
+fn quotas_of(config: &EngineConfig) -> Vec<(ResourceKind, u64)> {
+    let mut quotas = config.quotas.clone();
+    if config.max_database_connections != usize::MAX {
+        quotas.entry(ResourceKind::DatabaseConnection).or_insert(config.max_database_connections);
+    }
+    quotas.into_iter().map(|(kind, limit)| (kind, limit as u64)).collect()
+}
+
+fn limiter(rate: Rate, clock: &Clock) -> Result<RateLimiter, Error> {
+    Ok(RateLimiter::builder(rate).clock(clock.clone()).build()?)
+}
+
+impl fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineBuilder")
+            .field("config", &self.config)
+            .field("rates", &self.rates)
+            .finish_non_exhaustive()
+    }
+}

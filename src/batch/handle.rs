@@ -1,0 +1,414 @@
+//! A batch under way.
+
+use super::request::KeyOf;
+use super::results::Results;
+use super::work::{BatchWork, Rows};
+use crate::engine::body::Body;
+use crate::engine::lane::{Ending, LaneCore, Shell, paused};
+use crate::engine::shared::Shared;
+use crate::engine::signal::Signal;
+use crate::engine::tunables::LaneTunables;
+use crate::engine::worker::on_worker_of;
+use crate::engine::{Context, Error, PushError};
+use crate::error::Invalid;
+use crate::job::{Duplicates, Failure, Key, Payload, Priority, Report};
+use crate::stats::BatchStats;
+use crate::store::{AppendError, MemoryStore, Order};
+use crate::sync::{Arc, Mutex};
+use crate::time::{Deadline, Timestamp};
+use std::fmt;
+
+/// A batch under way: push items, read results, steer it, wait for its end.
+///
+/// Dropping it leaves the batch running, to its end if it is sealed; a batch that is still open is sealed.
+pub struct Batch<I, O> {
+    shared: Arc<Shared>,
+    shell: Arc<Shell>,
+    rows: Arc<Rows<I, O>>,
+    key: Box<dyn KeyOf<I>>,
+    settings: Settings,
+}
+
+/// What a batch was opened with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings {
+    pub(super) window: usize,
+    pub(super) capacity: usize,
+    pub(super) duplicates: Duplicates,
+}
+
+/// How far a batch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Items submitted so far.
+    pub total: u64,
+    /// Items that succeeded.
+    pub done: u64,
+    /// Items given up.
+    pub failed: u64,
+    /// Items their closure left out.
+    pub skipped: u64,
+    /// Items that were cancelled.
+    pub cancelled: u64,
+    /// Attempts that were followed by another.
+    pub retried: u64,
+    /// Items that wait for their next attempt's time.
+    pub waiting: u64,
+    /// Whether all items are known: nothing more is pushed.
+    pub sealed: bool,
+}
+
+impl Progress {
+    /// Items that have not ended.
+    pub fn open(&self) -> u64 {
+        self.total.saturating_sub(self.done + self.failed + self.skipped + self.cancelled)
+    }
+}
+
+pub(super) fn open<I, O, F>(
+    shared: Arc<Shared>,
+    core: LaneCore,
+    settings: Settings,
+    key: Box<dyn KeyOf<I>>,
+    run: F,
+) -> Result<Batch<I, O>, Error>
+where
+    I: Payload,
+    O: Payload,
+    F: Fn(&I, &Context) -> Result<O, Failure> + Send + Sync + 'static,
+{
+    let rows = Arc::new(Rows {
+        store: Box::new(MemoryStore::new(settings.window)),
+        published: Signal::new(),
+        room: Signal::new(),
+    });
+    let outboxes = (0..shared.limits.workers).map(|_| Mutex::new(Vec::new())).collect();
+    let work = BatchWork { rows: Arc::clone(&rows), run, outboxes };
+    // Until it has a place it stands still.
+    core.steer.lock().paused = paused::DISPLACED;
+    core.word.block(crate::core::laneword::Reason::Paused);
+    let shell = Shell::owned(core, Box::new(Body::new(work, shared.limits.workers)));
+    shared.enter(&shell)?;
+    if let Some(deadline) = shell.core.deadline() {
+        shared.schedule(deadline, &shell);
+    }
+    Ok(Batch { shared, shell, rows, key, settings })
+}
+
+impl<I: 'static, O> Batch<I, O> {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.shell.core.name
+    }
+
+    /// Adds an item, and waits while the batch is full.
+    ///
+    /// # Errors
+    ///
+    /// The item comes back: [`PushError::Closed`], [`PushError::Duplicate`], [`PushError::Key`]; and
+    /// [`PushError::WouldBlockWorker`] when it is full and the caller is an item of the same engine.
+    pub fn push(&self, item: I) -> Result<(), PushError<I>> {
+        self.push_by(item, Deadline::NEVER)
+    }
+
+    /// Adds an item if there is room.
+    ///
+    /// # Errors
+    ///
+    /// The item comes back: [`PushError::Full`], and as [`push`](Batch::push).
+    pub fn try_push(&self, item: I) -> Result<(), PushError<I>> {
+        let key = match self.key_for(&item) {
+            Ok(key) => key,
+            Err(why) => return Err(PushError::Key(why, item)),
+        };
+        self.append(key, item, self.settings.capacity).map_err(|(_, error)| error)
+    }
+
+    /// Adds an item, and waits while the batch is full, but not past a deadline.
+    ///
+    /// # Errors
+    ///
+    /// The item comes back: [`PushError::TimedOut`], and as [`push`](Batch::push).
+    pub fn push_by(&self, item: I, deadline: impl Into<Deadline>) -> Result<(), PushError<I>> {
+        let mut key = match self.key_for(&item) {
+            Ok(key) => key,
+            Err(why) => return Err(PushError::Key(why, item)),
+        };
+        let mut item = match self.append(key, item, self.settings.capacity) {
+            Ok(()) => return Ok(()),
+            Err((back, PushError::Full(item))) => {
+                key = back;
+                item
+            }
+            Err((_, error)) => return Err(error),
+        };
+        if on_worker_of(&self.shared) {
+            return Err(PushError::WouldBlockWorker(item));
+        }
+        let clock = &self.shared.clock;
+        let until = deadline.into().on(clock);
+        loop {
+            let room = || {
+                (self.rows.store.waiting() < self.settings.capacity || self.shell.core.is_sealed())
+                    .then_some(())
+            };
+            if self.rows.room.wait(clock, until, room).is_none() {
+                return Err(PushError::TimedOut(item));
+            }
+            match self.append(key, item, self.settings.capacity) {
+                Ok(()) => return Ok(()),
+                Err((back, PushError::Full(again))) => (key, item) = (back, again),
+                Err((_, error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Adds an item whatever waits already.
+    pub(super) fn push_unbounded(&self, item: I) -> Result<(), PushError<I>> {
+        let key = match self.key_for(&item) {
+            Ok(key) => key,
+            Err(why) => return Err(PushError::Key(why, item)),
+        };
+        self.append(key, item, usize::MAX).map_err(|(_, error)| error)
+    }
+
+    fn key_for(&self, item: &I) -> Result<Key, String> {
+        // The user's code: its panic is this call's error.
+        crate::engine::worker::caught(|| self.key.key_of(item))
+            .unwrap_or_else(|(message, _)| Err(format!("the key function panicked: {message}")))
+    }
+
+    /// Appends; a full store gives the key back too.
+    fn append(&self, key: Key, item: I, bound: usize) -> Result<(), (Key, PushError<I>)> {
+        let (shared, shell) = (&self.shared, &self.shell);
+        let core = &shell.core;
+        if core.is_sealed() || shared.check_open().is_err() {
+            return Err((key, PushError::Closed(item)));
+        }
+        // Counted first: the lane must not end between the append and the count.
+        core.counts.open.add(1);
+        core.counts.submitted.add(1);
+        let uncount = || {
+            core.counts.submitted.sub(1);
+            shared.settled(shell, 1, 0);
+        };
+        let now = shared.clock.now();
+        match self.rows.store.append(key.clone(), item, bound, self.settings.duplicates, now) {
+            Ok(appended) if appended.rows == 0 => {
+                core.counts.duplicates.add(1);
+                uncount();
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(error) => {
+                uncount();
+                return Err(match error {
+                    AppendError::Full(item) => (key, PushError::Full(item)),
+                    AppendError::Sealed(item) => (key, PushError::Closed(item)),
+                    AppendError::Duplicate(there, item) => (key, PushError::Duplicate(there, item)),
+                });
+            }
+        }
+        shell.with(|body| {
+            if core.is_stopping() {
+                // The stop may have dropped what waited just before this came.
+                body.clear(shared, shell);
+            } else {
+                body.refill(shared, shell);
+            }
+        });
+        Ok(())
+    }
+
+    /// Says that no more items will come: the batch ends when all have.
+    pub fn seal(&self) {
+        self.close();
+    }
+
+    /// Lets results go that nobody reads: they are counted only. For a caller whose closures deliver their own.
+    #[cfg(feature = "cli")]
+    pub(crate) fn discard_results(&self) {
+        self.rows.store.discard_unread();
+    }
+
+    /// The results in the order of completion, each once, as they come; it ends with the batch.
+    pub fn results(&self) -> Results<I, O>
+    where
+        I: Send + Sync + 'static,
+        O: Send + 'static,
+    {
+        self.reader(Order::Completion)
+    }
+
+    /// The results in the order of submission. Dispatch is kept within `result_window` of the oldest unread one.
+    pub fn results_in_order(&self) -> Results<I, O>
+    where
+        I: Send + Sync + 'static,
+        O: Send + 'static,
+    {
+        self.reader(Order::Input)
+    }
+
+    fn reader(&self, order: Order) -> Results<I, O>
+    where
+        I: Send + Sync + 'static,
+        O: Send + 'static,
+    {
+        let (shared, shell) = (Arc::clone(&self.shared), Arc::clone(&self.shell));
+        let refill = move || {
+            if !shell.core.has_ended() {
+                shell.with(|body| body.refill(&shared, &shell));
+            }
+        };
+        Results::new(Arc::clone(&self.shared), Arc::clone(&self.rows), Box::new(refill), order)
+    }
+
+    /// Waits for the batch to end, seals it first, and says how it went. Results that nobody reads are counted and
+    /// dropped from here on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WouldBlockWorker`] inside an item of the same engine, unless the batch has ended.
+    pub fn wait(&self) -> Result<Report, Error> {
+        self.wait_by(Deadline::NEVER)
+    }
+
+    /// As [`wait`](Batch::wait), until a deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`], and as [`wait`](Batch::wait).
+    pub fn wait_by(&self, deadline: impl Into<Deadline>) -> Result<Report, Error> {
+        let core = &self.shell.core;
+        let report = || core.steer.lock().report.clone();
+        if !core.is_sealed() {
+            self.seal();
+        }
+        if let Some(report) = report() {
+            return Ok(report);
+        }
+        if on_worker_of(&self.shared) {
+            return Err(Error::WouldBlockWorker);
+        }
+        self.rows.store.discard_unread();
+        self.shell.with(|body| body.refill(&self.shared, &self.shell));
+        let clock = &self.shared.clock;
+        let began = clock.now();
+        let until: Option<Timestamp> = deadline.into().on(clock);
+        self.shared
+            .ended
+            .wait(clock, until, report)
+            .ok_or_else(|| Error::TimedOut { waited: clock.now() - began })
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        let core = &self.shell.core;
+        let counts = &core.counts;
+        Progress {
+            total: counts.submitted.get(),
+            done: counts.done.get(),
+            failed: counts.dead.get(),
+            skipped: counts.skipped.get(),
+            cancelled: counts.cancelled.get(),
+            retried: counts.retried.get(),
+            waiting: counts.waiting_retry.get(),
+            sealed: core.is_sealed(),
+        }
+    }
+
+    /// Its statistics.
+    pub fn stats(&self) -> BatchStats {
+        self.shared.batch_stats(&self.shell)
+    }
+
+    /// Lets no further item start. Items in hand go on; what is waited for is given back.
+    pub fn pause(&self) {
+        self.shared.pause_lane(&self.shell, paused::BATCH);
+    }
+
+    /// Ends a [`pause`](Batch::pause).
+    pub fn resume(&self) {
+        self.shared.resume_lane(&self.shell, paused::BATCH);
+    }
+
+    /// Ends the batch: items in hand are told to stop, the others do not run.
+    pub fn cancel(&self) {
+        self.rows.store.seal();
+        self.shared.stop_lane(&self.shell, Ending::Cancelled, true);
+    }
+
+    /// Ends the batch softly: items in hand finish, the others do not run.
+    pub fn stop(&self) {
+        self.rows.store.seal();
+        self.shared.stop_lane(&self.shell, Ending::Cancelled, false);
+    }
+
+    /// Moves it to another class.
+    pub fn set_priority(&self, priority: Priority) {
+        let core = &self.shell.core;
+        let (old, new) = core.tunables.change(|t| LaneTunables { class: priority.class() as u8, ..t });
+        if old.class != new.class && core.is_placed() && !core.has_ended() {
+            self.shared.reclass(core, usize::from(old.class), usize::from(new.class));
+        }
+    }
+
+    /// Changes its share within its class.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a weight outside 1 to 65,535.
+    pub fn set_weight(&self, weight: u32) -> Result<(), Error> {
+        let weight = u16::try_from(weight)
+            .ok()
+            .filter(|weight| *weight > 0)
+            .ok_or_else(|| Invalid::new("weight", "must be 1 to 65535"))?;
+        self.shell.core.tunables.change(|t| LaneTunables { weight, ..t });
+        Ok(())
+    }
+
+    /// Changes how many of its items may be in hand at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for zero.
+    pub fn set_concurrency(&self, items: usize) -> Result<(), Error> {
+        if items == 0 {
+            return Err(Invalid::new("concurrency", "must be at least 1: pause the batch to stop it").into());
+        }
+        let items = u32::try_from(items).unwrap_or(u32::MAX);
+        let core = &self.shell.core;
+        let cap = items.min(self.shared.limits.batch_cap);
+        core.tunables.change(|t| LaneTunables { cap, ..t });
+        if core.is_placed() && !core.has_ended() {
+            self.shared.gate.set_lane_cap(&self.shared, core.index(), cap);
+        }
+        // Chunks in hand were begun under the old cap.
+        self.shell.with(|body| body.take_back(&self.shared, &self.shell, u64::MAX));
+        Ok(())
+    }
+}
+
+impl<I, O> Batch<I, O> {
+    fn close(&self) {
+        self.rows.store.seal();
+        self.shell.core.seal();
+        self.rows.room.notify();
+        self.shared.maybe_end(&self.shell);
+    }
+}
+
+impl<I, O> Drop for Batch<I, O> {
+    fn drop(&mut self) {
+        if !self.shell.core.is_sealed() {
+            self.close();
+        }
+    }
+}
+
+impl<I, O> fmt::Debug for Batch<I, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("name", &self.shell.core.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,482 @@
+//! What a batch asks for, before it runs.
+
+use super::handle::{self, Batch};
+use super::map;
+use crate::core::waitlist::Demand;
+use crate::engine::gate::LaneGate;
+use crate::engine::lane::{LaneCore, LaneSpec};
+use crate::engine::shared::Shared;
+use crate::engine::tunables::{LaneTunables, Tunables};
+use crate::engine::worker::with_current;
+use crate::engine::{Context, Error, PushError};
+use crate::error::Invalid;
+use crate::job::{Dead, Duplicates, Failure, HaltRule, Key, Payload, Priority, Report, Retry};
+use crate::limit::RateLimiter;
+use crate::resource::ResourceKind;
+use crate::sync::Arc;
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+/// How the key of an item is made.
+pub trait KeyOf<I>: Send + Sync + 'static {
+    /// The item's key.
+    ///
+    /// # Errors
+    ///
+    /// Says why it cannot be made.
+    fn key_of(&self, item: &I) -> Result<Key, String>;
+}
+
+/// An item's key is the hash of its payload.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ByHash;
+
+impl<I: Payload> KeyOf<I> for ByHash {
+    fn key_of(&self, item: &I) -> Result<Key, String> {
+        Key::of_payload(item).map_err(|error| error.to_string())
+    }
+}
+
+/// An item's key is what a function makes of it.
+pub struct ByKey<I, S, F>(F, PhantomData<fn(&I) -> S>);
+
+impl<I: 'static, S: Into<Key> + 'static, F: Fn(&I) -> S + Send + Sync + 'static> KeyOf<I> for ByKey<I, S, F> {
+    fn key_of(&self, item: &I) -> Result<Key, String> {
+        Ok((self.0)(item).into())
+    }
+}
+
+impl<I, S, F> fmt::Debug for ByKey<I, S, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ByKey")
+    }
+}
+
+/// A batch to be: made by [`Engine::batch`](crate::Engine::batch), run by [`submit`](BatchBuilder::submit),
+/// [`open`](BatchBuilder::open) or [`map`](BatchBuilder::map).
+///
+/// ```
+/// use batchyard::{Engine, Priority, Rate, ResourceKind, Retry, millis, secs};
+/// let engine = Engine::builder()
+///     .in_memory()
+///     .quota(ResourceKind::DatabaseConnection, 2)
+///     .rate("api", Rate::per_second(1000).burst(100))
+///     .open()?;
+/// let batch = engine
+///     .batch("lengths")
+///     .priority(Priority::High)
+///     .weight(3)
+///     .item_timeout(secs(30))
+///     .grace(secs(5))
+///     .deadline(secs(3600))
+///     .retry(Retry::exponential(millis(200)..secs(30)).attempts(5).budget(0.1))
+///     .needs(ResourceKind::DatabaseConnection, 1)
+///     .paced_by("api")
+///     .key(|word: &String| word.clone())
+///     .submit(["alpha".to_string(), "beta".to_string()], |word, _ctx| Ok(word.len()))?;
+/// let mut lengths: Vec<usize> = batch.results().map(|item| item.unwrap().outcome.unwrap()).collect();
+/// lengths.sort();
+/// assert_eq!(lengths, [4, 5]);
+/// assert_eq!(batch.wait()?.completed_items, 2);
+/// # Ok::<(), batchyard::Error>(())
+/// ```
+#[must_use = "a batch runs by .submit(), .open() or .map()"]
+pub struct BatchBuilder<K = ByHash> {
+    shared: Arc<Shared>,
+    name: String,
+    priority: Priority,
+    weight: u32,
+    item_timeout: Option<Duration>,
+    hang_after: Option<Duration>,
+    grace: Duration,
+    deadline: Option<Duration>,
+    retry: Retry,
+    concurrency: Option<usize>,
+    needs: Vec<(ResourceKind, u32)>,
+    rates: Vec<String>,
+    halt: Option<HaltRule>,
+    duplicates: Duplicates,
+    result_window: usize,
+    capacity: usize,
+    max_abandoned: u32,
+    key: K,
+}
+
+impl BatchBuilder<ByHash> {
+    pub(super) fn new(shared: Arc<Shared>, name: String) -> Self {
+        let limits = &shared.limits;
+        Self {
+            name,
+            priority: Priority::default(),
+            weight: 1,
+            item_timeout: None,
+            hang_after: limits.hang_after,
+            grace: limits.grace,
+            deadline: limits.batch_deadline,
+            retry: limits.retry,
+            concurrency: None,
+            needs: Vec::new(),
+            rates: Vec::new(),
+            halt: None,
+            duplicates: Duplicates::default(),
+            result_window: limits.result_window,
+            capacity: limits.waiting_rows,
+            max_abandoned: limits.max_abandoned,
+            key: ByHash,
+            shared,
+        }
+    }
+
+    /// Makes an item's key from the item: its identity within the batch. By default it is the hash of the payload.
+    pub fn key<I, S, F>(self, f: F) -> BatchBuilder<ByKey<I, S, F>>
+    where
+        S: Into<Key>,
+        F: Fn(&I) -> S + Send + Sync + 'static,
+    {
+        BatchBuilder {
+            shared: self.shared,
+            name: self.name,
+            priority: self.priority,
+            weight: self.weight,
+            item_timeout: self.item_timeout,
+            hang_after: self.hang_after,
+            grace: self.grace,
+            deadline: self.deadline,
+            retry: self.retry,
+            concurrency: self.concurrency,
+            needs: self.needs,
+            rates: self.rates,
+            halt: self.halt,
+            duplicates: self.duplicates,
+            result_window: self.result_window,
+            capacity: self.capacity,
+            max_abandoned: self.max_abandoned,
+            key: ByKey(f, PhantomData),
+        }
+    }
+}
+
+impl<K> BatchBuilder<K> {
+    /// The class it is served in: a higher class goes first, strictly, but for one class of ageing per 10 s of
+    /// waiting.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Its share among the batches of its class, 1 to 65,535. By default 1.
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// How long one attempt may run before it is told to stop.
+    pub fn item_timeout(mut self, limit: Duration) -> Self {
+        self.item_timeout = Some(limit);
+        self
+    }
+
+    /// How long an attempt may go without a [`heartbeat`](crate::Context::heartbeat) before it counts as hung.
+    pub fn hang_after(mut self, limit: Duration) -> Self {
+        self.hang_after = Some(limit);
+        self
+    }
+
+    /// How long an attempt may go on after it was told to stop, before its thread is replaced and the item is tried
+    /// again or given up.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// How long the whole batch may take; then it is halted.
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.deadline = Some(limit);
+        self
+    }
+
+    /// When and how often a failed item is tried again.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// At most this many of its items are in hand at once.
+    pub fn concurrency(mut self, items: usize) -> Self {
+        self.concurrency = Some(items);
+        self
+    }
+
+    /// Every item uses this many units of a resource while it runs. They are taken before a worker is used, all
+    /// kinds or none.
+    pub fn needs(mut self, kind: impl Into<ResourceKind>, units: u32) -> Self {
+        self.needs.push((kind.into(), units));
+        self
+    }
+
+    /// Items start at this rate of the engine at most. May be said more than once.
+    pub fn paced_by(mut self, rate: impl Into<String>) -> Self {
+        self.rates.push(rate.into());
+        self
+    }
+
+    /// When the batch gives up as a whole, for example `"soon,fail=10%".parse()?`.
+    pub fn halt(mut self, rule: HaltRule) -> Self {
+        self.halt = Some(rule);
+        self
+    }
+
+    /// What happens to an item whose key is there already. By default [`Duplicates::Error`].
+    pub fn duplicates(mut self, policy: Duplicates) -> Self {
+        self.duplicates = policy;
+        self
+    }
+
+    /// How many results a held, unread iterator lets the batch run ahead.
+    pub fn result_window(mut self, results: usize) -> Self {
+        self.result_window = results;
+        self
+    }
+
+    /// How many pushed items may wait to be run before [`Batch::push`] waits. By default what the engine may have in
+    /// flight.
+    pub fn capacity(mut self, items: usize) -> Self {
+        self.capacity = items;
+        self
+    }
+
+    /// How many attempts may be abandoned, their threads still running, before the batch is halted.
+    pub fn max_abandoned(mut self, attempts: u32) -> Self {
+        self.max_abandoned = attempts;
+        self
+    }
+
+    /// Opens the batch: items are pushed one by one, and run as they come.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be is named: a setting, a rate or a resource that the engine does not have, a demand that can
+    /// never be met, a name in use; [`Error::Closed`] when the engine is shut down.
+    ///
+    /// ```
+    /// use batchyard::Engine;
+    /// let engine = Engine::builder().in_memory().open()?;
+    /// let batch = engine.batch("lines").open(|line: &String, _ctx| Ok(line.len()))?;
+    /// for line in ["one", "three"] {
+    ///     batch.push(line.to_string())?;
+    /// }
+    /// batch.seal();
+    /// assert_eq!(batch.results_in_order().map(|item| item.unwrap().outcome.unwrap()).collect::<Vec<_>>(), [3, 5]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn open<I, O, F>(self, f: F) -> Result<Batch<I, O>, Error>
+    where
+        I: Payload,
+        O: Payload,
+        F: Fn(&I, &Context) -> Result<O, Failure> + Send + Sync + 'static,
+        K: KeyOf<I>,
+    {
+        let core = self.core(true)?;
+        let settings = handle::Settings {
+            window: self.result_window,
+            capacity: self.capacity,
+            duplicates: self.duplicates,
+        };
+        handle::open(self.shared, core, settings, Box::new(self.key), f)
+    }
+
+    /// Opens the batch, pushes all items, and seals it. Returns when the last item was taken over; work starts with
+    /// the first.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](BatchBuilder::open); [`Error::DuplicateKey`] when two items have one key and the policy is
+    /// [`Duplicates::Error`]: the batch is cancelled then.
+    pub fn submit<I, O, F>(self, items: impl IntoIterator<Item = I>, f: F) -> Result<Batch<I, O>, Error>
+    where
+        I: Payload,
+        O: Payload,
+        F: Fn(&I, &Context) -> Result<O, Failure> + Send + Sync + 'static,
+        K: KeyOf<I>,
+    {
+        let name = self.name.clone();
+        let batch = self.open(f)?;
+        for item in items {
+            let Err(error) = batch.push_unbounded(item) else { continue };
+            batch.cancel();
+            return Err(match error {
+                PushError::Duplicate(key, _) => Error::DuplicateKey { batch: name, key },
+                PushError::Key(why, _) => Error::Key { batch: name, why },
+                _ => Error::Closed,
+            });
+        }
+        batch.seal();
+        Ok(batch)
+    }
+
+    /// Runs the closure once for every item, under all that this batch asks for, and returns the results in the
+    /// items' order. Everything may be borrowed, as with [`Engine::map`](crate::Engine::map); therefore an item that
+    /// ignores its cancellation is waited for, not abandoned.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](BatchBuilder::open).
+    ///
+    /// ```
+    /// use batchyard::{Engine, Rate};
+    /// let engine = Engine::builder().in_memory().rate("api", Rate::per_second(500).burst(10)).open()?;
+    /// let doubled = engine.batch("paced").paced_by("api").map(0..20u32, |n, _| Ok(n * 2))?;
+    /// assert_eq!(doubled.len(), 20);
+    /// # Ok::<(), batchyard::Error>(())
+    /// ```
+    pub fn map<I, O, F>(self, items: impl IntoIterator<Item = I>, f: F) -> Result<Vec<Result<O, Dead>>, Error>
+    where
+        I: Send + Sync,
+        O: Send,
+        F: Fn(&I, &Context) -> Result<O, Failure> + Send + Sync,
+    {
+        self.map_with_report(items, f).map(|(results, _)| results)
+    }
+
+    /// As [`map`](BatchBuilder::map), with the report of how it went.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](BatchBuilder::open).
+    pub fn map_with_report<I, O, F>(
+        self,
+        items: impl IntoIterator<Item = I>,
+        f: F,
+    ) -> Result<(Vec<Result<O, Dead>>, Report), Error>
+    where
+        I: Send + Sync,
+        O: Send,
+        F: Fn(&I, &Context) -> Result<O, Failure> + Send + Sync,
+    {
+        let items: Vec<I> = items.into_iter().collect();
+        let core = self.core(false)?;
+        let shared = &self.shared;
+        let began = shared.clock.now();
+        if let Some(out) = with_current(shared, |outer| map::inline(outer, &self.retry, &items, &f, false)) {
+            let report = map::tally(&self.name, &out, shared.clock.now() - began);
+            return Ok((out, report));
+        }
+        let (results, shell) = map::map(shared, core, &items, f)?;
+        Ok((results, map::report_of(&shell)))
+    }
+
+    /// As [`map`](BatchBuilder::map), for the effects.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](BatchBuilder::open).
+    pub fn for_each<I, F>(self, items: impl IntoIterator<Item = I>, f: F) -> Result<Report, Error>
+    where
+        I: Send + Sync,
+        F: Fn(&I, &Context) -> Result<(), Failure> + Send + Sync,
+    {
+        self.map_with_report(items, f).map(|(_, report)| report)
+    }
+
+    /// Checks everything and makes the lane's core.
+    fn core(&self, may_abandon: bool) -> Result<LaneCore, Error> {
+        let shared = &self.shared;
+        let limits = &shared.limits;
+        let invalid = |field: &str, problem: &str| Err(Error::Invalid(Invalid::new(field, problem)));
+        if self.name.is_empty() {
+            return invalid("batch", "a batch needs a name: it is its identity");
+        }
+        if !(1..=u32::from(u16::MAX)).contains(&self.weight) {
+            return invalid("weight", "must be 1 to 65535");
+        }
+        for (field, value) in [
+            ("item_timeout", self.item_timeout),
+            ("hang_after", self.hang_after),
+            ("deadline", self.deadline),
+        ] {
+            if value == Some(Duration::ZERO) {
+                return invalid(field, "zero would end everything at once: leave it out for no limit");
+            }
+        }
+        if self.concurrency == Some(0) {
+            return invalid("concurrency", "must be at least 1: pause the batch to stop it");
+        }
+        if self.result_window == 0 {
+            return invalid("result_window", "must be at least 1");
+        }
+        if self.capacity == 0 {
+            return invalid("capacity", "must be at least 1");
+        }
+        self.retry.validate()?;
+        if let Some(halt) = &self.halt {
+            halt.validate()?;
+        }
+        let gate = LaneGate::new(self.demand()?, self.limiters()?);
+        let spec = LaneSpec {
+            retry: self.retry,
+            item_timeout: self.item_timeout,
+            grace: self.grace,
+            hang_after: self.hang_after,
+            halt: self.halt,
+            may_abandon,
+            max_abandoned: self.max_abandoned,
+        };
+        let own = self.concurrency.map_or(LaneTunables::UNCAPPED, |n| u32::try_from(n).unwrap_or(u32::MAX));
+        let tunables = LaneTunables {
+            cap: own.min(limits.batch_cap),
+            weight: self.weight as u16,
+            class: self.priority.class() as u8,
+            flags: if limits.total_cap { LaneTunables::TOTAL_CAP } else { 0 },
+        };
+        let now = shared.clock.now();
+        let deadline = self.deadline.map(|limit| now + limit);
+        Ok(LaneCore::new(self.name.clone(), spec, Tunables::new(tunables), gate, deadline, now))
+    }
+
+    fn demand(&self) -> Result<Demand, Error> {
+        let gate = &self.shared.gate;
+        let mut demand = Demand::new();
+        for (kind, units) in &self.needs {
+            let Some((index, limit)) = gate.kind(kind) else {
+                if !self.shared.limits.throttling {
+                    continue;
+                }
+                let known: Vec<String> = gate.kinds().map(|(kind, _)| kind.to_string()).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(Error::UnknownQuota { kind: kind.to_string(), known });
+            };
+            let asked = u64::from(*units);
+            if asked > limit {
+                return Err(Error::NeverFits { kind: kind.to_string(), asked, limit });
+            }
+            if asked > 0 {
+                demand = demand.with(index, *units);
+            }
+        }
+        Ok(demand)
+    }
+
+    fn limiters(&self) -> Result<Vec<RateLimiter>, Error> {
+        let gate = &self.shared.gate;
+        let mut limiters = Vec::new();
+        for name in &self.rates {
+            match gate.rate(name) {
+                Some(limiter) => limiters.push(limiter.clone()),
+                None if !self.shared.limits.rate_limiting => {}
+                None => {
+                    let known: Vec<&str> = gate.rate_names().collect();
+                    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                    return Err(Error::UnknownRate { name: name.clone(), known });
+                }
+            }
+        }
+        Ok(limiters)
+    }
+}
+
+impl<K> fmt::Debug for BatchBuilder<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BatchBuilder").field("name", &self.name).finish_non_exhaustive()
+    }
+}

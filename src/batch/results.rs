@@ -1,0 +1,100 @@
+//! Results are read, not pushed.
+
+use super::work::Rows;
+use crate::engine::worker::on_worker_of;
+use crate::engine::{Error, shared::Shared};
+use crate::job::ItemResult;
+use crate::store::{Order, Read, Settled};
+use crate::sync::Arc;
+use std::fmt;
+
+/// Iterates over a batch's results, waiting for each. It ends when the batch has ended and all was read.
+///
+/// Every item it yields is committed. While it is held, the engine runs at most `result_window` results ahead of it.
+/// In memory each result is handed out once, to whichever iterator asks first.
+///
+/// An `Err` is about the wait, not about an item: [`Error::WouldBlockWorker`] when an item of the same engine would
+/// have to wait. The iterator ends after it.
+pub struct Results<I, O> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) rows: Arc<Rows<I, O>>,
+    pub(super) refill: Box<dyn Fn() + Send + Sync>,
+    pub(super) order: Order,
+    pub(super) over: bool,
+}
+
+impl<I, O> Results<I, O> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        rows: Arc<Rows<I, O>>,
+        refill: Box<dyn Fn() + Send + Sync>,
+        order: Order,
+    ) -> Self {
+        rows.store.reader(order, true);
+        Self { shared, rows, refill, order, over: false }
+    }
+
+    /// The next result if it is there already.
+    pub fn try_next(&mut self) -> Option<ItemResult<O>> {
+        match self.rows.store.read(self.order) {
+            Read::Row(row) => {
+                (self.refill)();
+                Some(item(row))
+            }
+            Read::Pending | Read::End => None,
+        }
+    }
+}
+
+impl<I, O> Iterator for Results<I, O> {
+    type Item = Result<ItemResult<O>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.over {
+            return None;
+        }
+        let read = || match self.rows.store.read(self.order) {
+            Read::Pending => None,
+            found => Some(found),
+        };
+        let found = match read() {
+            Some(found) => found,
+            None if on_worker_of(&self.shared) => {
+                self.over = true;
+                return Some(Err(Error::WouldBlockWorker));
+            }
+            None => self.rows.published.wait(&self.shared.clock, None, read)?,
+        };
+        match found {
+            Read::Row(row) => {
+                // A place in the window is free: more may be claimed.
+                (self.refill)();
+                Some(Ok(item(row)))
+            }
+            Read::Pending | Read::End => {
+                self.over = true;
+                None
+            }
+        }
+    }
+}
+
+fn item<O>(row: Settled<O>) -> ItemResult<O> {
+    let mut item = ItemResult::new(row.seq, row.key, row.outcome, row.attempts);
+    item.run_time = row.run_time;
+    item.queued_time = row.queued_time;
+    item
+}
+
+impl<I, O> Drop for Results<I, O> {
+    fn drop(&mut self) {
+        self.rows.store.reader(self.order, false);
+        (self.refill)();
+    }
+}
+
+impl<I, O> fmt::Debug for Results<I, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Results").field("order", &self.order).finish_non_exhaustive()
+    }
+}

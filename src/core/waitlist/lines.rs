@@ -1,0 +1,271 @@
+//! The queues behind the latch: one intrusive, doubly linked line per priority class, and the order over them.
+//!
+//! Within a class first come, first served. Over the classes by tier: the class, plus one for each
+//! [`AGEING`] waited, at most the top; among equals who came first. Nothing is re-sorted as time passes: a line is
+//! sorted by age as it stands, so its head has its highest tier, and a walk compares four heads.
+
+use super::demand::Demand;
+use super::{NodeState, Refused, Waiter};
+use crate::sync::UnsafeCell;
+use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::fmt;
+use std::marker::PhantomPinned;
+use std::ptr;
+
+/// Priority classes, the highest last.
+pub const CLASSES: usize = 4;
+
+/// A waiter rises by one tier for each ten seconds (in nanoseconds) it waits. Long against any permit's usual hold,
+/// so that a busy class is not mixed with the next; short against a person's patience.
+pub const AGEING: u64 = 10_000_000_000;
+
+/// The tier of a waiter now.
+pub(super) fn tier(class: u8, since: u64, now: u64) -> u64 {
+    (u64::from(class) + now.saturating_sub(since) / AGEING).min(CLASSES as u64 - 1)
+}
+
+/// A place in a wait list, embedded in who waits: a lane, or a thread's stack frame. One demand at a time.
+pub struct Node {
+    pub(super) state: AtomicU32,
+    /// The wait list it was last queued in, by the address of its words.
+    pub(super) home: AtomicUsize,
+    /// Belongs to the latch's holder from `enqueue` until `state` is published as something else than waiting,
+    /// and to the node's owner otherwise.
+    entry: UnsafeCell<Entry>,
+    _pinned: PhantomPinned,
+}
+
+// SAFETY: `entry`, the one part that is not an atomic, is accessed under the latch of the list that the node waits
+// in; what it holds (a demand, an unparker, pointers to other nodes) may go to any thread.
+unsafe impl Send for Node {}
+// SAFETY: as above.
+unsafe impl Sync for Node {}
+
+/// What the latch's holder knows of a waiter.
+pub(super) struct Entry {
+    prev: *const Node,
+    next: *const Node,
+    seq: u64,
+    pub(super) class: u8,
+    pub(super) since: u64,
+    pub(super) demand: Demand,
+    pub(super) waiter: Option<Waiter>,
+    /// How often others were granted a kind it waits for, though it came before them.
+    pub(super) passed: u32,
+    /// Nobody passes it any more.
+    pub(super) holds_back: bool,
+    /// The last scan that came by and could not grant.
+    pub(super) visited: u64,
+    pub(super) refused: Option<Refused>,
+}
+
+impl Node {
+    /// A node that waits for nothing.
+    pub fn new() -> Self {
+        Self {
+            state: AtomicU32::new(NodeState::Idle as u32),
+            home: AtomicUsize::new(0),
+            entry: UnsafeCell::new(Entry {
+                prev: ptr::null(),
+                next: ptr::null(),
+                seq: 0,
+                class: 0,
+                since: 0,
+                demand: Demand::new(),
+                waiter: None,
+                passed: 0,
+                holds_back: false,
+                visited: 0,
+                refused: None,
+            }),
+            _pinned: PhantomPinned,
+        }
+    }
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("state", &NodeState::of(self.state.load(Ordering::Relaxed)))
+            .finish_non_exhaustive()
+    }
+}
+
+/// A node that the latch's holder may look into: it is alive, and its entry is the holder's.
+///
+/// Making one is the promise that this stays so until the node is unlinked, or the latch is given up, whichever
+/// comes first. None is kept beyond that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seat(*const Node);
+
+impl Seat {
+    /// # Safety
+    ///
+    /// The caller holds the latch, the node is alive, and it is linked in this list or about to be (or just was,
+    /// its state not yet published).
+    pub(super) unsafe fn new(node: *const Node) -> Self {
+        Seat(node)
+    }
+
+    /// The node's entry. `f` must not come back for the same entry.
+    pub(super) fn with<R>(self, f: impl FnOnce(&mut Entry) -> R) -> R {
+        // SAFETY: the promise of `Seat`: the node is alive and nobody else has its entry. The closure's borrow
+        // ends before another can begin.
+        unsafe { (*self.0).entry.with_mut(|entry| f(&mut *entry)) }
+    }
+
+    /// Makes the entry its owner's again: the last that is done to a seat. The owner may free the node at once.
+    pub(super) fn publish(self, state: NodeState, order: Ordering) {
+        // A swap where a store would do: the second loom pass turns the owner's loads into RMWs, and loom does not
+        // order a plain store after an RMW that it did not see.
+        // SAFETY: the promise of `Seat`: alive until this write is seen.
+        unsafe { (*self.0).state.swap(state as u32, order) };
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Line {
+    head: *const Node,
+    tail: *const Node,
+}
+
+/// All lines of a wait list.
+pub(super) struct Lines {
+    lines: [Line; CLASSES],
+    seq: u64,
+}
+
+// SAFETY: the pointers are followed only by the holder of the latch that guards the lines.
+unsafe impl Send for Lines {}
+
+impl Lines {
+    pub(super) fn new() -> Self {
+        Self { lines: [Line { head: ptr::null(), tail: ptr::null() }; CLASSES], seq: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines.iter().all(|line| line.head.is_null())
+    }
+
+    /// Links a node that is in no line, at the end of its class.
+    pub(super) fn push(&mut self, seat: Seat) {
+        self.seq += 1;
+        let class = seat.with(|e| {
+            e.seq = self.seq;
+            e.next = ptr::null();
+            usize::from(e.class)
+        });
+        let line = &mut self.lines[class];
+        let last = std::mem::replace(&mut line.tail, seat.0);
+        seat.with(|e| e.prev = last);
+        match Self::seat(last) {
+            Some(last) => last.with(|e| e.next = seat.0),
+            None => line.head = seat.0,
+        }
+    }
+
+    /// Unlinks a node that is in a line.
+    pub(super) fn unlink(&mut self, seat: Seat) {
+        let (class, prev, next) = seat.with(|e| (usize::from(e.class), e.prev, e.next));
+        match Self::seat(prev) {
+            Some(prev) => prev.with(|e| e.next = next),
+            None => self.lines[class].head = next,
+        }
+        match Self::seat(next) {
+            Some(next) => next.with(|e| e.prev = prev),
+            None => self.lines[class].tail = prev,
+        }
+    }
+
+    /// Calls `f` with each node until it returns false for one; then goes on with the next line.
+    pub(super) fn each(&self, mut f: impl FnMut(Seat) -> bool) {
+        for line in &self.lines {
+            let mut at = Self::seat(line.head);
+            while let Some(seat) = at {
+                // Read first: `f` may unlink and publish.
+                let next = seat.with(|e| e.next);
+                if !f(seat) {
+                    break;
+                }
+                at = Self::seat(next);
+            }
+        }
+    }
+
+    /// The nodes in the order of their claims. The node that was returned last may be unlinked, no other.
+    pub(super) fn walk(&self, now: u64) -> Walk {
+        Walk { heads: self.lines.map(|line| Self::seat(line.head)), now }
+    }
+
+    /// A link's other end.
+    fn seat(node: *const Node) -> Option<Seat> {
+        // SAFETY: links lead only to linked nodes, which are alive by `enqueue`'s contract, and only the latch's
+        // holder follows them.
+        (!node.is_null()).then(|| unsafe { Seat::new(node) })
+    }
+}
+
+pub(super) struct Walk {
+    heads: [Option<Seat>; CLASSES],
+    now: u64,
+}
+
+impl Walk {
+    pub(super) fn next(&mut self) -> Option<Seat> {
+        let now = self.now;
+        let first = |seat: Seat| seat.with(|e| (tier(e.class, e.since, now), std::cmp::Reverse(e.seq)));
+        let (class, seat) = (0..CLASSES)
+            .filter_map(|class| Some((class, self.heads[class]?)))
+            .max_by_key(|(_, seat)| first(*seat))?;
+        self.heads[class] = Lines::seat(seat.with(|e| e.next));
+        Some(seat)
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiers_rise_and_stop_at_the_top() {
+        assert_eq!(tier(0, 5, 4), 0);
+        assert_eq!(tier(0, 0, AGEING - 1), 0);
+        assert_eq!(tier(0, 0, AGEING), 1);
+        assert_eq!(tier(1, 0, 2 * AGEING), 3);
+        assert_eq!(tier(3, 0, u64::MAX), 3);
+    }
+
+    #[test]
+    fn walk_is_by_tier_then_by_arrival() {
+        let nodes: Vec<Node> = (0..5).map(|_| Node::new()).collect();
+        // SAFETY: one thread, the nodes outlive the lines.
+        let seats: Vec<Seat> = nodes.iter().map(|n| unsafe { Seat::new(n) }).collect();
+        let mut lines = Lines::new();
+        for (seat, (class, since)) in seats.iter().zip([(0, 0), (1, 9), (0, 9), (3, 9), (1, 9)]) {
+            seat.with(|e| (e.class, e.since) = (class, since));
+            lines.push(*seat);
+        }
+        let order = |lines: &Lines, now| {
+            let mut walk = lines.walk(now);
+            std::iter::from_fn(|| walk.next())
+                .map(|seat| seats.iter().position(|s| *s == seat).unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(order(&lines, 9), [3, 1, 4, 0, 2]);
+        assert_eq!(order(&lines, AGEING), [3, 0, 1, 4, 2]);
+        lines.unlink(seats[1]);
+        lines.unlink(seats[3]);
+        assert_eq!(order(&lines, 9), [4, 0, 2]);
+        for i in [2, 0, 4] {
+            assert!(!lines.is_empty());
+            lines.unlink(seats[i]);
+        }
+        assert!(lines.is_empty());
+    }
+}

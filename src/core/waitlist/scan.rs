@@ -1,0 +1,328 @@
+//! The scan: what the latch's holder does to the queue. See the head of [`waitlist`](super) for the rule.
+
+use super::demand::Demand;
+use super::lines::{Lines, Node, Seat};
+use super::{NodeState, Refused, WaitList, Waiter};
+use crate::core::permits::Permits;
+#[cfg(mutants)]
+use crate::sync::atomic::Ordering;
+use crate::sync::{CachePadded, MutexGuard, ordering};
+
+/// How many are told per round: the latch is given up to tell them, then the scan starts anew. Few, for the array
+/// lies on the stack; a release rarely grants more.
+const ROUND: usize = 8;
+
+/// What the latch guards.
+pub(super) struct Queue {
+    pub(super) lines: Lines,
+    ledgers: Box<[Ledger]>,
+    /// The latest time that anybody came in with. Callers' readings may be stale or out of order.
+    pub(super) now: u64,
+    /// The number of the last scan.
+    scan: u64,
+    /// Some demands may have become impossible.
+    pub(super) sweep: bool,
+}
+
+/// The book of one kind.
+#[derive(Clone, Copy, Default)]
+struct Ledger {
+    /// Set aside, in this scan, for those who hold back.
+    held: u64,
+    /// The credit that the word was given last.
+    given: u32,
+    /// The credit it will be given.
+    next: u32,
+}
+
+/// Whom to tell, once the latch is given up.
+struct Wakes {
+    list: [Option<Waiter>; ROUND],
+    len: usize,
+}
+
+/// One turn of the scan.
+struct Round {
+    /// There may be more to grant: only the room for wakes ran out.
+    more: bool,
+    /// The caller's own demand was granted.
+    mine: bool,
+}
+
+impl Queue {
+    pub(super) fn new(kinds: usize) -> Self {
+        Self {
+            lines: Lines::new(),
+            ledgers: vec![Ledger::default(); kinds].into_boxed_slice(),
+            now: 0,
+            scan: 0,
+            sweep: false,
+        }
+    }
+
+    /// Shuts the gates, and charges those who wait with the newcomers that passed since the last scan.
+    pub(super) fn collect_credit(&mut self, kinds: &[CachePadded<Permits>]) {
+        let mut used = false;
+        for (ledger, permits) in self.ledgers.iter_mut().zip(kinds) {
+            ledger.next = 0;
+            if ledger.given > 0 {
+                ledger.next = ledger.given - permits.set_credit(0).min(ledger.given);
+                ledger.given = 0;
+                used |= ledger.next > 0;
+            }
+        }
+        if used {
+            self.lines.each(|seat| {
+                seat.with(|e| {
+                    let passed: u32 =
+                        e.demand.parts().map(|(kind, _)| self.ledgers[usize::from(kind)].next).sum();
+                    e.passed = e.passed.saturating_add(passed);
+                });
+                true
+            });
+        }
+    }
+
+    /// Somebody was granted `d` ahead of all that this scan has come by.
+    fn charge_passed(&mut self, d: &Demand, bypass: u32) {
+        let Queue { lines, ledgers, scan, .. } = self;
+        lines.each(|seat| {
+            seat.with(|e| {
+                // Those that were visited stand at the heads of their lines.
+                if e.visited != *scan {
+                    return false;
+                }
+                if !e.holds_back && e.demand.overlaps(d) {
+                    e.passed = e.passed.saturating_add(1);
+                    if e.passed >= bypass {
+                        e.holds_back = true;
+                        set_aside(ledgers, &e.demand);
+                    }
+                }
+                true
+            })
+        });
+    }
+
+    /// Opens the gates as far as the least patient waiter of each kind allows.
+    fn give_credit(&mut self, kinds: &[CachePadded<Permits>], bypass: u32) {
+        let Queue { lines, ledgers, .. } = self;
+        ledgers.iter_mut().for_each(|ledger| ledger.next = bypass);
+        lines.each(|seat| {
+            seat.with(|e| {
+                // Its kinds' words do not know of each other: each gets a share of what it can still bear. When
+                // the shares are used up, the gates shut, and the next newcomer has the queue scanned.
+                let left = if e.holds_back { 0 } else { bypass.saturating_sub(e.passed) };
+                let left = left / e.demand.len().max(1) as u32;
+                for (kind, _) in e.demand.parts() {
+                    let next = &mut ledgers[usize::from(kind)].next;
+                    *next = left.min(*next);
+                }
+            });
+            true
+        });
+        for (ledger, permits) in ledgers.iter_mut().zip(kinds) {
+            if ledger.next > 0 && permits.look().waiters() > 0 {
+                ledger.given = ledger.next;
+                permits.set_credit(ledger.next);
+            }
+        }
+    }
+}
+
+/// Sets aside what a waiter needs, for the rest of this scan.
+fn set_aside(ledgers: &mut [Ledger], d: &Demand) {
+    for (kind, n) in d.parts() {
+        let held = &mut ledgers[usize::from(kind)].held;
+        *held = held.saturating_add(n);
+    }
+}
+
+impl Wakes {
+    fn new() -> Self {
+        Self { list: [const { None }; ROUND], len: 0 }
+    }
+
+    fn full(&self) -> bool {
+        self.len == ROUND
+    }
+
+    fn push(&mut self, waiter: Option<Waiter>) {
+        self.list[self.len] = waiter;
+        self.len += 1;
+    }
+
+    fn deliver(&mut self, wake: &mut impl FnMut(&Waiter)) {
+        for waiter in self.list[..std::mem::take(&mut self.len)].iter_mut() {
+            if let Some(waiter) = waiter.take() {
+                wake(&waiter);
+            }
+        }
+    }
+}
+
+impl WaitList {
+    /// Takes the latch.
+    pub(super) fn enter(&self, now: u64) -> MutexGuard<'_, Queue> {
+        let mut queue = self.latch.lock();
+        queue.now = queue.now.max(now);
+        queue
+    }
+
+    /// Scans, gives the latch up, tells; again, as long as there is more. True: `mine` was granted, or
+    /// `newcomer`, who claims after all that wait, was served.
+    pub(super) fn settle<'a>(
+        &'a self,
+        mut queue: MutexGuard<'a, Queue>,
+        mine: Option<&Node>,
+        newcomer: Option<&Demand>,
+        wake: &mut impl FnMut(&Waiter),
+    ) -> bool {
+        // SAFETY: `mine` is linked, or was and belongs to the caller: it is alive. The seat is only compared.
+        let mine = mine.map(|node| unsafe { Seat::new(node) });
+        let mut wakes = Wakes::new();
+        let mut served = false;
+        loop {
+            let round = self.scan(&mut queue, mine, newcomer, &mut wakes);
+            drop(queue);
+            wakes.deliver(wake);
+            served |= round.mine;
+            if !round.more {
+                return served;
+            }
+            queue = self.enter(0);
+        }
+    }
+
+    fn scan(&self, q: &mut Queue, mine: Option<Seat>, newcomer: Option<&Demand>, wakes: &mut Wakes) -> Round {
+        let bypass = self.fairness.bypass;
+        let mut served = false;
+        q.collect_credit(&self.kinds);
+        q.ledgers.iter_mut().for_each(|ledger| ledger.held = 0);
+        q.scan += 1;
+        if q.sweep && !self.sweep(q, wakes) {
+            return Round { more: true, mine: false };
+        }
+
+        let mut walk = q.lines.walk(q.now);
+        let mut left_over = self.left_over(q);
+        while left_over {
+            let Some(seat) = walk.next() else { break };
+            if wakes.full() {
+                return Round { more: true, mine: served };
+            }
+            let (demand, waited) = seat.with(|e| (e.demand, q.now.saturating_sub(e.since)));
+            if self.take_all(q, &demand) {
+                if mine == Some(seat) {
+                    self.unseat(q, seat, NodeState::Idle);
+                    served = true;
+                } else {
+                    wakes.push(self.unseat(q, seat, NodeState::Granted).0);
+                }
+                q.charge_passed(&demand, bypass);
+            } else {
+                let ledgers = &mut q.ledgers;
+                seat.with(|e| {
+                    e.visited = q.scan;
+                    e.holds_back = e.passed >= bypass || waited >= self.fairness.patience;
+                    if e.holds_back {
+                        set_aside(ledgers, &e.demand);
+                    }
+                });
+            }
+            left_over = self.left_over(q);
+        }
+        // An unfinished walk leaves the gates shut: what it has not visited may be owed something, and nothing is
+        // free. The next release scans again.
+        if left_over {
+            if let Some(d) = newcomer
+                && self.take_all(q, d)
+            {
+                q.charge_passed(d, bypass);
+                served = true;
+            }
+            q.give_credit(&self.kinds, bypass);
+        }
+        Round { more: false, mine: served }
+    }
+
+    /// Whether any kind that is waited for has more free than was set aside.
+    fn left_over(&self, q: &Queue) -> bool {
+        q.ledgers.iter().zip(&self.kinds).any(|(ledger, permits)| {
+            let word = permits.look();
+            word.waiters() > 0 && word.available() > i64::try_from(ledger.held).unwrap_or(i64::MAX)
+        })
+    }
+
+    /// Takes `d` or nothing, beside what is set aside. No newcomer's gate applies.
+    pub(super) fn take_all(&self, q: &Queue, d: &Demand) -> bool {
+        let fits = d.parts().all(|(kind, n)| {
+            let kind = usize::from(kind);
+            let free = self.kinds[kind].look().available();
+            u64::try_from(free).is_ok_and(|free| free >= n.saturating_add(q.ledgers[kind].held))
+        });
+        if !fits {
+            return false;
+        }
+        for (taken, (kind, n)) in d.parts().enumerate() {
+            let kind = usize::from(kind);
+            if !self.kinds[kind].take_for_waiter(n, q.ledgers[kind].held) {
+                // A newcomer was faster. What is given back here needs no drain: who stands before this demand
+                // was looked at while it was free, who stands behind is looked at next.
+                for (kind, n) in d.parts().take(taken).rev() {
+                    let _ = self.kinds[usize::from(kind)].put(n);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Serves the waiters, and then a newcomer that found a gate shut, if enough is left over.
+    #[cold]
+    pub(super) fn take_behind(&self, d: &Demand, wake: &mut impl FnMut(&Waiter)) -> Result<(), Refused> {
+        let queue = self.enter(0);
+        let verdict = self.verdict(d);
+        if self.settle(queue, None, verdict.is_ok().then_some(d), wake) {
+            return Ok(());
+        }
+        verdict?;
+        let short = d.parts().find(|(kind, n)| self.available(*kind) < *n as i64).or(d.parts().next());
+        Err(Refused::Short { kind: short.map_or(0, |(kind, _)| kind) })
+    }
+
+    /// Takes a node out, of its line and of its words' counts, and publishes what became of it.
+    pub(super) fn unseat(&self, q: &mut Queue, seat: Seat, state: NodeState) -> (Option<Waiter>, Demand) {
+        q.lines.unlink(seat);
+        let (waiter, demand) = seat.with(|e| (e.waiter.take(), e.demand));
+        self.deregister(&demand);
+        // ORDERING: Release pairs with the Acquire of `state` and `take_grant`. It hands the node's entry back to
+        // its owner, and, for a grant, all that the putters did before they put: `take_for_waiter` acquired it.
+        seat.publish(state, ordering!(Release, mutant = "waitlist_publish_relaxed"));
+        (waiter, demand)
+    }
+
+    /// Refuses the demands that no release can meet any more. False: the room for wakes ran out.
+    fn sweep(&self, q: &mut Queue, wakes: &mut Wakes) -> bool {
+        loop {
+            let mut found = None;
+            q.lines.each(|seat| {
+                found = found.or_else(|| Some((seat, self.verdict(&seat.with(|e| e.demand)).err()?)));
+                found.is_none()
+            });
+            let Some((seat, why)) = found else {
+                q.sweep = false;
+                return true;
+            };
+            if wakes.full() {
+                return false;
+            }
+            seat.with(|e| e.refused = Some(why));
+            let state = match why {
+                Refused::Closed { .. } => NodeState::Closed,
+                _ => NodeState::Never,
+            };
+            wakes.push(self.unseat(q, seat, state).0);
+        }
+    }
+}

@@ -1,0 +1,735 @@
+//! The typed part of a lane: entries in, outcomes out, and the loop that runs a chunk.
+//!
+//! An *entry* is a chunk of items, or one item that came back. Fresh entries wait in the lane's crossbeam channel,
+//! which only [`refill`](LaneBody::refill) fills; everything that comes back (a retry, the rest of a chunk that was
+//! taken back, an item that the gate held up) waits in `returned`, which is looked at first. The lane's word counts
+//! both: an entry is inserted, then added; whoever removes one takes a ticket first, so a ticket holder always finds
+//! an entry, in one of the two, perhaps after looking again.
+//!
+//! A worker's *seat* in the lane holds the chunk it has in hand. Its word (`next | end | epoch`) is where the owner
+//! takes the next item and others take back the rest; the seat's latch is held while the word is armed and while
+//! somebody takes back, so whoever takes back knows the chunk that the word speaks of.
+
+use super::context::Context;
+use super::gate::Admission;
+use super::lane::{Ending, LaneBody, Shell};
+use super::shared::Shared;
+use super::slot::Slot;
+use super::worker::{Fate, Place, WorkerState, caught, with_item};
+use crate::core::chunk::Chunk as ChunkWord;
+use crate::job::{
+    AttemptError, AttemptKind, Dead, DeadReason, Failure, FailureKind, HaltReason, Key, Report,
+};
+use crate::policy;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, Mutex};
+use crate::time::{Timestamp, millis, secs};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::ops::Range;
+use std::time::Duration;
+
+/// A clock reading costs 10 ns, so items that are predicted to be fast are timed a stride at a time: as many as should
+/// take this long, at most a chunk. The time of an item's start is then late by what the items before it in the stride
+/// took: two microseconds by prediction, and a few milliseconds if the prediction was wrong, since the supervisor's
+/// ticker, which moves every millisecond while a chunk is in hand, ends a stride early.
+const STRIDE_NANOS: u64 = 2_000;
+/// Items with a limit below this are always timed one by one: for them milliseconds count.
+const STRIDE_LIMIT: Duration = secs(1);
+/// Outcomes wait this long for company before they are published.
+const PUBLISH_AFTER: Duration = millis(1);
+/// Entries in the channel per worker.
+const READY_PER_WORKER: usize = 2;
+
+/// What an ended item leaves behind besides its outcome.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) attempts: u32,
+    pub(crate) run_time: Duration,
+    pub(crate) queued_time: Duration,
+}
+
+/// The batch as its lane needs it: where chunks come from, what runs an item, where outcomes go.
+pub(crate) trait Work: Send + Sync {
+    /// A handle on the items of one chunk.
+    type Chunk: Clone + Send;
+    type Out: Send;
+    /// Fresh entries come through a channel that is refilled from a store. Otherwise a ticket claims directly.
+    const REFILLED: bool;
+
+    /// Takes up to `max` items, in order: the chunk, their number, and whether there are more.
+    fn claim(&self, max: usize) -> Option<(Self::Chunk, u32, bool)>;
+    /// Items that wait to be claimed.
+    fn unclaimed(&self) -> usize;
+    /// Runs one item.
+    fn call(&self, chunk: &Self::Chunk, at: u32, ctx: &Context) -> Result<Self::Out, Failure>;
+    fn seq(&self, chunk: &Self::Chunk, at: u32) -> u64;
+    /// The item's key, where it has one of its own.
+    fn key(&self, chunk: &Self::Chunk, at: u32) -> Option<Key>;
+    /// When it was submitted, where that is known.
+    fn queued(&self, chunk: &Self::Chunk, at: u32) -> Option<Timestamp>;
+    /// Takes an outcome of this seat; it need not be visible before [`publish`](Work::publish).
+    fn keep(&self, seat: usize, chunk: &Self::Chunk, at: u32, outcome: Result<Self::Out, Dead>, ended: Ended);
+    /// Makes the seat's outcomes visible.
+    fn publish(&self, seat: usize);
+    /// Drops what waits to be claimed; how many items that were.
+    fn drop_unclaimed(&self) -> usize;
+    /// The lane was cancelled before these items ran (`map` owes its caller a result for each).
+    fn cancelled(&self, chunk: &Self::Chunk, range: Range<u32>, reason: &Ending);
+    fn ended(&self, report: &Report);
+}
+
+/// What an item has behind it.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct History {
+    tries: u32,
+    deferrals: u32,
+    errors: Vec<AttemptError>,
+}
+
+/// A chunk, or an item that came back.
+struct Entry<C> {
+    chunk: C,
+    range: Range<u32>,
+    history: Option<Box<History>>,
+}
+
+struct Seat<C> {
+    word: ChunkWord,
+    hand: Mutex<Option<Hand<C>>>,
+}
+
+/// What a worker has in hand.
+struct Hand<C> {
+    chunk: C,
+    since: u64,
+    history: Option<Box<History>>,
+}
+
+struct Later<C> {
+    due: Timestamp,
+    entry: Entry<C>,
+}
+
+impl<C> PartialEq for Later<C> {
+    fn eq(&self, other: &Self) -> bool {
+        self.due == other.due
+    }
+}
+impl<C> Eq for Later<C> {}
+impl<C> PartialOrd for Later<C> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl<C> Ord for Later<C> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.due.cmp(&other.due)
+    }
+}
+
+/// The typed part of a lane.
+pub(crate) struct Body<W: Work> {
+    pub(crate) work: W,
+    fresh: Option<(Sender<Entry<W::Chunk>>, Receiver<Entry<W::Chunk>>)>,
+    refilling: Mutex<()>,
+    returned: Mutex<VecDeque<Entry<W::Chunk>>>,
+    backoff: Mutex<BinaryHeap<Reverse<Later<W::Chunk>>>>,
+    seats: Box<[Seat<W::Chunk>]>,
+    workers: usize,
+}
+
+/// How one attempt ended, before anybody decides what becomes of the item.
+enum Verdict {
+    Failed(Failure),
+    Panicked {
+        message: String,
+        place: Option<Place>,
+    },
+    /// Taken from its worker.
+    Abandoned {
+        hung: bool,
+    },
+}
+
+impl<W: Work> Body<W> {
+    pub(crate) fn new(work: W, workers: usize) -> Self {
+        Self {
+            work,
+            fresh: W::REFILLED.then(|| bounded(workers * READY_PER_WORKER + 2)),
+            refilling: Mutex::new(()),
+            returned: Mutex::new(VecDeque::new()),
+            backoff: Mutex::new(BinaryHeap::new()),
+            seats: (0..workers).map(|_| Seat { word: ChunkWord::new(), hand: Mutex::new(None) }).collect(),
+            workers,
+        }
+    }
+
+    /// How many items the next chunk should have.
+    fn chunk_size(&self, shell: &Shell) -> usize {
+        let fair = self.work.unclaimed().div_ceil(self.workers * 2).max(1);
+        {
+            let core = &shell.core;
+            let next = policy::chunk_size::next(
+                core.last_chunk.load(Ordering::Relaxed),
+                core.predicted.load(Ordering::Relaxed),
+            );
+            core.last_chunk.store(next, Ordering::Relaxed);
+            (next as usize).min(fair)
+        }
+    }
+
+    /// The entry that belongs to a ticket. `None`: a direct claim found nothing left.
+    fn pop(&self, shared: &Shared, shell: &Arc<Shell>) -> Option<Entry<W::Chunk>> {
+        loop {
+            if let Some(entry) = self.returned.lock().pop_front() {
+                return Some(entry);
+            }
+            match &self.fresh {
+                Some((_, fresh)) => match fresh.try_recv() {
+                    Ok(entry) => return Some(entry),
+                    // The ticket says there is one: it went into `returned` after we looked there.
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => crate::sync::hint::spin_loop(),
+                },
+                None => {
+                    let (chunk, len, more) = self.work.claim(self.chunk_size(shell))?;
+                    if more {
+                        shared.add(shell, 1);
+                    }
+                    return Some(Entry { chunk, range: 0..len, history: None });
+                }
+            }
+        }
+    }
+
+    /// Back into the lane, in front.
+    fn give_back(
+        &self,
+        shared: &Shared,
+        shell: &Arc<Shell>,
+        entries: impl IntoIterator<Item = Entry<W::Chunk>>,
+    ) {
+        let mut count = 0;
+        {
+            let mut returned = self.returned.lock();
+            for entry in entries {
+                returned.push_front(entry);
+                count += 1;
+            }
+        }
+        if count > 0 {
+            shared.add(shell, count);
+            if shell.core.is_stopping() {
+                // The stop may have cleared the lane just before these came back.
+                self.clear(shared, shell);
+            }
+        }
+    }
+
+    /// The loop. Takes items from the seat's word until it is empty, and settles each.
+    fn run(
+        &self,
+        shared: &Arc<Shared>,
+        shell: &Arc<Shell>,
+        me: &mut WorkerState,
+        entry: Entry<W::Chunk>,
+    ) -> Fate {
+        let core = &shell.core;
+        let clock = &shared.clock;
+        let slot = Arc::clone(&me.slot);
+        let id = slot.id;
+        let seat = &self.seats[id];
+        let Entry { chunk, range, history } = entry;
+        let several = range.len() > 1;
+        let mut came_back = history.is_some();
+
+        let start = clock.raw();
+        let epoch = {
+            let mut hand = seat.hand.lock();
+            *hand = Some(Hand { chunk: chunk.clone(), since: start, history });
+            seat.word.arm(range.start, range.end)
+        };
+        slot.enter_chunk(core.index(), several, start);
+        if several {
+            shared.watch();
+        }
+
+        let demand = core.gate.demand(core);
+        let gated = !core.gate.is_open(&demand);
+        me.held.fit(shared, &demand);
+        let timeout = core.spec.item_timeout.map_or(0, |t| clock.raw_at(Timestamp::ZERO + t).max(1));
+        let watched = timeout != 0 || core.spec.hang_after.is_some();
+        if watched {
+            shared.watch();
+        }
+        let may_abandon = watched && core.spec.may_abandon;
+        let roomy =
+            [core.spec.item_timeout, core.spec.hang_after].iter().flatten().all(|t| *t >= STRIDE_LIMIT);
+        let stride = match core.predicted.load(Ordering::Relaxed) {
+            predicted @ 1..STRIDE_NANOS if roomy => (STRIDE_NANOS / predicted) as u32,
+            _ => 1,
+        };
+        let mut ticked = shared.ticker.recent();
+
+        let mut ctx = Context {
+            shared: Arc::clone(shared),
+            slot: Arc::clone(&slot),
+            shell: Arc::clone(shell),
+            run: 0,
+            seq: 0,
+            key: None,
+            tries: 0,
+            deferrals: 0,
+            deadline_raw: 0,
+        };
+        let mut fate = Fate::GoOn;
+        let mut now = start;
+        let mut ran: u64 = 0;
+        let mut settled: u64 = 0;
+        let mut done: u64 = 0;
+        let mut failures: u64 = 0;
+        let mut untimed: u32 = 0;
+        let mut published = start;
+        let publish_after = clock.raw_at(Timestamp::ZERO + PUBLISH_AFTER);
+
+        while let Some(at) = seat.word.next(epoch) {
+            if gated {
+                match core.gate.admit(shared, shell, &demand, &mut me.held, now) {
+                    Admission::Go => {}
+                    Admission::Blocked => {
+                        self.put_off(shared, shell, seat, &chunk, at);
+                        break;
+                    }
+                    Admission::Never(why) => {
+                        self.put_off(shared, shell, seat, &chunk, at);
+                        shared.halt(shell, HaltReason::Impossible { demand: why });
+                        break;
+                    }
+                }
+            }
+            if came_back
+                && let Some(history) = seat.hand.lock().as_ref().and_then(|hand| hand.history.as_ref())
+            {
+                ctx.tries = history.tries;
+                ctx.deferrals = history.deferrals;
+            }
+            ctx.seq = self.work.seq(&chunk, at);
+            ctx.key = self.work.key(&chunk, at);
+            ctx.deadline_raw = if timeout == 0 { 0 } else { now + timeout };
+            if W::REFILLED
+                && let Some(queued) = self.work.queued(&chunk, at)
+            {
+                me.recorder.record_wait((clock.at_raw(now) - queued).as_nanos() as u64);
+            }
+            ctx.run = slot.begin(at, now, ctx.deadline_raw);
+            let result = caught(|| with_item(&ctx, || self.work.call(&chunk, at, &ctx)));
+            if !may_abandon {
+                slot.end(ctx.run);
+            } else if !slot.settle(ctx.run) {
+                // The supervisor has the item, the seat and a successor for this thread. What came is dropped;
+                // the permits were charged until now.
+                drop(result);
+                core.counts.late.add(1);
+                me.held.release(shared);
+                return Fate::Abandoned;
+            }
+            ran += 1;
+            untimed += 1;
+            let failed = !matches!(result, Ok(Ok(_)));
+            failures += u64::from(failed);
+            if untimed >= stride || failed || shared.ticker.recent() != ticked {
+                let end = clock.raw();
+                ticked = shared.ticker.recent();
+                let nanos = clock.at_raw(end.saturating_sub(now)).as_nanos();
+                me.recorder.record_run_many(nanos / u64::from(untimed), u64::from(untimed));
+                now = end;
+                untimed = 0;
+            }
+            match result {
+                Ok(Ok(out)) => {
+                    let ended = self.ended_item(shared, &chunk, at, ctx.tries + 1, slot.since(), now);
+                    self.work.keep(id, &chunk, at, Ok(out), ended);
+                    settled += 1;
+                    done += 1;
+                }
+                Ok(Err(failure)) => {
+                    let history = take_history(seat);
+                    settled += self.failed(
+                        shared,
+                        shell,
+                        me,
+                        id,
+                        &chunk,
+                        at,
+                        history,
+                        Verdict::Failed(failure),
+                        now,
+                    );
+                }
+                Err((message, place)) => {
+                    let history = take_history(seat);
+                    let verdict = Verdict::Panicked { message, place };
+                    settled += self.failed(shared, shell, me, id, &chunk, at, history, verdict, now);
+                    // Its thread-locals may be in any state: the rest goes back, a new thread takes the place.
+                    self.take_back_seat(shared, shell, seat, u64::MAX);
+                    fate = Fate::Replace;
+                    break;
+                }
+            }
+            if came_back {
+                came_back = false;
+                ctx.tries = 0;
+                ctx.deferrals = 0;
+            }
+            if W::REFILLED && now - published > publish_after {
+                self.work.publish(id);
+                shared.settled(shell, settled, done);
+                (settled, done, published) = (0, 0, now);
+            }
+        }
+
+        if untimed > 0 {
+            let end = clock.raw();
+            let nanos = clock.at_raw(end.saturating_sub(now)).as_nanos();
+            me.recorder.record_run_many(nanos / u64::from(untimed), u64::from(untimed));
+            now = end;
+        }
+        seat.hand.lock().take();
+        slot.leave_chunk();
+        me.held.release(shared);
+        if ran > 0 {
+            let took = clock.at_raw(now.saturating_sub(start));
+            let known = core.predicted.load(Ordering::Relaxed);
+            let items = u32::try_from(ran).unwrap_or(u32::MAX);
+            core.predicted.store(policy::chunk_size::learn(known, took.as_nanos(), items), Ordering::Relaxed);
+            shared.charge(core, ran);
+            slot.counters.chunks.add(1);
+            slot.counters.completed.add(ran - failures);
+            slot.counters.busy_ns.add(took.as_nanos());
+            core.served.store(clock.at_raw(now).as_nanos(), Ordering::Relaxed);
+        }
+        me.recorder.pour_also(&core.latency);
+        self.work.publish(id);
+        shared.settled(shell, settled, done);
+        fate
+    }
+
+    fn ended_item(
+        &self,
+        shared: &Shared,
+        chunk: &W::Chunk,
+        at: u32,
+        attempts: u32,
+        since: u64,
+        now: u64,
+    ) -> Ended {
+        if !W::REFILLED {
+            return Ended { attempts, run_time: Duration::ZERO, queued_time: Duration::ZERO };
+        }
+        let began = shared.clock.at_raw(since);
+        let queued_time = self.work.queued(chunk, at).map_or(Duration::ZERO, |queued| began - queued);
+        Ended { attempts, run_time: shared.clock.at_raw(now) - began, queued_time }
+    }
+
+    /// The gate held an item up: it and the rest of its chunk go back, the item first.
+    #[cold]
+    fn put_off(&self, shared: &Shared, shell: &Arc<Shell>, seat: &Seat<W::Chunk>, chunk: &W::Chunk, at: u32) {
+        let history = take_history(seat);
+        self.take_back_seat(shared, shell, seat, u64::MAX);
+        self.give_back(shared, shell, [Entry { chunk: chunk.clone(), range: at..at + 1, history }]);
+    }
+
+    fn take_back_seat(&self, shared: &Shared, shell: &Arc<Shell>, seat: &Seat<W::Chunk>, before: u64) {
+        let hand = seat.hand.lock();
+        let Some(in_hand) = hand.as_ref().filter(|hand| hand.since <= before) else { return };
+        let Some((_, range)) = seat.word.take_back() else { return };
+        let entry = Entry { chunk: in_hand.chunk.clone(), range, history: None };
+        drop(hand);
+        self.give_back(shared, shell, [entry]);
+    }
+
+    /// Decides what becomes of an item whose attempt did not succeed. 1: it is settled, 0: it will be tried again.
+    #[cold]
+    #[allow(clippy::too_many_arguments)]
+    fn failed(
+        &self,
+        shared: &Shared,
+        shell: &Arc<Shell>,
+        me: &mut WorkerState,
+        seat: usize,
+        chunk: &W::Chunk,
+        at: u32,
+        history: Option<Box<History>>,
+        verdict: Verdict,
+        now: u64,
+    ) -> u64 {
+        let core = &shell.core;
+        let mut history = history.unwrap_or_default();
+        let since = me.slot.since();
+        let timed_out = me.slot.was_cancelled();
+        if timed_out || matches!(verdict, Verdict::Abandoned { .. }) {
+            core.counts.timed_out.add(1);
+        }
+        let (kind, reason, message, place) = match verdict {
+            Verdict::Failed(failure) => {
+                let reason = if timed_out { DeadReason::TimedOut } else { DeadReason::Exhausted };
+                let message = match core.spec.item_timeout {
+                    Some(limit) if timed_out => format!("timed out after {limit:?}: {}", failure.message()),
+                    _ => failure.message(),
+                };
+                (failure.kind(), reason, message, None)
+            }
+            Verdict::Panicked { message, place } => {
+                me.slot.counters.panicked.add(1);
+                (FailureKind::Retry, DeadReason::Panicked, format!("panicked: {message}"), place)
+            }
+            Verdict::Abandoned { hung: true } => {
+                (FailureKind::Retry, DeadReason::Hung, "hung: no heartbeat, abandoned".to_owned(), None)
+            }
+            Verdict::Abandoned { hung: false } => (
+                FailureKind::Retry,
+                DeadReason::TimedOut,
+                "timed out and did not stop: abandoned".to_owned(),
+                None,
+            ),
+        };
+        // Interrupted by a cancellation from above: that is no failure of the item.
+        let over = core.is_cancelled() || shared.is_cancelling();
+        if over && !matches!(kind, FailureKind::Fatal | FailureKind::Skip) {
+            let ending = core.steer.lock().ending.clone().unwrap_or(Ending::Cancelled);
+            self.work.cancelled(chunk, at..at + 1, &ending);
+            core.counts.cancelled.add(1);
+            return 1;
+        }
+        let free = matches!(kind, FailureKind::RetryAfter(_) | FailureKind::Defer(_));
+        if free {
+            history.deferrals += 1;
+        } else {
+            history.tries += 1;
+        }
+        let error = AttemptError::new(history.tries.max(1), attempt_kind(kind, reason), message);
+        history.errors.push(match place {
+            Some(place) => error.at(place.to_string()),
+            None => error,
+        });
+        if history.errors.len() > MAX_ERRORS {
+            history.errors.remove(1); // the first and the latest tell most
+        }
+        let wait = match kind {
+            FailureKind::Retry if history.tries >= core.spec.retry.max_attempts() => Err(reason),
+            FailureKind::Retry
+                if !policy::retry_budget::affords(
+                    core.spec.retry.budget_share(),
+                    core.counts.submitted.get(),
+                    core.counts.retried.get(),
+                ) =>
+            {
+                Err(DeadReason::RetryBudget)
+            }
+            FailureKind::Retry => {
+                Ok(policy::backoff::delay(&core.spec.retry, history.tries, me.rng.next_u64()))
+            }
+            FailureKind::RetryAfter(wait) | FailureKind::Defer(wait) => Ok(wait),
+            FailureKind::Fatal => Err(DeadReason::Fatal),
+            FailureKind::Skip => Err(DeadReason::Skipped),
+        };
+        match wait {
+            Ok(wait) => {
+                if !free {
+                    core.counts.retried.add(1);
+                    me.slot.counters.retried.add(1);
+                }
+                let entry = Entry { chunk: chunk.clone(), range: at..at + 1, history: Some(history) };
+                if wait.is_zero() {
+                    // Behind what waits already: a failing item must not keep its lane busy alone.
+                    self.returned.lock().push_back(entry);
+                    shared.add(shell, 1);
+                } else {
+                    let due = shared.clock.now() + wait;
+                    core.counts.waiting_retry.add(1);
+                    self.backoff.lock().push(Reverse(Later { due, entry }));
+                    shared.schedule(due, shell);
+                }
+                if core.is_stopping() {
+                    // The stop may have cleared the lane just before the item came back.
+                    self.clear(shared, shell);
+                }
+                0
+            }
+            Err(reason) => {
+                let dead = Dead::new(reason, history.tries, history.errors);
+                let ended = self.ended_item(shared, chunk, at, history.tries, since, now);
+                if reason == DeadReason::Skipped {
+                    core.counts.skipped.add(1);
+                } else {
+                    core.counts.dead.add(1);
+                    me.slot.counters.failed.add(1);
+                    shared.dead(shell, self.work.seq(chunk, at), &dead);
+                }
+                self.work.keep(seat, chunk, at, Err(dead), ended);
+                if reason != DeadReason::Skipped {
+                    shared.check_halt(shell);
+                }
+                1
+            }
+        }
+    }
+}
+
+fn attempt_kind(kind: FailureKind, reason: DeadReason) -> AttemptKind {
+    match (kind, reason) {
+        (FailureKind::Retry, DeadReason::TimedOut) => AttemptKind::TimedOut,
+        (FailureKind::Retry, DeadReason::Hung) => AttemptKind::Hung,
+        (FailureKind::Retry, DeadReason::Panicked) => AttemptKind::Panicked,
+        (FailureKind::Retry, _) => AttemptKind::Failed,
+        (FailureKind::RetryAfter(_) | FailureKind::Defer(_), _) => AttemptKind::Deferred,
+        (FailureKind::Fatal, _) => AttemptKind::Fatal,
+        (FailureKind::Skip, _) => AttemptKind::Skipped,
+    }
+}
+
+/// Errors kept of one item; more of them than this tell nothing new and would grow without bound.
+const MAX_ERRORS: usize = 32;
+
+fn take_history<C>(seat: &Seat<C>) -> Option<Box<History>> {
+    seat.hand.lock().as_mut().and_then(|hand| hand.history.take())
+}
+
+impl<W: Work> LaneBody for Body<W> {
+    fn serve(&self, shared: &Arc<Shared>, shell: &Arc<Shell>, me: &mut WorkerState) -> Fate {
+        let Some(entry) = self.pop(shared, shell) else {
+            me.held.release(shared);
+            return Fate::GoOn;
+        };
+        self.refill(shared, shell);
+        self.run(shared, shell, me, entry)
+    }
+
+    fn refill(&self, shared: &Shared, shell: &Arc<Shell>) {
+        let Some((fresh, _)) = &self.fresh else { return };
+        let bound = fresh.capacity().unwrap_or(usize::MAX);
+        // Below half: a refill is worth its lock then.
+        while fresh.len() <= bound / 2 {
+            {
+                let _one = self.refilling.lock();
+                while !fresh.is_full() && !shell.core.is_stopping() {
+                    let Some((chunk, len, more)) = self.work.claim(self.chunk_size(shell)) else { return };
+                    let entry = Entry { chunk, range: 0..len, history: None };
+                    if let Err(full) = fresh.try_send(entry) {
+                        // Only refill sends, under its latch, into a channel with room.
+                        self.returned.lock().push_back(full.into_inner());
+                    }
+                    shared.add(shell, 1);
+                    if !more {
+                        break;
+                    }
+                }
+            }
+            if self.work.unclaimed() == 0 || shell.core.is_stopping() || fresh.is_full() {
+                return;
+            }
+        }
+    }
+
+    fn take_back(&self, shared: &Shared, shell: &Arc<Shell>, before: u64) {
+        for (id, seat) in self.seats.iter().enumerate() {
+            if seat.word.remaining() > 0 {
+                self.take_back_seat(shared, shell, seat, before);
+            }
+            self.work.publish(id);
+        }
+    }
+
+    fn take_back_from(&self, shared: &Shared, shell: &Arc<Shell>, worker: usize) {
+        self.take_back_seat(shared, shell, &self.seats[worker], u64::MAX);
+    }
+
+    fn due(&self, shared: &Shared, shell: &Arc<Shell>, now: Timestamp) {
+        let mut count = 0;
+        let next = {
+            let mut backoff = self.backoff.lock();
+            let mut returned = self.returned.lock();
+            while backoff.peek().is_some_and(|Reverse(later)| later.due <= now) {
+                if let Some(Reverse(later)) = backoff.pop() {
+                    returned.push_back(later.entry);
+                    count += 1;
+                }
+            }
+            backoff.peek().map(|Reverse(later)| later.due)
+        };
+        shell.core.counts.waiting_retry.sub(u64::from(count));
+        if count > 0 {
+            shared.add(shell, count);
+        }
+        if let Some(next) = next {
+            shared.schedule(next, shell);
+        }
+    }
+
+    fn clear(&self, shared: &Shared, shell: &Arc<Shell>) {
+        let core = &shell.core;
+        let ending = core.steer.lock().ending.clone().unwrap_or(Ending::Cancelled);
+        core.gate.withdraw(shared, core);
+        let mut gone = 0u64;
+        // Nothing is claimed any more: `refill` stops at a cancelled lane, and holds its latch while it looks.
+        {
+            let _one = self.refilling.lock();
+            gone += self.work.drop_unclaimed() as u64;
+        }
+        let waiting = std::mem::take(&mut *self.backoff.lock());
+        core.counts.waiting_retry.sub(waiting.len() as u64);
+        for Reverse(later) in waiting {
+            self.work.cancelled(&later.entry.chunk, later.entry.range.clone(), &ending);
+            gone += later.entry.range.len() as u64;
+        }
+        for seat in &self.seats {
+            self.take_back_seat(shared, shell, seat, u64::MAX);
+        }
+        // A remover takes its ticket first, here too.
+        while core.word.take_any() {
+            let entry =
+                if self.fresh.is_some() { self.pop(shared, shell) } else { self.returned.lock().pop_front() };
+            if let Some(entry) = entry {
+                gone += entry.range.len() as u64;
+                self.work.cancelled(&entry.chunk, entry.range.clone(), &ending);
+            }
+        }
+        core.counts.cancelled.add(gone);
+        for id in 0..self.seats.len() {
+            self.work.publish(id);
+        }
+        shared.settled(shell, gone, 0);
+    }
+
+    fn abandon(&self, shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, at: u32, hung: bool) {
+        let worker = slot.id;
+        let seat = &self.seats[worker];
+        self.take_back_seat(shared, shell, seat, u64::MAX);
+        let Some(hand) = seat.hand.lock().take() else { return };
+        let mut me = WorkerState::stand_in(slot, shared.nanos());
+        let now = shared.clock.raw();
+        let settled = self.failed(
+            shared,
+            shell,
+            &mut me,
+            worker,
+            &hand.chunk,
+            at,
+            hand.history,
+            Verdict::Abandoned { hung },
+            now,
+        );
+        self.work.publish(worker);
+        shared.settled(shell, settled, 0);
+    }
+
+    fn key_in_hand(&self, worker: usize, at: u32) -> Option<Key> {
+        let hand = self.seats[worker].hand.lock();
+        hand.as_ref().and_then(|hand| self.work.key(&hand.chunk, at))
+    }
+
+    fn ended(&self, report: &Report) {
+        self.work.ended(report);
+    }
+}

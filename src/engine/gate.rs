@@ -1,0 +1,425 @@
+//! The gate before an item runs: permits all or none, the rate token last.
+//!
+//! One wait list holds every kind of permit, so a demand over several kinds is one grant: the engine's cap on items
+//! in hand, each lane's cap, and the named quotas. A cap is a quota like any other.
+//!
+//! A blocked lane waits in one of two ways, never both, and its worker goes on to other lanes:
+//!
+//! | `Waiting` | the lane holds | reason in its word | who ends it |
+//! |---|---|---|---|
+//! | `No` | nothing | none of the gate's | |
+//! | `Permits` | one place in the wait list | `PERMIT` | the granter: sets the lane's `admitted` bit; a worker takes it up |
+//! | `Rate` | one reservation a rate, no permit | `RATE` | the supervisor's timer at its start |
+//!
+//! The reason is set first, then the waiter is entered, then the cause is tested again and the reason undone if it
+//! has passed. A lane whose reservation has come due holds a *prepaid* start: the next item through its gate uses
+//! it. So the rate law holds on grant stamps, and what the service sees is within `burst + active lanes + rate·t`.
+
+use super::lane::{LaneCore, Shell};
+use super::shared::Shared;
+use crate::core::laneword::Reason;
+use crate::core::waitlist::{Cancelled, Demand, Enqueued, Node, Refused, WaitList, Waiter};
+use crate::limit::{RateLimiter, Reservation};
+use crate::resource::ResourceKind;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex};
+use crate::time::Timestamp;
+use std::collections::BTreeMap;
+
+/// Lanes that can be active at once.
+pub(crate) const LANES: usize = 64;
+const TOTAL: u16 = 0;
+const FIRST_LANE: u16 = 1;
+const FIRST_NAMED: u16 = FIRST_LANE + LANES as u16;
+/// No cap: more than any number of workers.
+const UNLIMITED: u64 = 1 << 30;
+/// A token this near is waited for on the spot: handing the lane to the supervisor costs a wake-up, which is longer.
+const SPIN_NANOS: u64 = 20_000;
+
+/// The engine's permits and rates.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    list: WaitList,
+    kinds: Vec<ResourceKind>,
+    rates: BTreeMap<String, RateLimiter>,
+}
+
+/// A lane's part of the gate.
+#[derive(Debug)]
+pub(crate) struct LaneGate {
+    /// Named permits an item needs.
+    named: Demand,
+    rates: Vec<RateLimiter>,
+    waiting: Mutex<Waiting>,
+    node: Node,
+    prepaid: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    No,
+    Permits(Demand),
+    Rate { tokens: Vec<Reservation>, due: Timestamp },
+}
+
+/// Permits that a worker holds for the item in hand and keeps for the next one of the same chunk.
+#[derive(Debug, Default)]
+pub(crate) struct Held(Demand);
+
+/// What the gate said.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Go,
+    /// The lane waits now; the item goes back to it.
+    Blocked,
+    /// It can never pass: why.
+    Never(String),
+}
+
+impl Gate {
+    pub(crate) fn new(
+        total_cap: Option<u64>,
+        quotas: impl IntoIterator<Item = (ResourceKind, u64)>,
+        rates: BTreeMap<String, RateLimiter>,
+    ) -> Self {
+        let mut limits = vec![UNLIMITED; usize::from(FIRST_NAMED)];
+        limits[usize::from(TOTAL)] = total_cap.unwrap_or(UNLIMITED);
+        let mut kinds = Vec::new();
+        for (kind, limit) in quotas {
+            kinds.push(kind);
+            limits.push(limit);
+        }
+        Self { list: WaitList::new(&limits), kinds, rates }
+    }
+
+    pub(crate) fn kind(&self, kind: &ResourceKind) -> Option<(u16, u64)> {
+        let at = self.kinds.iter().position(|k| k == kind)?;
+        let kind = FIRST_NAMED + at as u16;
+        Some((kind, self.list.limit(kind)))
+    }
+
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (&ResourceKind, u16)> {
+        self.kinds.iter().zip(FIRST_NAMED..)
+    }
+
+    pub(crate) fn in_use(&self, kind: u16) -> u64 {
+        self.list.in_use(kind)
+    }
+
+    pub(crate) fn rate(&self, name: &str) -> Option<&RateLimiter> {
+        self.rates.get(name)
+    }
+
+    pub(crate) fn rate_names(&self) -> impl Iterator<Item = &str> {
+        self.rates.keys().map(String::as_str)
+    }
+
+    /// Sets the cap of a lane.
+    pub(crate) fn set_lane_cap(&self, shared: &Shared, lane: usize, cap: u32) {
+        let limit = if cap == u32::MAX { UNLIMITED } else { u64::from(cap) };
+        self.list.set_limit(FIRST_LANE + lane as u16, limit, shared.nanos(), &mut |w| shared.wake(w));
+    }
+}
+
+impl LaneGate {
+    pub(crate) fn new(named: Demand, rates: Vec<RateLimiter>) -> Self {
+        Self {
+            named,
+            rates,
+            waiting: Mutex::new(Waiting::No),
+            node: Node::new(),
+            prepaid: AtomicBool::new(false),
+        }
+    }
+
+    /// What an item of the lane needs now; empty together with no rates: the gate is open.
+    pub(crate) fn demand(&self, core: &LaneCore) -> Demand {
+        let tunables = core.tunables.get();
+        let mut demand = self.named;
+        if tunables.cap != super::tunables::LaneTunables::UNCAPPED {
+            demand = demand.with(FIRST_LANE + core.index() as u16, 1);
+        }
+        if tunables.flags & super::tunables::LaneTunables::TOTAL_CAP != 0 {
+            demand = demand.with(TOTAL, 1);
+        }
+        demand
+    }
+
+    pub(crate) fn is_open(&self, demand: &Demand) -> bool {
+        demand.is_empty() && self.rates.is_empty()
+    }
+
+    /// Lets one item through, or blocks its lane.
+    #[inline]
+    pub(crate) fn admit(
+        &self,
+        shared: &Shared,
+        shell: &Arc<Shell>,
+        demand: &Demand,
+        held: &mut Held,
+        now_raw: u64,
+    ) -> Admission {
+        if !held.is_empty() && self.others_wait(shared, shell, demand) {
+            held.release(shared);
+        }
+        if held.is_empty() && !demand.is_empty() {
+            match shared.gate.list.try_take(demand, &mut |w| shared.wake(w)) {
+                Ok(()) => held.0 = *demand,
+                Err(refused) => {
+                    let admission = self.block_on_permits(shared, shell, demand, held, refused);
+                    if admission != Admission::Go {
+                        return admission;
+                    }
+                }
+            }
+        }
+        if self.rates.is_empty() {
+            return Admission::Go;
+        }
+        self.pay(shared, shell, held, now_raw)
+    }
+
+    /// Whether somebody besides this lane waits for what it holds. Then it gives its permits back after the item;
+    /// otherwise it keeps them for the next one of the chunk.
+    #[inline]
+    fn others_wait(&self, shared: &Shared, shell: &Shell, demand: &Demand) -> bool {
+        let list = &shared.gate.list;
+        list.has_waiters(demand) && {
+            let own = u32::from(shell.core.word.blocked_by(Reason::Permit));
+            demand.parts().any(|(kind, _)| list.waiters(kind) > own)
+        }
+    }
+
+    #[inline]
+    fn pay(&self, shared: &Shared, shell: &Arc<Shell>, held: &mut Held, now_raw: u64) -> Admission {
+        // ORDERING: Acquire pairs with the Release in `due`.
+        if self.prepaid.load(Ordering::Relaxed) && self.prepaid.swap(false, Ordering::Acquire) {
+            return Admission::Go;
+        }
+        for (i, rate) in self.rates.iter().enumerate() {
+            if let Err(wait) = rate.try_acquire_at(now_raw, 1) {
+                return self.block_on_rate(shared, shell, held, i, wait);
+            }
+        }
+        Admission::Go
+    }
+
+    #[cold]
+    fn block_on_permits(
+        &self,
+        shared: &Shared,
+        shell: &Arc<Shell>,
+        demand: &Demand,
+        held: &mut Held,
+        refused: Refused,
+    ) -> Admission {
+        if let Some(why) = shared.never(&refused) {
+            return Admission::Never(why);
+        }
+        let core = &shell.core;
+        let mut waiting = self.waiting.lock();
+        if !matches!(*waiting, Waiting::No) {
+            return Admission::Blocked;
+        }
+        core.word.block(Reason::Permit);
+        let class = usize::from(core.tunables.get().class);
+        // SAFETY: the node lives in the lane's shell, which the waiter's entry does not outlive: `withdraw` takes
+        // the node out before the lane ends, and it runs before the shell is dropped (see `LaneGate::drop`).
+        let entered = unsafe {
+            shared.gate.list.enqueue(
+                &self.node,
+                *demand,
+                class,
+                shared.nanos(),
+                Waiter::Lane(core.index() as u32),
+                &mut |w| shared.wake(w),
+            )
+        };
+        match entered {
+            Ok(Enqueued::Granted) => {
+                held.0 = *demand;
+                drop(waiting);
+                shared.unblock(core, Reason::Permit);
+                Admission::Go
+            }
+            Ok(Enqueued::Waiting) => {
+                *waiting = Waiting::Permits(*demand);
+                Admission::Blocked
+            }
+            Err(refused) => {
+                drop(waiting);
+                shared.unblock(core, Reason::Permit);
+                match shared.never(&refused) {
+                    Some(why) => Admission::Never(why),
+                    None => Admission::Blocked,
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn block_on_rate(
+        &self,
+        shared: &Shared,
+        shell: &Arc<Shell>,
+        held: &mut Held,
+        from: usize,
+        wait_ticks: u64,
+    ) -> Admission {
+        let clock = &shared.clock;
+        if from + 1 == self.rates.len()
+            && clock.at_raw(wait_ticks).as_nanos() <= SPIN_NANOS
+            && clock.moves_alone()
+        {
+            let rate = &self.rates[from];
+            let until = clock.raw() + clock.raw_at(Timestamp::from_nanos(2 * SPIN_NANOS));
+            loop {
+                let now = clock.raw();
+                if rate.try_acquire_at(now, 1).is_ok() {
+                    return Admission::Go;
+                }
+                if now > until {
+                    break;
+                }
+                crate::sync::thread::yield_now();
+            }
+        }
+        held.release(shared);
+        let core = &shell.core;
+        let mut waiting = self.waiting.lock();
+        if !matches!(*waiting, Waiting::No) {
+            return Admission::Blocked;
+        }
+        core.word.block(Reason::Rate);
+        let mut tokens = Vec::with_capacity(self.rates.len() - from);
+        for rate in &self.rates[from..] {
+            match rate.reserve_owned(1) {
+                Ok(token) => tokens.push(token),
+                Err(error) => {
+                    drop(waiting);
+                    shared.unblock(core, Reason::Rate);
+                    return Admission::Never(error.to_string());
+                }
+            }
+        }
+        let due = start(&tokens);
+        *waiting = Waiting::Rate { tokens, due };
+        drop(waiting);
+        if due <= clock.now() {
+            // The cause has passed meanwhile.
+            self.due(shared, shell, clock.now());
+        } else {
+            shared.schedule(due, shell);
+        }
+        Admission::Blocked
+    }
+
+    /// A worker takes up the lane's grant: true, with the permits in `held`.
+    pub(crate) fn take_up(&self, shared: &Shared, core: &LaneCore, held: &mut Held) -> bool {
+        let mut waiting = self.waiting.lock();
+        let Waiting::Permits(demand) = *waiting else { return false };
+        if !shared.gate.list.take_grant(&self.node) {
+            return false;
+        }
+        *waiting = Waiting::No;
+        drop(waiting);
+        held.release(shared);
+        held.0 = demand;
+        shared.unblock(core, Reason::Permit);
+        true
+    }
+
+    /// The supervisor's timer: the reservation's start has come, or was moved.
+    pub(crate) fn due(&self, shared: &Shared, shell: &Arc<Shell>, now: Timestamp) {
+        let mut waiting = self.waiting.lock();
+        let Waiting::Rate { tokens, due } = &mut *waiting else { return };
+        *due = start(tokens);
+        if *due > now {
+            let due = *due;
+            drop(waiting);
+            shared.schedule(due, shell);
+            return;
+        }
+        for token in tokens.drain(..) {
+            // Its time has come: this does not wait.
+            let _spent = token.wait();
+        }
+        *waiting = Waiting::No;
+        // ORDERING: Release pairs with the Acquire in `pay`.
+        self.prepaid.store(true, Ordering::Release);
+        drop(waiting);
+        shared.unblock(&shell.core, Reason::Rate);
+    }
+
+    /// Gives up what the lane waits for: pause, cancel, shutdown.
+    pub(crate) fn withdraw(&self, shared: &Shared, core: &LaneCore) {
+        let mut waiting = self.waiting.lock();
+        let was = std::mem::replace(&mut *waiting, Waiting::No);
+        match was {
+            Waiting::No => {}
+            Waiting::Permits(demand) => {
+                let gone = shared.gate.list.cancel(&self.node, shared.nanos(), &mut |w| shared.wake(w));
+                if matches!(gone, Cancelled::WasGranted) {
+                    // The loser of the cancel owns the permits.
+                    shared.gate.list.put(&demand, shared.nanos(), &mut |w| shared.wake(w));
+                }
+                drop(waiting);
+                shared.unblock(core, Reason::Permit);
+            }
+            Waiting::Rate { tokens, .. } => {
+                drop(tokens); // un-waited reservations cancel themselves
+                drop(waiting);
+                shared.unblock(core, Reason::Rate);
+            }
+        }
+    }
+}
+
+fn start(tokens: &[Reservation]) -> Timestamp {
+    tokens.iter().map(Reservation::start_at).max().unwrap_or(Timestamp::ZERO)
+}
+
+impl Held {
+    /// Gives back what is held.
+    #[inline]
+    pub(crate) fn release(&mut self, shared: &Shared) {
+        if !self.0.is_empty() {
+            let demand = std::mem::take(&mut self.0);
+            shared.gate.list.put(&demand, shared.nanos(), &mut |w| shared.wake(w));
+        }
+    }
+
+    /// Keeps what is held only if it is exactly this.
+    pub(crate) fn fit(&mut self, shared: &Shared, demand: &Demand) {
+        if self.0 != *demand {
+            self.release(shared);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Shared {
+    /// The sentence for a demand that can never be met.
+    fn never(&self, refused: &Refused) -> Option<String> {
+        match refused {
+            Refused::Short { .. } => None,
+            Refused::Never { kind, asked, limit } => Some(format!(
+                "an item needs {asked} of {}, whose limit is {limit} now",
+                self.kind_name(*kind)
+            )),
+            Refused::Closed { kind } => Some(format!("{} is closed", self.kind_name(*kind))),
+        }
+    }
+
+    fn kind_name(&self, kind: u16) -> String {
+        match kind {
+            TOTAL => "the engine's cap on items in hand".into(),
+            k if k < FIRST_NAMED => "the batch's cap on items in hand".into(),
+            k => self.gate.kinds.get(usize::from(k - FIRST_NAMED)).map_or("?".into(), |k| format!("`{k}`")),
+        }
+    }
+}

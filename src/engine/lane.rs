@@ -1,0 +1,349 @@
+//! A lane: one active batch as the workers see it.
+//!
+//! [`LaneCore`] is the part that does not know the batch's types: its word (pending entries and reasons), its place
+//! in the stride order, its gate, its counts. [`LaneBody`] is the typed part behind a vtable that is entered once a
+//! chunk. [`Shell`] joins the two and lets a body that borrows from its caller's stack be taken away: every entry
+//! passes the shell's life cycle, and [`Shell::close`] returns when nobody is inside and nobody can enter again.
+//!
+//! Counting. `open` is the number of items that are submitted and not settled. Who settles adds the results to the
+//! store first and takes them from `open` then; the lane ends when `open` is zero and the lane is sealed, and
+//! exactly one thread sees that (`ended`).
+
+use super::gate::LaneGate;
+use super::shared::Shared;
+use super::slot::Slot;
+use super::tunables::Tunables;
+use super::worker::{Fate, WorkerState};
+use crate::core::laneword::LaneWord;
+use crate::core::lifecycle::{Lifecycle, Phase};
+use crate::job::{HaltReason, HaltRule, Key, Report, Retry};
+use crate::meter::LaneLatency;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Arc, CachePadded, Mutex};
+use crate::time::Timestamp;
+use std::fmt;
+use std::time::Duration;
+
+/// A lane without a place among the workers yet.
+pub(crate) const UNPLACED: u32 = u32::MAX;
+
+/// What a batch asks of the engine.
+#[derive(Debug, Clone)]
+pub(crate) struct LaneSpec {
+    pub(crate) retry: Retry,
+    pub(crate) item_timeout: Option<Duration>,
+    pub(crate) grace: Duration,
+    pub(crate) hang_after: Option<Duration>,
+    pub(crate) halt: Option<HaltRule>,
+    /// An item that ignores its cancellation may be abandoned and its thread replaced.
+    pub(crate) may_abandon: bool,
+    pub(crate) max_abandoned: u32,
+}
+
+/// Why a lane stands still besides its own word.
+pub(crate) mod paused {
+    /// The user paused the batch.
+    pub(crate) const BATCH: u8 = 1;
+    /// The engine is paused.
+    pub(crate) const ENGINE: u8 = 2;
+    /// A batch of a higher class has its place.
+    pub(crate) const DISPLACED: u8 = 4;
+    /// The engine shuts down.
+    pub(crate) const SHUTDOWN: u8 = 8;
+}
+
+/// How a lane ended, or is ending.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Ending {
+    Cancelled,
+    Halted(HaltReason),
+}
+
+/// The untyped part of a lane.
+#[derive(Debug)]
+pub(crate) struct LaneCore {
+    pub(crate) name: String,
+    index: AtomicU32,
+    pub(crate) spec: LaneSpec,
+    pub(crate) word: LaneWord,
+    pub(crate) tunables: Tunables,
+    pub(crate) gate: LaneGate,
+    /// Predicted nanoseconds an item; 0: unknown.
+    pub(crate) predicted: AtomicU64,
+    /// Nanoseconds of the engine's clock when the lane was last served.
+    pub(crate) served: AtomicU64,
+    pub(crate) counts: CachePadded<Counts>,
+    /// Nothing more is taken from the lane.
+    stopping: AtomicBool,
+    /// Items in hand shall stop.
+    cancelled: AtomicBool,
+    sealed: AtomicBool,
+    ended: AtomicBool,
+    /// Nanoseconds of the batch's deadline; `u64::MAX`: none.
+    deadline: AtomicU64,
+    pub(crate) latency: LaneLatency,
+    /// Items of the last chunk.
+    pub(crate) last_chunk: AtomicU32,
+    pub(crate) steer: Mutex<Steer>,
+    pub(crate) started: Timestamp,
+}
+
+/// What is counted of a lane. Added to once a chunk.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) open: Count,
+    pub(crate) submitted: Count,
+    pub(crate) done: Count,
+    pub(crate) dead: Count,
+    pub(crate) skipped: Count,
+    pub(crate) cancelled: Count,
+    pub(crate) retried: Count,
+    pub(crate) duplicates: Count,
+    pub(crate) late: Count,
+    pub(crate) abandoned: Count,
+    pub(crate) waiting_retry: Count,
+    pub(crate) timed_out: Count,
+}
+
+/// One counter.
+#[derive(Debug)]
+pub(crate) struct Count(AtomicU64);
+
+impl Default for Count {
+    fn default() -> Self {
+        Self(AtomicU64::new(0))
+    }
+}
+
+impl Count {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+    /// Subtracts; what is left.
+    pub(crate) fn sub(&self, n: u64) -> u64 {
+        // ORDERING: AcqRel: who brings `open` to zero sees all that was settled before.
+        self.0.fetch_sub(n, Ordering::AcqRel) - n
+    }
+}
+
+/// What is steered under the lane's latch.
+#[derive(Debug, Default)]
+pub(crate) struct Steer {
+    pub(crate) paused: u8,
+    pub(crate) ending: Option<Ending>,
+    pub(crate) report: Option<Report>,
+}
+
+impl LaneCore {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        name: String,
+        spec: LaneSpec,
+        tunables: Tunables,
+        gate: LaneGate,
+        deadline: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            name,
+            index: AtomicU32::new(UNPLACED),
+            spec,
+            word: LaneWord::new(),
+            tunables,
+            gate,
+            predicted: AtomicU64::new(0),
+            served: AtomicU64::new(now.as_nanos()),
+            counts: CachePadded::new(Counts::default()),
+            stopping: AtomicBool::new(false),
+            cancelled: AtomicBool::new(false),
+            sealed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            deadline: AtomicU64::new(deadline.map_or(u64::MAX, Timestamp::as_nanos)),
+            latency: LaneLatency::new(),
+            last_chunk: AtomicU32::new(0),
+            steer: Mutex::new(Steer::default()),
+            started: now,
+        }
+    }
+
+    /// The lane's number. Valid once it is placed.
+    pub(crate) fn index(&self) -> usize {
+        self.index.load(Ordering::Relaxed) as usize
+    }
+
+    pub(crate) fn is_placed(&self) -> bool {
+        self.index.load(Ordering::Relaxed) != UNPLACED
+    }
+
+    pub(crate) fn place(&self, index: usize) {
+        self.index.store(index as u32, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn is_cancelled(&self) -> bool {
+        // ORDERING: Acquire pairs with the Release in `cancel`.
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Whether the lane ends before its time: no chunk is claimed, nothing is retried.
+    #[inline]
+    pub(crate) fn is_stopping(&self) -> bool {
+        // ORDERING: Acquire pairs with the Release in `stop_dispatch`.
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn stop_dispatch(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Raises the token of the whole lane.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn seal(&self) {
+        // ORDERING: AcqRel: see `Shared::maybe_end`.
+        self.sealed.swap(true, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    /// True for the one caller that finds the lane over first.
+    pub(crate) fn end(&self) -> bool {
+        !self.ended.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether the lane's report is there.
+    pub(crate) fn is_reported(&self) -> bool {
+        self.has_ended() && self.steer.lock().report.is_some()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        let nanos = self.deadline.load(Ordering::Relaxed);
+        (nanos != u64::MAX).then(|| Timestamp::from_nanos(nanos))
+    }
+}
+
+/// The typed part of a lane.
+pub(crate) trait LaneBody: Send + Sync {
+    /// Runs the entry that the caller holds a ticket for.
+    fn serve(&self, shared: &Arc<Shared>, shell: &Arc<Shell>, me: &mut WorkerState) -> Fate;
+
+    /// Fills the lane's channel from the store.
+    fn refill(&self, shared: &Shared, shell: &Arc<Shell>);
+
+    /// Takes the rest of the chunks back that workers have had in hand since before this raw reading, and publishes
+    /// what they have settled.
+    fn take_back(&self, shared: &Shared, shell: &Arc<Shell>, before: u64);
+
+    /// Takes the rest of one worker's chunk back.
+    fn take_back_from(&self, shared: &Shared, shell: &Arc<Shell>, worker: usize);
+
+    /// Moves the items whose backoff is over back into the lane.
+    fn due(&self, shared: &Shared, shell: &Arc<Shell>, now: Timestamp);
+
+    /// The lane was cancelled: settles everything that waits.
+    fn clear(&self, shared: &Shared, shell: &Arc<Shell>);
+
+    /// A worker does not return from this attempt and it was taken from it: settles the item.
+    fn abandon(&self, shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, at: u32, hung: bool);
+
+    /// The key of an item that a worker has in hand, where it has one of its own.
+    fn key_in_hand(&self, worker: usize, at: u32) -> Option<Key>;
+
+    /// The lane has ended with this report.
+    fn ended(&self, report: &Report);
+}
+
+/// Who owns the body.
+enum Body {
+    Owned(Box<dyn LaneBody>),
+    /// On the stack of a caller that waits in [`Shell::close`].
+    Borrowed(*const dyn LaneBody),
+}
+
+// SAFETY: `LaneBody` is `Send + Sync`; the pointer is only followed inside the life cycle (see `Shell::with`).
+unsafe impl Send for Body {}
+// SAFETY: as above.
+unsafe impl Sync for Body {}
+
+/// A lane with its body.
+pub(crate) struct Shell {
+    pub(crate) core: LaneCore,
+    life: Lifecycle,
+    left: super::signal::Signal,
+    body: Body,
+}
+
+impl Shell {
+    pub(crate) fn owned(core: LaneCore, body: Box<dyn LaneBody>) -> Arc<Shell> {
+        Arc::new(Shell {
+            core,
+            life: Lifecycle::new(),
+            left: super::signal::Signal::new(),
+            body: Body::Owned(body),
+        })
+    }
+
+    /// A shell around a body that its caller keeps.
+    ///
+    /// # Safety
+    ///
+    /// The caller calls [`close`](Shell::close) before the body's borrows end, and does not move the body until then.
+    pub(crate) unsafe fn borrowed<'a>(core: LaneCore, body: &'a (dyn LaneBody + 'a)) -> Arc<Shell> {
+        let body: *const (dyn LaneBody + 'a) = body;
+        // SAFETY: only the lifetime changes; the pointer is followed inside the life cycle, which the caller closes
+        // before `'a` ends.
+        let body: *const (dyn LaneBody + 'static) = unsafe { std::mem::transmute(body) };
+        Arc::new(Shell {
+            core,
+            life: Lifecycle::new(),
+            left: super::signal::Signal::new(),
+            body: Body::Borrowed(body),
+        })
+    }
+
+    /// Uses the body, unless it was taken away.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&dyn LaneBody) -> R) -> Option<R> {
+        struct Leave<'a>(&'a Shell);
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                if self.0.life.leave() {
+                    self.0.left.notify();
+                }
+            }
+        }
+        if !self.life.enter() {
+            return None;
+        }
+        let _leave = Leave(self);
+        let body = match &self.body {
+            Body::Owned(body) => &**body,
+            // SAFETY: we are inside the life cycle: `close` has not returned, so the body is still there.
+            Body::Borrowed(body) => unsafe { &**body },
+        };
+        Some(f(body))
+    }
+
+    /// Lets nobody in any more and waits until nobody is inside.
+    pub(crate) fn close(&self, shared: &Shared) {
+        if !self.life.close(Phase::Stopped) {
+            self.left.wait(&shared.clock, None, || (self.life.in_flight() == 0).then_some(()));
+        }
+    }
+}
+
+impl fmt::Debug for Shell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shell").field("core", &self.core).finish_non_exhaustive()
+    }
+}

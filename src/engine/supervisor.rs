@@ -1,0 +1,213 @@
+//! The supervisor: timers, deadlines, and items that do not come back. It waits for time only, never for a lane or
+//! a worker.
+//!
+//! It sleeps until the nearest timer. While a worker has a chunk in hand that wants watching it also wakes for that:
+//! after a millisecond for a chunk of several items (the current item may hold up its neighbours: the rest goes back
+//! to the lane), and at the earliest deadline for items that have one. An item that starts after a look has its
+//! deadline a whole timeout later, so sleeping for the least timeout never misses one.
+
+use super::events::Event;
+use super::lane::Shell;
+use super::shared::Shared;
+use super::slot::{Look, Slot};
+use crate::job::{HaltReason, Priority};
+use crate::policy;
+use crate::sync::atomic::{Ordering, fence};
+use crate::sync::{Arc, Parker};
+use crate::time::{Timestamp, millis, secs};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// A current item may hold up its chunk this long.
+const HOLD_UP: Duration = millis(1);
+/// Watching goes on for this many looks after the last reason for it: stopping and starting costs a wake-up.
+const LINGER: u32 = 16;
+/// How often waiting lanes are looked at for ageing.
+const AGEING_LOOK: Duration = secs(1);
+
+/// The supervisor thread.
+pub(crate) fn supervise(shared: &Arc<Shared>, parker: &Parker) {
+    // By worker: the attempt that was cancelled, and when it will be abandoned.
+    let mut warned: HashMap<usize, (u64, Timestamp)> = HashMap::new();
+    let mut calm = 0;
+    let mut next_ageing = Timestamp::ZERO;
+    while !shared.is_stopped() {
+        shared.ticker.tick(&shared.clock);
+        let now = shared.clock.now();
+        let (lanes, mut next) = shared.due(now);
+        for shell in lanes {
+            look_at_lane(shared, &shell, now);
+        }
+        if shared.watching.load(Ordering::Relaxed) {
+            let look = look_at_workers(shared, &mut warned, now);
+            next = earliest(next, look);
+            calm = if look.is_some() { 0 } else { calm + 1 };
+            if calm > LINGER {
+                calm = 0;
+                shared.watching.store(false, Ordering::Relaxed);
+                // ORDERING: SeqCst: see `Shared::watch`.
+                fence(Ordering::SeqCst);
+                if look_at_workers(shared, &mut warned, now).is_some() {
+                    shared.watching.store(true, Ordering::Relaxed);
+                    next = earliest(next, Some(now + HOLD_UP));
+                }
+            } else if look.is_none() {
+                next = earliest(next, Some(now + HOLD_UP));
+            }
+        }
+        shared.sample_throughput();
+        if now >= next_ageing {
+            next_ageing = now + AGEING_LOOK;
+            if age(shared, now) {
+                next = earliest(next, Some(next_ageing));
+            } else {
+                next_ageing = now;
+            }
+        } else {
+            next = earliest(next, Some(next_ageing));
+        }
+        shared.clock.park(parker, next);
+    }
+}
+
+fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+fn look_at_lane(shared: &Arc<Shared>, shell: &Arc<Shell>, now: Timestamp) {
+    if shell.core.has_ended() {
+        return;
+    }
+    if shell.core.deadline().is_some_and(|deadline| deadline <= now) {
+        shared.halt(shell, HaltReason::Deadline);
+        return;
+    }
+    shell.core.gate.due(shared, shell, now);
+    shell.with(|body| body.due(shared, shell, now));
+}
+
+/// One look at every worker; when the next is due, if there is anything to watch.
+fn look_at_workers(
+    shared: &Arc<Shared>,
+    warned: &mut HashMap<usize, (u64, Timestamp)>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let clock = &shared.clock;
+    let mut next = None;
+    let mut held_up: Vec<usize> = Vec::new();
+    for id in 0..shared.slots.len() {
+        let slot = Arc::clone(&shared.slots[id].lock());
+        let Some((lane, several, since)) = slot.chunk() else { continue };
+        if several {
+            let hold_up = clock.at_raw(since) + HOLD_UP;
+            if hold_up <= now {
+                if !held_up.contains(&lane) {
+                    held_up.push(lane);
+                }
+                // Once taken back nothing more is to be done for this item.
+                next = earliest(next, Some(now + HOLD_UP));
+            } else {
+                next = earliest(next, Some(hold_up));
+            }
+        }
+        let Some(shell) = shared.lane(lane) else { continue };
+        let spec = &shell.core.spec;
+        if spec.item_timeout.is_none() && spec.hang_after.is_none() {
+            continue;
+        }
+        let least = [spec.item_timeout, spec.hang_after].into_iter().flatten().min().unwrap_or(HOLD_UP);
+        let due = match slot.look() {
+            Some(look) => look_at_item(shared, &shell, &slot, look, warned, now),
+            None => None,
+        };
+        next = earliest(next, Some(due.unwrap_or(now + least)));
+    }
+    for lane in held_up {
+        if let Some(shell) = shared.lane(lane) {
+            let before =
+                clock.raw_at(Timestamp::from_nanos(now.as_nanos().saturating_sub(HOLD_UP.as_nanos() as u64)));
+            shell.with(|body| body.take_back(shared, &shell, before));
+        }
+    }
+    next
+}
+
+/// One item in hand: cancel it at its deadline, abandon it after the grace. When to look again.
+fn look_at_item(
+    shared: &Arc<Shared>,
+    shell: &Arc<Shell>,
+    slot: &Arc<Slot>,
+    look: Look,
+    warned: &mut HashMap<usize, (u64, Timestamp)>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let clock = &shared.clock;
+    let spec = &shell.core.spec;
+    if let Some(&(attempt, abandon_at)) = warned.get(&slot.id) {
+        if attempt == look.attempt {
+            if now < abandon_at || !spec.may_abandon {
+                return Some(abandon_at.max(now + HOLD_UP));
+            }
+            warned.remove(&slot.id);
+            abandon(shared, shell, slot, look, false);
+            return None;
+        }
+        warned.remove(&slot.id);
+    }
+    let deadline = (look.deadline != 0).then(|| clock.at_raw(look.deadline));
+    let alive = clock.at_raw(look.since.max(look.heartbeat));
+    let hangs_at = spec.hang_after.map(|after| alive + after);
+    if hangs_at.is_some_and(|at| at <= now) {
+        slot.cancel(look.attempt);
+        if spec.may_abandon {
+            abandon(shared, shell, slot, look, true);
+            return None;
+        }
+        return Some(now + spec.grace);
+    }
+    if deadline.is_some_and(|at| at <= now) {
+        slot.cancel(look.attempt);
+        let abandon_at = now + spec.grace;
+        warned.insert(slot.id, (look.attempt, abandon_at));
+        return Some(abandon_at);
+    }
+    earliest(deadline, hangs_at)
+}
+
+fn abandon(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: Look, hung: bool) {
+    if !slot.abandon(look.attempt) {
+        return; // it came back just now
+    }
+    let counts = &shell.core.counts;
+    counts.abandoned.add(1);
+    shared.event(&Event::ItemAbandoned { batch: &shell.core.name, worker: slot.id });
+    shell.with(|body| body.abandon(shared, shell, slot, look.at, hung));
+    shared.replace(slot.id);
+    let (abandoned, limit) =
+        (counts.abandoned.get() - counts.late.get(), u64::from(shell.core.spec.max_abandoned));
+    if abandoned > limit {
+        shared.halt(shell, HaltReason::Abandoned { abandoned, limit });
+    }
+}
+
+/// Lets lanes that have waited long be served once in a higher class. Whether any lane may have to wait.
+fn age(shared: &Arc<Shared>, now: Timestamp) -> bool {
+    let lanes = shared.lanes();
+    for shell in &lanes {
+        let core = &shell.core;
+        if !core.word.is_ready() {
+            continue;
+        }
+        let class = usize::from(core.tunables.get().class);
+        let waited = now - Timestamp::from_nanos(core.served.load(Ordering::Relaxed));
+        let aged = policy::ageing::aged(Priority::from_class(class), waited).class();
+        if aged > class {
+            shared.ready.mark(core.index(), aged);
+        }
+    }
+    // A lane alone has nobody to wait for.
+    lanes.len() > 1
+}

@@ -1,0 +1,68 @@
+//! Why a limiter said no.
+
+use crate::error::Invalid;
+use std::time::Duration;
+
+/// Why an acquisition, a reservation or a setting failed. Whatever it was, the limiter is as it was before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LimitError {
+    /// A setting that cannot be: names `rate`, `burst` or `max_rate`.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// More at once than the burst: no waiting would help. Ask for less, or raise the burst.
+    #[error("{asked} tokens never fit into a burst of {burst}")]
+    NeverFits {
+        /// How many tokens were asked for.
+        asked: u64,
+        /// How many the bucket holds.
+        burst: u64,
+    },
+    /// The tokens will not be there before the deadline (or before the clock ends: then `ready_in` is
+    /// [`Duration::MAX`]). Said at once, without waiting.
+    #[error("would be ready in {ready_in:?}, which is after the deadline")]
+    WouldMissDeadline {
+        /// From now, if nobody comes in between.
+        ready_in: Duration,
+    },
+}
+
+/// A [`try_acquire`](crate::limit::RateLimiter::try_acquire) that found too few tokens. Nothing was taken.
+///
+/// ```
+/// use batchyard::{ManualClock, Rate, RateLimiter, millis};
+/// let time = ManualClock::new();
+/// let limiter = RateLimiter::builder(Rate::per_second(4).burst(3)).clock(time.clock()).build()?;
+/// limiter.try_acquire(2).unwrap();
+/// let denied = limiter.try_acquire(2).unwrap_err();
+/// assert_eq!((denied.ready_in, denied.remaining), (millis(250), 1));
+/// assert!(!denied.never_fits());
+/// assert!(limiter.try_acquire(4).unwrap_err().never_fits());
+/// # Ok::<(), batchyard::limit::LimitError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.sentence())]
+#[non_exhaustive]
+pub struct Denied {
+    /// When the asked tokens will be there, from now and if nobody comes in between: what a `Retry-After` header
+    /// says. [`Duration::MAX`] when they [never fit](Denied::never_fits).
+    pub ready_in: Duration,
+    /// How many tokens are there.
+    pub remaining: u64,
+    pub(super) never_fits: bool,
+}
+
+impl Denied {
+    /// True when more was asked for than the burst: waiting is of no use.
+    pub fn never_fits(&self) -> bool {
+        self.never_fits
+    }
+
+    fn sentence(&self) -> String {
+        if self.never_fits {
+            "more tokens were asked for than the burst ever holds".to_owned()
+        } else {
+            format!("{} tokens are left; ready in {:?}", self.remaining, self.ready_in)
+        }
+    }
+}

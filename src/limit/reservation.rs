@@ -1,0 +1,143 @@
+//! What a limiter hands out: a [`Grant`] is spent, a [`Reservation`] is a place that may be given back.
+
+use super::error::LimitError;
+use super::limiter::RateLimiter;
+use crate::core::bucket::Slot;
+use crate::time::Timestamp;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+/// Tokens that were taken. They are spent: dropping it gives nothing back.
+///
+/// ```
+/// use batchyard::{Rate, RateLimiter};
+/// let limiter = RateLimiter::new(Rate::per_second(1))?;
+/// let grant = limiter.acquire(1)?;
+/// assert_eq!((grant.n(), grant.waited()), (1, std::time::Duration::ZERO));
+/// # Ok::<(), batchyard::limit::LimitError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant<'a> {
+    start: Timestamp,
+    asked: Timestamp,
+    n: u64,
+    limiter: PhantomData<&'a RateLimiter>,
+}
+
+impl Grant<'_> {
+    #[inline(always)]
+    pub(super) fn at_once(now: Timestamp, n: u64) -> Self {
+        Self::after(now, now, n)
+    }
+
+    #[inline(always)]
+    pub(super) fn after(asked: Timestamp, start: Timestamp, n: u64) -> Self {
+        Grant { start, asked, n, limiter: PhantomData }
+    }
+
+    /// The point of the limiter's clock from which on it held: the stamp that the limiter's law speaks of.
+    pub fn start_at(&self) -> Timestamp {
+        self.start
+    }
+
+    /// How long its place was ahead when it was asked for; zero when the tokens were there.
+    pub fn waited(&self) -> Duration {
+        self.start - self.asked
+    }
+
+    /// How many tokens.
+    pub fn n(&self) -> u64 {
+        self.n
+    }
+}
+
+/// What became of a cancelled reservation's tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refund {
+    /// Given back: as if they had never been asked for.
+    Exact,
+    /// So many are lost: somebody has a place behind them already, and to move it up would break the law.
+    Dropped(u64),
+}
+
+/// A place in the limiter's future. It holds its limiter; dropping it without [waiting](Self::wait) cancels it.
+///
+/// ```
+/// use batchyard::{ManualClock, Rate, RateLimiter, limit::Refund, secs};
+/// let time = ManualClock::new();
+/// let limiter = RateLimiter::builder(Rate::per_second(1)).clock(time.clock()).build()?;
+/// limiter.acquire(1)?;
+/// let next = limiter.reserve(1)?;
+/// let last = limiter.reserve(1)?;
+/// assert_eq!(last.delay(), secs(2));
+/// assert_eq!(last.cancel(), Refund::Exact);
+/// time.advance(secs(1));
+/// assert_eq!(next.wait()?.start_at(), time.now());
+/// # Ok::<(), batchyard::limit::LimitError>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "dropping a reservation cancels it"]
+pub struct Reservation {
+    limiter: RateLimiter,
+    slot: Slot,
+    n: u64,
+    made: Timestamp,
+    /// False once it is waited for or cancelled.
+    held: bool,
+}
+
+impl Reservation {
+    pub(super) fn new(limiter: RateLimiter, slot: Slot, n: u64) -> Self {
+        let made = limiter.clock().now();
+        Reservation { limiter, slot, n, made, held: true }
+    }
+
+    /// When its tokens will be there, by the rate, burst and pause of now: a change of them moves it.
+    /// [`Timestamp::MAX`] when a pause has moved it out of the clock's reach.
+    pub fn start_at(&self) -> Timestamp {
+        let mut slot = self.slot;
+        self.limiter.bucket().retime(&mut slot);
+        self.limiter.slot_time(&slot)
+    }
+
+    /// The time until then; zero when it has come.
+    pub fn delay(&self) -> Duration {
+        self.start_at() - self.limiter.clock().now()
+    }
+
+    /// How many tokens.
+    pub fn n(&self) -> u64 {
+        self.n
+    }
+
+    /// Sleeps until its time has come. Never early.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitError::NeverFits`] when the burst was lowered below its tokens; it is cancelled then.
+    pub fn wait(mut self) -> Result<Grant<'static>, LimitError> {
+        let mut slot = self.slot;
+        self.limiter.sleep_until(&mut slot, self.n)?;
+        self.held = false;
+        Ok(Grant::after(self.made, self.limiter.slot_time(&slot), self.n))
+    }
+
+    /// Gives its tokens back if it is the last reservation; no clock is involved, so neither is when.
+    pub fn cancel(mut self) -> Refund {
+        self.held = false;
+        self.give_back()
+    }
+
+    fn give_back(&self) -> Refund {
+        if self.limiter.bucket().cancel(&self.slot) { Refund::Exact } else { Refund::Dropped(self.n) }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.held {
+            self.give_back();
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Signals to the program itself. Everything is synchronised by what the two sides say, nothing by time.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
+#![cfg(feature = "cli")]
+
+#[path = "support/cli.rs"]
+mod support;
+
+use rustix::process::Signal;
+use std::path::Path;
+use std::process::Command;
+use support::{CommandExt, Dir, Live, lives, run};
+
+/// A run of one job after the other; the first has started when this returns.
+fn started(command: &mut Command, up: &Path) -> (Live, String) {
+    let live = Live::new(command);
+    // Opening waits for the job, reading for its word.
+    let word = std::fs::read_to_string(up).unwrap();
+    (live, word.trim().to_owned())
+}
+
+#[test]
+fn the_first_interrupt_drains() {
+    let dir = Dir::new("drain");
+    let (up, down) = (dir.fifo("up"), dir.fifo("down"));
+    let script = format!("echo $$ > {}; read x < {}; echo end $1", up.display(), down.display());
+    let (mut live, _) = started(run("-j 1").sh(&script).items(&["a", "b"]), &up);
+    live.signal(Signal::INT);
+    live.says("no more jobs start");
+    std::fs::write(&down, "go\n").unwrap();
+    let ran = live.end();
+    assert_eq!(ran.exits(4).text(), "end a\n");
+    ran.says("cancelled by SIGINT: 1 done, 0 failed");
+}
+
+#[test]
+fn a_drain_does_not_wait_for_the_input() {
+    let dir = Dir::new("input");
+    let up = dir.fifo("up");
+    let script = format!("echo up > {}", up.display());
+    let mut command = run("");
+    command.sh(&script).stdin(std::process::Stdio::piped());
+    let mut live = Live::new(&mut command);
+    let mut open = live.child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut open, b"a\n").unwrap();
+    assert_eq!(std::fs::read_to_string(&up).unwrap(), "up\n");
+    live.signal(Signal::INT);
+    live.end().exits(4);
+    drop(open);
+}
+
+#[test]
+fn the_second_interrupt_terminates_the_group() {
+    let dir = Dir::new("cancel");
+    let up = dir.fifo("up");
+    let script = format!("sleep 1000 & echo $! > {}; wait", up.display());
+    let (mut live, grandchild) = started(run("-j 1").sh(&script).items(&["a", "b"]), &up);
+    assert!(lives(&grandchild));
+    live.signal(Signal::INT);
+    live.says("no more jobs start");
+    live.signal(Signal::INT);
+    live.end().exits(4).says("cancelled by SIGINT: 0 done, 0 failed");
+    assert!(!lives(&grandchild));
+}
+
+#[test]
+fn term_terminates_at_once() {
+    let dir = Dir::new("term");
+    let up = dir.fifo("up");
+    let script = format!("echo $$ > {}; exec sleep 1000", up.display());
+    for signal in [Signal::TERM, Signal::HUP] {
+        let (live, job) = started(run("-j 1").sh(&script).items(&["a"]), &up);
+        live.signal(signal);
+        live.end().exits(4).says("not finished");
+        assert!(!lives(&job));
+    }
+}
+
+#[test]
+fn who_ignores_term_is_killed_after_the_grace() {
+    let dir = Dir::new("grace");
+    let up = dir.fifo("up");
+    let script = format!("trap '' TERM; echo $$ > {}; while :; do sleep 1000; done", up.display());
+    let (live, job) = started(run("-j 1 --kill-after 50ms").sh(&script).items(&["a"]), &up);
+    live.signal(Signal::TERM);
+    live.end().exits(4);
+    assert!(!lives(&job));
+}
+
+#[test]
+fn the_third_interrupt_does_not_wait_for_the_grace() {
+    let dir = Dir::new("third");
+    let up = dir.fifo("up");
+    // It says when TERM has come, and goes on.
+    let script =
+        format!("trap 'echo term > {0}' TERM; echo $$ > {0}; while :; do sleep 0.01; done", up.display());
+    let (mut live, job) = started(run("-j 1 --kill-after 1h").sh(&script).items(&["a"]), &up);
+    live.signal(Signal::INT);
+    live.says("no more jobs start");
+    live.signal(Signal::INT);
+    assert_eq!(std::fs::read_to_string(&up).unwrap(), "term\n");
+    live.signal(Signal::INT);
+    live.end().exits(4);
+    assert!(!lives(&job));
+}
+
+#[test]
+fn an_ignored_interrupt_stays_ignored() {
+    let dir = Dir::new("ignored");
+    let (up, down) = (dir.fifo("up"), dir.fifo("down"));
+    let script = format!("echo $$ > {}; read x < {}; echo end", up.display(), down.display());
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' INT; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_batchyard"), "run"]);
+    command.stdin(std::process::Stdio::null());
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let (live, _) = started(command.sh(&script).items(&["a"]), &up);
+    live.signal(Signal::INT);
+    std::fs::write(&down, "go\n").unwrap();
+    assert_eq!(live.end().exits(0).text(), "end\n");
+}
+
+#[test]
+fn cancelled_jobs_are_no_failures_in_json() {
+    let dir = Dir::new("json");
+    let up = dir.fifo("up");
+    let script = format!("echo begun; echo $$ > {}; exec sleep 1000", up.display());
+    let (live, _) = started(run("-j 1 --json --retries 3").sh(&script).items(&["a"]), &up);
+    live.signal(Signal::TERM);
+    let ran = live.end();
+    let object = &ran.exits(4).objects()[0];
+    assert_eq!((&object["status"], &object["stdout"]), (&"cancelled".into(), &"begun\n".into()));
+}

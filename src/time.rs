@@ -104,7 +104,8 @@ impl Sub for Timestamp {
     }
 }
 
-/// A source of time: see the [table](self) of kinds. Cheap to clone.
+/// A source of time: [`Clock::fast`] for engines and limiters, [`Clock::os`] for short-lived programs,
+/// [`ManualClock::clock`] for tests. Cheap to clone.
 ///
 /// ```
 /// let clock = batchyard::Clock::os();

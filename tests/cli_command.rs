@@ -1,4 +1,5 @@
 //! The command of a job: placeholders, the shell, the environment, mistakes.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
 #![cfg(feature = "cli")]
 
 #[path = "support/cli.rs"]

@@ -1,4 +1,5 @@
 //! Where items come from, and that they arrive as they are.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
 #![cfg(feature = "cli")]
 
 #[path = "support/cli.rs"]

@@ -1,4 +1,5 @@
 //! What is printed: whole outputs, their order, their forms.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
 #![cfg(feature = "cli")]
 
 #[path = "support/cli.rs"]

@@ -1,4 +1,5 @@
 //! Signals to the program itself. Everything is synchronised by what the two sides say, nothing by time.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
 #![cfg(feature = "cli")]
 
 #[path = "support/cli.rs"]

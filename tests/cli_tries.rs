@@ -1,4 +1,5 @@
 //! What the end of a job means: tries, deferrals, timeouts, halts, pace.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
 #![cfg(feature = "cli")]
 
 #[path = "support/cli.rs"]

@@ -1,5 +1,7 @@
 //! `EngineConfig`: the Python service's names and numbers, and an error that names the field for whatever cannot be.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
+
 use batchyard::{EngineConfig, ResourceKind, Retry, Workers, millis, secs};
 
 #[track_caller]

@@ -1,5 +1,7 @@
 //! The engine in memory, through its public face.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
+
 use batchyard::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, mpsc};

@@ -4,6 +4,8 @@
 //! then every path is resolved, in `use` trees and inline, `crate::`, `super::` and `self::` alike. It knows nothing
 //! of macros' expansions, and of `$crate` only what names a module: an exported macro must go through public paths.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::{fmt, fs};

@@ -1,6 +1,8 @@
 //! No async runtime gets into the dependency tree, whatever the features and the target: `cargo tree` is asked.
 //! Development dependencies are left out: they are not what a user of the crate builds.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
+
 use std::process::Command;
 
 /// Runtimes, executors and reactors. `futures-core` and `futures-util` are traits and combinators without anything

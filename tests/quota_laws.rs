@@ -1,6 +1,8 @@
 //! `limit::Quota` against a counter: whatever is taken, given back, refused or resized without waiting, the numbers
 //! agree. (The laws of waiting stand beside the wait list, where no thread is needed to state them.)
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
+
 use batchyard::Deadline;
 use batchyard::limit::{Permit, Quota, QuotaError};
 use proptest::prelude::*;

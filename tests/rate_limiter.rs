@@ -1,6 +1,8 @@
 //! `RateLimiter` by example: on a manual clock to the nanosecond, and on the real clock with margins that a loaded
 //! machine cannot break.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
+
 use batchyard::limit::{LimitError, Refund};
 use batchyard::{Clock, Deadline, ManualClock, Rate, RateLimiter, Timestamp, millis, secs};
 use std::thread;

@@ -1,5 +1,7 @@
 //! What a closure returns, and what becomes of it: failures, retries and dead items as data.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
+
 use batchyard::job::{AttemptKind, FailureKind, HaltRule};
 use batchyard::{AttemptError, Dead, DeadReason, Failure, Key, Retry, millis, secs};
 use std::error::Error;

@@ -11,9 +11,9 @@ use batchyard::__model::laneword::{LaneWord, Reason, Take};
 use batchyard_loom_tests::{Body, explore};
 
 #[cfg(loom)]
-use loom::{cell::UnsafeCell, sync::atomic::AtomicBool};
+use loom::{cell::UnsafeCell, sync::atomic::AtomicU32};
 #[cfg(shuttle)]
-use shuttle::sync::atomic::AtomicBool;
+use shuttle::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 
 fn loaded(entries: u32) -> LaneWord {
@@ -83,34 +83,41 @@ mod loop_free {
         .exactly([vec![true, false, false], vec![false, true, false], vec![false, false, true]]);
     }
 
+    const TAKEN: u32 = 0;
+    const WAITED_FOR: u32 = 1;
+    const FREE: u32 = 2;
+
+    /// A lane, and the one permit it needs, with one place for a waiter.
     struct Cause {
         word: LaneWord,
-        free: AtomicBool,
-        waiting: AtomicBool,
+        permit: AtomicU32,
+    }
+
+    impl Cause {
+        fn step(&self, from: u32, to: u32) -> bool {
+            self.permit.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        }
     }
 
     fn blocker(s: &Cause) -> bool {
         // It has seen the permit taken; here it makes the lane wait for it.
-        s.word.block_on(
-            Reason::Permit,
-            || {
-                s.waiting.swap(true, Ordering::AcqRel);
-            },
-            || s.free.fetch_or(false, Ordering::AcqRel),
-        )
+        s.word.block_on(Reason::Permit, || _ = s.step(TAKEN, WAITED_FOR), || s.step(FREE, TAKEN))
     }
 
+    /// Gives the permit back: hands it to the waiter, or leaves it free.
     fn granter(s: &Cause) -> bool {
-        s.free.swap(true, Ordering::AcqRel);
-        s.waiting.swap(false, Ordering::AcqRel) && s.word.unblock(Reason::Permit)
+        if s.step(TAKEN, FREE) {
+            return false;
+        }
+        assert!(s.step(WAITED_FOR, TAKEN));
+        s.word.unblock(Reason::Permit)
     }
 
     /// Blocking for a cause that passes meanwhile: the lane ends ready, and somebody was told so.
     #[test]
     fn block_on_and_unblock() {
         let bodies: [Body<Cause, bool>; 2] = [blocker, granter];
-        let setup =
-            || Cause { word: loaded(1), free: AtomicBool::new(false), waiting: AtomicBool::new(false) };
+        let setup = || Cause { word: loaded(1), permit: AtomicU32::new(TAKEN) };
         explore(setup, &bodies, |s, told| {
             assert!(s.word.is_ready(), "blocked with nobody to lift it");
             assert!(told[0] || told[1], "ready with nobody told");

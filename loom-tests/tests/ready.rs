@@ -13,13 +13,18 @@ use batchyard::__model::ready::{ReadySet, Sleeper};
 use batchyard_loom_tests::{Body, explore, explore_bounded};
 
 #[cfg(loom)]
-use loom::sync::atomic::AtomicBool;
+use loom::sync::atomic::{AtomicBool, AtomicU32};
 #[cfg(shuttle)]
-use shuttle::sync::atomic::AtomicBool;
+use shuttle::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::atomic::Ordering;
 
 /// The models with three threads, or with many steps, have too many steps to be explored whole.
 const BOUND: Option<usize> = Some(2);
+
+// The permit of the models that block, with one place for a waiter.
+const TAKEN: u32 = 0;
+const WAITED_FOR: u32 = 1;
+const FREE: u32 = 2;
 
 /// One lane (number 0, class 0) and its workers.
 struct Yard {
@@ -27,14 +32,14 @@ struct Yard {
     word: LaneWord,
     sleepers: Vec<Sleeper>,
     flag: AtomicBool,
-    waiting: AtomicBool,
+    permit: AtomicU32,
 }
 
 fn yard(workers: usize) -> Yard {
     let set = ReadySet::new(workers);
     let sleepers = (0..workers).map(|worker| Sleeper::new(&set, worker)).collect();
-    let (flag, waiting) = (AtomicBool::new(false), AtomicBool::new(false));
-    Yard { set, word: LaneWord::new(), sleepers, flag, waiting }
+    let (flag, permit) = (AtomicBool::new(false), AtomicU32::new(TAKEN));
+    Yard { set, word: LaneWord::new(), sleepers, flag, permit }
 }
 
 impl Yard {
@@ -62,6 +67,10 @@ impl Yard {
                 None
             }
         }
+    }
+
+    fn step(&self, from: u32, to: u32) -> bool {
+        self.permit.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     fn work(&self, worker: usize) -> u32 {
@@ -220,7 +229,8 @@ fn two_rounds() {
         },
         |s| s.work(0) + s.work(0),
     ];
-    explore(
+    explore_bounded(
+        BOUND,
         || yard(1),
         &bodies,
         |s, got| {
@@ -304,23 +314,20 @@ fn block_on_and_sleep() {
     let bodies: [Body<Yard, u32>; 3] = [
         // Somebody finds the permit taken and makes the lane wait for it.
         |s| {
-            let ready = s.word.block_on(
-                Reason::Permit,
-                || {
-                    s.waiting.swap(true, Ordering::AcqRel);
-                },
-                || s.flag.fetch_or(false, Ordering::AcqRel),
-            );
+            let ready =
+                s.word.block_on(Reason::Permit, || _ = s.step(TAKEN, WAITED_FOR), || s.step(FREE, TAKEN));
             if ready {
                 s.set.mark(0, 0);
             }
             0
         },
-        // The permit comes back.
+        // The permit comes back: to the waiter, or to be free.
         |s| {
-            s.flag.swap(true, Ordering::AcqRel);
-            if s.waiting.swap(false, Ordering::AcqRel) && s.word.unblock(Reason::Permit) {
-                s.set.mark(0, 0);
+            if !s.step(TAKEN, FREE) {
+                assert!(s.step(WAITED_FOR, TAKEN));
+                if s.word.unblock(Reason::Permit) {
+                    s.set.mark(0, 0);
+                }
             }
             0
         },

@@ -21,9 +21,9 @@ use crate::job::{
 };
 use crate::policy::{self, rng::Rng};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, CachePadded, UnsafeCell};
+use crate::sync::{Arc, CachePadded};
 use crate::time::Timestamp;
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -35,32 +35,52 @@ struct MapWork<'a, I, O, F> {
     cursor: CachePadded<AtomicUsize>,
 }
 
-/// One place a result.
-struct Slots<O>(Box<[UnsafeCell<MaybeUninit<Result<O, Dead>>>]>);
+/// One place a result. A raw pointer, because many threads write to one allocation at once, each to its own places.
+struct Slots<O> {
+    places: *mut MaybeUninit<Result<O, Dead>>,
+    len: usize,
+}
 
 // SAFETY: each place is written by one thread (who settled its position) and read by the caller after the lane has
 // ended; both are ordered by the lane's count of open items. Values move between threads, hence `O: Send`.
 unsafe impl<O: Send> Sync for Slots<O> {}
+// SAFETY: as above; the allocation is owned.
+unsafe impl<O: Send> Send for Slots<O> {}
 
 impl<O> Slots<O> {
     fn new(len: usize) -> Self {
-        Self((0..len).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect())
+        Self { places: Box::into_raw(Box::<[Result<O, Dead>]>::new_uninit_slice(len)).cast(), len }
     }
 
     /// # Safety
     ///
     /// Each position is written once, by the one who settles it.
+    #[inline(always)]
     unsafe fn write(&self, at: usize, outcome: Result<O, Dead>) {
-        // SAFETY: nobody else accesses this place before the lane has ended (see above).
-        self.0[at].with_mut(|place| unsafe { (*place).write(outcome) });
+        debug_assert!(at < self.len);
+        // SAFETY: `at` is a position of the items, of which there are `len`; nobody else accesses this place before
+        // the lane has ended (see above).
+        unsafe { (*self.places.add(at)).write(outcome) };
     }
 
     /// # Safety
     ///
     /// Every position was written, and what wrote them happens before this call.
     unsafe fn into_vec(self) -> Vec<Result<O, Dead>> {
-        // SAFETY: by contract each place is initialised; `self` is owned, so nobody else accesses it.
-        self.0.into_iter().map(|place| unsafe { place.into_inner().assume_init() }).collect()
+        let this = ManuallyDrop::new(self);
+        // SAFETY: pointer and length are those of the box made in `new`, which `this` does not drop; by contract
+        // each place is initialised.
+        unsafe {
+            Box::from_raw(std::ptr::slice_from_raw_parts_mut(this.places, this.len)).assume_init().into_vec()
+        }
+    }
+}
+
+impl<O> Drop for Slots<O> {
+    fn drop(&mut self) {
+        // SAFETY: pointer and length are those of the box made in `new`. What was written leaks; that happens only
+        // when the call fails before anything ran.
+        drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(self.places, self.len)) });
     }
 }
 

@@ -18,7 +18,7 @@
 //!
 //! Invariants:
 //! 1. Each index of an armed range is handed out exactly once: by `next` to the owner or in one range to a thief.
-//! 2. A spent word does not change until its owner arms it again, so `arm` may store.
+//! 2. A spent word does not change until its owner arms it again, so `arm` runs over nobody's taking.
 //! 3. Taking never reaches into another arming: the CAS compares the epoch too, and `next` and `take_back_at` take
 //!    only in the epoch they name. (The epoch has 16 bits. A thief that sleeps between its load and its CAS for a
 //!    multiple of 65,536 armings, and wakes when next and end happen to be equal too, would be fooled; its range
@@ -99,12 +99,15 @@ impl Chunk {
         assert!(start <= end && end <= Self::MAX_INDEX, "{start}..{end} is no range of a chunk");
         // The owner alone arms, and a spent word stands still (invariant 2): its own last view is the current one.
         let old = State(self.0.load(Ordering::Relaxed));
-        debug_assert_eq!(old.remaining(), 0, "armed while items are left");
         let bump = if armed!(mutant = "chunk_arm_same_epoch") { 0 } else { 1 };
         let epoch = old.epoch().wrapping_add(bump);
+        // A store would do. The swap costs little once a chunk, shows that the word did stand still, and spares the
+        // second loom pass a false alarm (loom does not order a plain store after the RMW it overwrites).
         // ORDERING: Release publishes the buffer to thieves (Acquire in `cut_back`). The owner's CAS between are
         // read-modify-writes, which continue the release sequence.
-        self.0.store(State::new(start, end, epoch).0, ordering!(Release, mutant = "chunk_arm_relaxed"));
+        let spent =
+            self.0.swap(State::new(start, end, epoch).0, ordering!(Release, mutant = "chunk_arm_relaxed"));
+        debug_assert!(spent == old.0 && old.remaining() == 0, "armed while items are left");
         Epoch(epoch)
     }
 

@@ -4,15 +4,18 @@
 //!
 //! | file | structure | progress |
 //! |---|---|---|
+//! | `bucket` | a token bucket in virtual tokens: one word per limiter | lock-free; changing its terms takes a latch |
 //! | `chunk` | a range of items taken one by one or from the back; who holds its buffer | lock-free |
 //! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
 //! | `lifecycle` | running, draining, stopped, and how many are inside | lock-free |
+//! | `permits` | a counting semaphore's word: free permits and waiters | lock-free |
 //! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
+//! | `waitlist` | who waits for permits, over several kinds, all or nothing | blocking, one short latch per list |
 
 // `pub`, not `pub(crate)`: the model checkers reach these through `__model`.
 #![allow(unreachable_pub, dead_code)]
 // The parker of floor 0 is not public; the models bring it in through a wrapper of their own.
-#![cfg_attr(any(loom, shuttle), allow(private_interfaces))]
+#![cfg_attr(any(loom, shuttle), allow(private_bounds, private_interfaces))]
 pub mod bucket;
 pub mod chunk;
 pub mod laneword;

@@ -30,12 +30,11 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
-/// Items faster than this are timed a few at a time: a clock reading costs 10 ns.
-const STRIDE_BELOW_NANOS: u64 = 400;
-/// How many. The time of an item's start is then late by what the items before it in the stride took: microseconds by
-/// prediction, and a few milliseconds if the prediction was wrong, since the supervisor's ticker, which moves every
-/// millisecond while a chunk is in hand, ends a stride early.
-const STRIDE: u32 = 8;
+/// A clock reading costs 10 ns, so items that are predicted to be fast are timed a stride at a time: as many as should
+/// take this long, at most a chunk. The time of an item's start is then late by what the items before it in the stride
+/// took: two microseconds by prediction, and a few milliseconds if the prediction was wrong, since the supervisor's
+/// ticker, which moves every millisecond while a chunk is in hand, ends a stride early.
+const STRIDE_NANOS: u64 = 2_000;
 /// Items with a limit below this are always timed one by one: for them milliseconds count.
 const STRIDE_LIMIT: Duration = secs(1);
 /// Outcomes wait this long for company before they are published.
@@ -268,7 +267,7 @@ impl<W: Work> Body<W> {
         let roomy =
             [core.spec.item_timeout, core.spec.hang_after].iter().flatten().all(|t| *t >= STRIDE_LIMIT);
         let stride = match core.predicted.load(Ordering::Relaxed) {
-            1..STRIDE_BELOW_NANOS if roomy => STRIDE,
+            predicted @ 1..STRIDE_NANOS if roomy => (STRIDE_NANOS / predicted) as u32,
             _ => 1,
         };
         let mut ticked = shared.ticker.recent();

@@ -4,7 +4,8 @@ use super::error::LimitError;
 use super::limiter::RateLimiter;
 use crate::core::bucket::Slot;
 use crate::sync::Mutex;
-use crate::time::Timestamp;
+use crate::time::{Scale, Timestamp};
+use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -17,38 +18,58 @@ use std::time::Duration;
 /// assert_eq!((grant.n(), grant.waited()), (1, std::time::Duration::ZERO));
 /// # Ok::<(), batchyard::limit::LimitError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct Grant<'a> {
-    start: Timestamp,
-    asked: Timestamp,
+    /// Raw readings, converted when somebody asks: most never do.
+    start: u64,
+    asked: u64,
+    scale: Scale,
     n: u64,
     limiter: PhantomData<&'a RateLimiter>,
 }
 
 impl Grant<'_> {
     #[inline(always)]
-    pub(super) fn at_once(now: Timestamp, n: u64) -> Self {
-        Self::after(now, now, n)
+    pub(super) fn at_once(now: u64, scale: Scale, n: u64) -> Self {
+        Grant { start: now, asked: now, scale, n, limiter: PhantomData }
     }
 
-    #[inline(always)]
     pub(super) fn after(asked: Timestamp, start: Timestamp, n: u64) -> Self {
-        Grant { start, asked, n, limiter: PhantomData }
+        let (start, asked) = (start.as_nanos(), asked.as_nanos());
+        Grant { start, asked, scale: Scale::NANOS, n, limiter: PhantomData }
     }
 
     /// The point of the limiter's clock from which on it held: the stamp that the limiter's law speaks of.
     pub fn start_at(&self) -> Timestamp {
-        self.start
+        self.scale.at(self.start)
     }
 
     /// How long its place was ahead when it was asked for; zero when the tokens were there.
     pub fn waited(&self) -> Duration {
-        self.start - self.asked
+        self.scale.at(self.start) - self.scale.at(self.asked)
     }
 
     /// How many tokens.
     pub fn n(&self) -> u64 {
         self.n
+    }
+}
+
+impl PartialEq for Grant<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.start_at(), self.waited(), self.n) == (other.start_at(), other.waited(), other.n)
+    }
+}
+
+impl Eq for Grant<'_> {}
+
+impl fmt::Debug for Grant<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant")
+            .field("start_at", &self.start_at())
+            .field("waited", &self.waited())
+            .field("n", &self.n)
+            .finish()
     }
 }
 

@@ -157,9 +157,10 @@ impl Terms {
         (ready - self.line.t0 <= self.line.span).then_some(ready)
     }
 
+    #[inline(always)]
     fn left(&self, tat: u64, point: Point) -> u64 {
         let t = tat.max(self.barrier).max(point.floor);
-        (point.floor + self.burst).saturating_sub(t) / self.grains
+        (point.floor + self.burst).saturating_sub(t).checked_div(self.grains).unwrap_or(0)
     }
 
     /// `line` continued from `now` on; a pause that still lasts is left as it is.
@@ -253,33 +254,10 @@ impl Bucket {
     /// [`Short`] says when there will be enough.
     #[inline(always)]
     pub fn try_take(&self, now: impl Fn() -> u64, n: u64) -> Result<u64, Short> {
-        if armed!(mutant = "bucket_clock_outside") {
-            return self.take_again(&now, n);
+        match self.read_once(&now) {
+            Some(view) => self.take_by(&view, n),
+            None => self.take_again(now(), n),
         }
-        // `read_once` and `take_by` in one, with as few values alive at a time as registers hold. Whatever does not
-        // go straight (a change under way, a lost race) starts anew behind a call.
-        let shared = &*self.terms;
-        // ORDERING: Acquire: see `read_once`.
-        let epoch = shared.sequence.load(Ordering::Acquire);
-        let now_read = now();
-        let mut terms = shared.load_but_ticks();
-        let point = terms.line.at(now_read);
-        let tat = self.tat.load(Ordering::Relaxed);
-        let Some(cost) = terms.cost(n) else { return self.take_again(&now, n) };
-        match terms.decide(tat, point, cost) {
-            Some(end) => {
-                if shared.stands(epoch) && self.advance(tat, end).is_ok() {
-                    return Ok(point.tick);
-                }
-            }
-            None => {
-                terms.line.ticks = shared.load_ticks();
-                if shared.stands(epoch) {
-                    return Err(View { terms, now: now_read, point, epoch }.short(tat, cost));
-                }
-            }
-        }
-        self.take_again(&now, n)
     }
 
     /// [`try_take`](Self::try_take) by terms and a time that were read before.
@@ -290,20 +268,17 @@ impl Bucket {
         let Some(end) = view.terms.decide(tat, view.point, cost) else { return Err(view.short(tat, cost)) };
         match self.advance(tat, end) {
             Ok(()) => Ok(view.point.tick),
-            Err(seen) => self.take_contended(*view, cost, seen),
+            Err(_) => self.take_again(view.now, n),
         }
     }
 
+    /// After a lost race: by a reading that is stale by now, which costs less than another one.
     #[cold]
     #[inline(never)]
-    fn take_again(&self, now: &impl Fn() -> u64, n: u64) -> Result<u64, Short> {
-        self.take_by(&self.view(now), n)
-    }
-
-    /// By value, so that the view of the fast path has no address and stays in registers.
-    #[cold]
-    #[inline(never)]
-    fn take_contended(&self, view: View, cost: u64, mut tat: u64) -> Result<u64, Short> {
+    fn take_again(&self, now: u64, n: u64) -> Result<u64, Short> {
+        let view = self.view(&|| now);
+        let Some(cost) = view.terms.cost(n) else { return Err(Short::NeverFits) };
+        let mut tat = self.tat.load(Ordering::Relaxed);
         let mut spins = 1;
         loop {
             let Some(end) = view.terms.decide(tat, view.point, cost) else {
@@ -480,7 +455,9 @@ impl Bucket {
         }
         let early = if armed!(mutant = "bucket_clock_outside") { None } else { Some(now()) };
         let terms = shared.load();
-        if !shared.stands(epoch) {
+        // Relaxed: ordered behind the terms by their Acquire; either it still shows `epoch` or it does not.
+        let same = shared.sequence.load(Ordering::Relaxed) == epoch || armed!(mutant = "bucket_no_recheck");
+        if !same {
             return None;
         }
         let now = early.unwrap_or_else(now);
@@ -522,7 +499,7 @@ impl Bucket {
 }
 
 impl View {
-    /// Inline: a refusal is as frequent as a grant, and a call would put the view in memory.
+    /// Pure arithmetic, inlined: who asks only whether it was granted does not pay for it.
     #[inline(always)]
     fn short(&self, tat: u64, cost: u64) -> Short {
         let View { terms, point, now, .. } = self;
@@ -533,30 +510,8 @@ impl View {
 }
 
 impl Shared {
-    /// Whether the terms loaded since the sequence was seen at `epoch` belong together.
-    #[inline(always)]
-    fn stands(&self, epoch: u64) -> bool {
-        // Relaxed: ordered behind the terms by their Acquire; either it still shows `epoch` or it does not.
-        (self.sequence.load(Ordering::Relaxed) == epoch && epoch & 1 == 0)
-            || armed!(mutant = "bucket_no_recheck")
-    }
-
     #[inline(always)]
     fn load(&self) -> Terms {
-        let mut terms = self.load_but_ticks();
-        terms.line.ticks = self.load_ticks();
-        terms
-    }
-
-    /// What only a refusal needs.
-    #[inline(always)]
-    fn load_ticks(&self) -> u64 {
-        // ORDERING: Acquire: as in `load_but_ticks`.
-        self.ticks.load(ordering!(Acquire, mutant = "bucket_reads_relaxed"))
-    }
-
-    #[inline(always)]
-    fn load_but_ticks(&self) -> Terms {
         // ORDERING: Acquire pairs with the Release stores of `write`.
         let term = |word: &AtomicU64| word.load(ordering!(Acquire, mutant = "bucket_reads_relaxed"));
         let line = Line {
@@ -567,7 +522,7 @@ impl Shared {
             recip: term(&self.recip),
             num: term(&self.num),
             den: term(&self.den),
-            ticks: 0,
+            ticks: term(&self.ticks),
         };
         Terms { line, burst: term(&self.burst), barrier: term(&self.barrier), grains: self.grains }
     }

@@ -207,7 +207,8 @@ impl RateLimiter {
     /// assert!(denied.ready_in > batchyard::secs(3590));
     /// # Ok::<(), batchyard::limit::LimitError>(())
     /// ```
-    #[inline]
+    // Always: what a refusal says is computed only where somebody looks at it.
+    #[inline(always)]
     pub fn try_acquire(&self, n: u64) -> Result<Grant<'_>, Denied> {
         let inner = &*self.inner;
         if n == 0 {
@@ -476,7 +477,7 @@ impl Inner {
         self.clock.at_raw(tick) + Duration::from_nanos(u64::from(!self.nanos))
     }
 
-    #[inline]
+    #[inline(always)]
     fn ready_in(&self, tick: Option<u64>, now: u64) -> Duration {
         let Some(tick) = tick else { return Duration::MAX };
         // The ticks are rounded down to nanoseconds, and so is the reading that the caller adds them to.
@@ -484,7 +485,7 @@ impl Inner {
         Duration::from_nanos(self.scale.at(tick.saturating_sub(now)).as_nanos().saturating_add(round))
     }
 
-    #[inline]
+    #[inline(always)]
     fn denied(&self, short: Short) -> Denied {
         match short {
             Short::Until { tick, now, left } => {

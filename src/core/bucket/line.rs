@@ -164,26 +164,28 @@ impl Line {
 
     /// How many ticks after `point` the line reaches `position`, which is above the point's floor: the least `w` with
     /// `rest + w · num >= (position - floor) · den`.
+    ///
+    /// No loop and nothing that can fail: who does not look at the result does not pay for it.
     #[inline(always)]
     pub(super) fn ticks_until(&self, point: Point, position: u64) -> u64 {
-        let gap = position - point.floor;
+        let gap = position.wrapping_sub(point.floor);
+        let (num, den) = (u128::from(self.num), u128::from(self.den));
+        let climb = (u128::from(gap) * den).wrapping_sub(u128::from(point.rest));
         if self.ticks == 0 {
-            return self.ticks_by_division(point.rest, gap);
+            return climb.saturating_add(num - 1).checked_div(num).unwrap_or(0).min(u64::MAX.into()) as u64;
         }
-        // A lower bound, mostly one tick off, then the exact comparison.
+        // A lower bound: both factors are rounded down, what is taken off is rounded up. Then by exact steps; the
+        // roundings lose under a tick each, so three will do.
         let rest = (u128::from(point.about) * u128::from(self.ticks)) >> 64;
-        let least = (u128::from(gap) * u128::from(self.ticks) - rest) >> Self::TICKS_SHIFT;
-        let (mut w, climb) = (least as u64, u128::from(gap) * u128::from(self.den));
-        while u128::from(w) * u128::from(self.num) + u128::from(point.rest) < climb {
-            w += 1;
+        let least = (u128::from(gap) * u128::from(self.ticks)).wrapping_sub(rest + 1) >> Self::TICKS_SHIFT;
+        let mut w = u64::try_from(least).unwrap_or(u64::MAX);
+        let mut missing = climb as i128 - (u128::from(w) * num) as i128;
+        for _ in 0..3 {
+            let step = missing > 0;
+            w = w.saturating_add(u64::from(step));
+            missing -= if step { num as i128 } else { 0 };
         }
         w
-    }
-
-    #[inline(never)]
-    fn ticks_by_division(&self, rest: u64, gap: u64) -> u64 {
-        let climb = u128::from(gap) * u128::from(self.den) - u128::from(rest);
-        u64::try_from(climb.div_ceil(u128::from(self.num))).unwrap_or(u64::MAX)
     }
 
     /// The first tick, not before `t0`, at which the line has reached `position`. `None`: never.

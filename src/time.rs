@@ -104,7 +104,8 @@ impl Sub for Timestamp {
     }
 }
 
-/// A source of time: see the [table](self) of kinds. Cheap to clone.
+/// A source of time: [`Clock::fast`] for engines and limiters, [`Clock::os`] for short-lived programs,
+/// [`ManualClock::clock`] for tests. Cheap to clone.
 ///
 /// ```
 /// let clock = batchyard::Clock::os();
@@ -138,13 +139,19 @@ pub(crate) struct Scale {
 impl Scale {
     /// Room for ticks of up to 2^19 ns and a relative error under 2^-40 for ticks of a nanosecond and less.
     const SHIFT: u32 = 44;
-    const NANOS: Scale = Scale { mult: 1 << Self::SHIFT };
+    pub(crate) const NANOS: Scale = Scale { mult: 1 << Self::SHIFT };
 
     /// Nanoseconds a tick as an exact fraction `(numerator, denominator)`, in lowest terms.
     #[allow(dead_code)]
     pub(crate) fn nanos_per_tick(self) -> (u64, u64) {
         let cut = self.mult.trailing_zeros().min(Self::SHIFT);
         (self.mult >> cut, 1 << (Self::SHIFT - cut))
+    }
+
+    /// The time of a raw reading.
+    #[inline]
+    pub(crate) fn at(self, raw: u64) -> Timestamp {
+        Timestamp(self.nanos(raw))
     }
 
     #[inline(always)]

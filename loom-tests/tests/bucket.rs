@@ -209,7 +209,7 @@ mod changing {
                     bucket.set_pace(|| 0, per_ticks(8)).unwrap();
                     Until(0)
                 },
-                |bucket| take(bucket, || 0, 1),
+                |bucket| take(bucket, || 1, 1),
             ],
             |_, seen| seen[1],
         )

@@ -47,7 +47,7 @@ mod line;
 
 pub use self::line::{Pace, fraction_below};
 
-use self::line::{END, Line, Point};
+use self::line::{Line, Point};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{CachePadded, Mutex, armed, hint, ordering};
 
@@ -59,6 +59,8 @@ const FAST: u64 = 8;
 const FAST_AND_WHOLE: u64 = 32;
 /// Grains to the token at the most (reached by rates under one an hour): leaves room for bursts of 2^16.
 const FINEST: u64 = 1 << 44;
+/// The epoch of a slot that started before a change, so that no further one can move it.
+const STARTED: u64 = u64::MAX;
 /// How many spins a lost CAS may cost at the most.
 const MOST_SPINS: u32 = 64;
 
@@ -152,7 +154,7 @@ impl Terms {
     fn ready(&self, tat: u64, point: Point, cost: u64) -> Option<u64> {
         let position = tat.max(self.barrier) + cost - self.burst;
         let ready = point.tick.checked_add(self.line.ticks_until(point, position))?;
-        (position < END).then_some(ready)
+        (ready - self.line.t0 <= self.line.span).then_some(ready)
     }
 
     fn left(&self, tat: u64, point: Point) -> u64 {
@@ -251,10 +253,33 @@ impl Bucket {
     /// [`Short`] says when there will be enough.
     #[inline(always)]
     pub fn try_take(&self, now: impl Fn() -> u64, n: u64) -> Result<u64, Short> {
-        match self.read_once(&now) {
-            Some(view) => self.take_by(&view, n),
-            None => self.take_again(&now, n),
+        if armed!(mutant = "bucket_clock_outside") {
+            return self.take_again(&now, n);
         }
+        // `read_once` and `take_by` in one, with as few values alive at a time as registers hold. Whatever does not
+        // go straight (a change under way, a lost race) starts anew behind a call.
+        let shared = &*self.terms;
+        // ORDERING: Acquire: see `read_once`.
+        let epoch = shared.sequence.load(Ordering::Acquire);
+        let now_read = now();
+        let mut terms = shared.load_but_ticks();
+        let point = terms.line.at(now_read);
+        let tat = self.tat.load(Ordering::Relaxed);
+        let Some(cost) = terms.cost(n) else { return self.take_again(&now, n) };
+        match terms.decide(tat, point, cost) {
+            Some(end) => {
+                if shared.stands(epoch) && self.advance(tat, end).is_ok() {
+                    return Ok(point.tick);
+                }
+            }
+            None => {
+                terms.line.ticks = shared.load_ticks();
+                if shared.stands(epoch) {
+                    return Err(View { terms, now: now_read, point, epoch }.short(tat, cost));
+                }
+            }
+        }
+        self.take_again(&now, n)
     }
 
     /// [`try_take`](Self::try_take) by terms and a time that were read before.
@@ -265,7 +290,7 @@ impl Bucket {
         let Some(end) = view.terms.decide(tat, view.point, cost) else { return Err(view.short(tat, cost)) };
         match self.advance(tat, end) {
             Ok(()) => Ok(view.point.tick),
-            Err(seen) => self.take_contended(view, cost, seen),
+            Err(seen) => self.take_contended(*view, cost, seen),
         }
     }
 
@@ -275,8 +300,10 @@ impl Bucket {
         self.take_by(&self.view(now), n)
     }
 
+    /// By value, so that the view of the fast path has no address and stays in registers.
+    #[cold]
     #[inline(never)]
-    fn take_contended(&self, view: &View, cost: u64, mut tat: u64) -> Result<u64, Short> {
+    fn take_contended(&self, view: View, cost: u64, mut tat: u64) -> Result<u64, Short> {
         let mut spins = 1;
         loop {
             let Some(end) = view.terms.decide(tat, view.point, cost) else {
@@ -351,8 +378,11 @@ impl Bucket {
     pub fn retime(&self, slot: &mut Slot) -> bool {
         // Not a clock, but to be read while the terms stand, as a clock is.
         let View { terms, epoch, now: since, .. } = self.view(&|| self.terms.since.load(Ordering::Acquire));
-        let started = slot.at_once() || (epoch == slot.epoch + 2 && slot.start <= since);
-        if epoch == slot.epoch || started {
+        if slot.at_once() || slot.epoch == STARTED || slot.epoch == epoch {
+            return true;
+        }
+        if epoch == slot.epoch + 2 && slot.start <= since {
+            slot.epoch = STARTED;
             return true;
         }
         let due = terms.line.reaches(slot.end.saturating_sub(terms.burst));
@@ -450,9 +480,7 @@ impl Bucket {
         }
         let early = if armed!(mutant = "bucket_clock_outside") { None } else { Some(now()) };
         let terms = shared.load();
-        // Relaxed: ordered behind the terms by their Acquire; either it still shows `epoch` or it does not.
-        let same = shared.sequence.load(Ordering::Relaxed) == epoch || armed!(mutant = "bucket_no_recheck");
-        if !same {
+        if !shared.stands(epoch) {
             return None;
         }
         let now = early.unwrap_or_else(now);
@@ -494,7 +522,8 @@ impl Bucket {
 }
 
 impl View {
-    #[inline(never)]
+    /// Inline: a refusal is as frequent as a grant, and a call would put the view in memory.
+    #[inline(always)]
     fn short(&self, tat: u64, cost: u64) -> Short {
         let View { terms, point, now, .. } = self;
         // Less than the asked cost is left, so with one token asked there is no need to divide.
@@ -504,8 +533,30 @@ impl View {
 }
 
 impl Shared {
+    /// Whether the terms loaded since the sequence was seen at `epoch` belong together.
+    #[inline(always)]
+    fn stands(&self, epoch: u64) -> bool {
+        // Relaxed: ordered behind the terms by their Acquire; either it still shows `epoch` or it does not.
+        (self.sequence.load(Ordering::Relaxed) == epoch && epoch & 1 == 0)
+            || armed!(mutant = "bucket_no_recheck")
+    }
+
     #[inline(always)]
     fn load(&self) -> Terms {
+        let mut terms = self.load_but_ticks();
+        terms.line.ticks = self.load_ticks();
+        terms
+    }
+
+    /// What only a refusal needs.
+    #[inline(always)]
+    fn load_ticks(&self) -> u64 {
+        // ORDERING: Acquire: as in `load_but_ticks`.
+        self.ticks.load(ordering!(Acquire, mutant = "bucket_reads_relaxed"))
+    }
+
+    #[inline(always)]
+    fn load_but_ticks(&self) -> Terms {
         // ORDERING: Acquire pairs with the Release stores of `write`.
         let term = |word: &AtomicU64| word.load(ordering!(Acquire, mutant = "bucket_reads_relaxed"));
         let line = Line {
@@ -516,7 +567,7 @@ impl Shared {
             recip: term(&self.recip),
             num: term(&self.num),
             den: term(&self.den),
-            ticks: term(&self.ticks),
+            ticks: 0,
         };
         Terms { line, burst: term(&self.burst), barrier: term(&self.barrier), grains: self.grains }
     }

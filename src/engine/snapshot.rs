@@ -2,6 +2,7 @@
 
 use super::lane::{LaneCore, Shell};
 use super::shared::Shared;
+use super::slot::Slot;
 use crate::job::{Key, Priority};
 use crate::meter::{Percentiles, Samples, WorkerCounts};
 use crate::stats::{BatchPhase, BatchStats, Stats, WorkerState, WorkerStats};
@@ -35,6 +36,27 @@ impl Past {
         self.late += counts.late.get();
         self.abandoned += counts.abandoned.get();
         self.timed_out += counts.timed_out.get();
+    }
+
+    /// A lane that has been added got a late return.
+    pub(crate) fn came_late(&mut self) {
+        self.late += 1;
+    }
+}
+
+/// What workers did whose threads were given up.
+#[derive(Debug, Default)]
+pub(crate) struct Retired {
+    wait: Samples,
+    run: Samples,
+    counts: WorkerCounts,
+}
+
+impl Retired {
+    pub(crate) fn add(&mut self, slot: &Slot) {
+        self.wait.merge(&slot.latency.wait());
+        self.run.merge(&slot.latency.run());
+        self.counts += slot.counters.read();
     }
 }
 
@@ -93,10 +115,11 @@ impl Shared {
         }
         let (mut wait, mut run) = (Samples::default(), Samples::default());
         let mut sums = WorkerCounts::default();
-        for slot in self.retired.lock().iter() {
-            wait.merge(&slot.latency.wait());
-            run.merge(&slot.latency.run());
-            sums += slot.counters.read();
+        {
+            let retired = self.retired.lock();
+            wait.merge(&retired.wait);
+            run.merge(&retired.run);
+            sums += retired.counts;
         }
         for slot in &self.slots {
             let slot = Arc::clone(&slot.lock());
@@ -179,7 +202,7 @@ impl Shared {
             })
             .count() as u64;
         batch.in_flight = batch.in_flight.min(open);
-        batch.pending = open - batch.in_flight;
+        batch.pending = open.saturating_sub(batch.in_flight + batch.waiting);
         let (wait, run) = (core.latency.wait(), core.latency.run());
         batch.queue_wait = percentiles(&wait);
         batch.run = percentiles(&run);

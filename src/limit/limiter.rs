@@ -9,7 +9,7 @@ use super::reservation::{Grant, Reservation};
 use crate::core::bucket::{Bucket, Short, Slot, Unfit};
 use crate::error::Invalid;
 use crate::sync::{Arc, Mutex, Unparker, with_parker};
-use crate::time::{Clock, Deadline, Timestamp};
+use crate::time::{Clock, Deadline, Scale, Timestamp};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -53,6 +53,7 @@ pub struct RateLimiter {
 struct Inner {
     bucket: Bucket,
     clock: Clock,
+    scale: Scale,
     /// Whether a raw tick is a nanosecond.
     nanos: bool,
     settings: Mutex<Settings>,
@@ -138,7 +139,8 @@ impl RateLimiterBuilder {
         let bucket = built.map_err(|unfit| invalid(unfit, field))?;
         let nanos = clock.scale().nanos_per_tick() == (1, 1);
         let settings = Mutex::new(Settings { rate: self.rate, max_rate });
-        let inner = Inner { bucket, clock, nanos, settings, sleepers: Mutex::default() };
+        let scale = clock.scale();
+        let inner = Inner { bucket, clock, scale, nanos, settings, sleepers: Mutex::default() };
         Ok(RateLimiter { inner: Arc::new(inner) })
     }
 }
@@ -209,10 +211,10 @@ impl RateLimiter {
     pub fn try_acquire(&self, n: u64) -> Result<Grant<'_>, Denied> {
         let inner = &*self.inner;
         if n == 0 {
-            return Ok(Grant::at_once(inner.clock.now(), n));
+            return Ok(Grant::at_once(inner.clock.raw(), inner.scale, n));
         }
         match inner.bucket.try_take(|| inner.clock.raw(), n) {
-            Ok(stamp) => Ok(Grant::at_once(inner.clock.at_raw(stamp), n)),
+            Ok(stamp) => Ok(Grant::at_once(stamp, inner.scale, n)),
             Err(short) => Err(inner.denied(short)),
         }
     }
@@ -253,10 +255,10 @@ impl RateLimiter {
     pub fn acquire_by(&self, n: u64, deadline: impl Into<Deadline>) -> Result<Grant<'_>, LimitError> {
         let inner = &*self.inner;
         if n == 0 {
-            return Ok(Grant::at_once(inner.clock.now(), n));
+            return Ok(Grant::at_once(inner.clock.raw(), inner.scale, n));
         }
         match inner.bucket.try_take(|| inner.clock.raw(), n) {
-            Ok(stamp) => Ok(Grant::at_once(inner.clock.at_raw(stamp), n)),
+            Ok(stamp) => Ok(Grant::at_once(stamp, inner.scale, n)),
             Err(_) => inner.acquire_slow(n, deadline.into()),
         }
     }
@@ -479,7 +481,7 @@ impl Inner {
         let Some(tick) = tick else { return Duration::MAX };
         // The ticks are rounded down to nanoseconds, and so is the reading that the caller adds them to.
         let round = if self.nanos { 0 } else { 2 };
-        Duration::from_nanos(self.clock.at_raw(tick.saturating_sub(now)).as_nanos().saturating_add(round))
+        Duration::from_nanos(self.scale.at(tick.saturating_sub(now)).as_nanos().saturating_add(round))
     }
 
     #[inline]

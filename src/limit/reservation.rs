@@ -3,7 +3,9 @@
 use super::error::LimitError;
 use super::limiter::RateLimiter;
 use crate::core::bucket::Slot;
-use crate::time::Timestamp;
+use crate::sync::Mutex;
+use crate::time::{Scale, Timestamp};
+use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -16,38 +18,58 @@ use std::time::Duration;
 /// assert_eq!((grant.n(), grant.waited()), (1, std::time::Duration::ZERO));
 /// # Ok::<(), batchyard::limit::LimitError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct Grant<'a> {
-    start: Timestamp,
-    asked: Timestamp,
+    /// Raw readings, converted when somebody asks: most never do.
+    start: u64,
+    asked: u64,
+    scale: Scale,
     n: u64,
     limiter: PhantomData<&'a RateLimiter>,
 }
 
 impl Grant<'_> {
     #[inline(always)]
-    pub(super) fn at_once(now: Timestamp, n: u64) -> Self {
-        Self::after(now, now, n)
+    pub(super) fn at_once(now: u64, scale: Scale, n: u64) -> Self {
+        Grant { start: now, asked: now, scale, n, limiter: PhantomData }
     }
 
-    #[inline(always)]
     pub(super) fn after(asked: Timestamp, start: Timestamp, n: u64) -> Self {
-        Grant { start, asked, n, limiter: PhantomData }
+        let (start, asked) = (start.as_nanos(), asked.as_nanos());
+        Grant { start, asked, scale: Scale::NANOS, n, limiter: PhantomData }
     }
 
     /// The point of the limiter's clock from which on it held: the stamp that the limiter's law speaks of.
     pub fn start_at(&self) -> Timestamp {
-        self.start
+        self.scale.at(self.start)
     }
 
     /// How long its place was ahead when it was asked for; zero when the tokens were there.
     pub fn waited(&self) -> Duration {
-        self.start - self.asked
+        self.scale.at(self.start) - self.scale.at(self.asked)
     }
 
     /// How many tokens.
     pub fn n(&self) -> u64 {
         self.n
+    }
+}
+
+impl PartialEq for Grant<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.start_at(), self.waited(), self.n) == (other.start_at(), other.waited(), other.n)
+    }
+}
+
+impl Eq for Grant<'_> {}
+
+impl fmt::Debug for Grant<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant")
+            .field("start_at", &self.start_at())
+            .field("waited", &self.waited())
+            .field("n", &self.n)
+            .finish()
     }
 }
 
@@ -80,7 +102,8 @@ pub enum Refund {
 #[must_use = "dropping a reservation cancels it"]
 pub struct Reservation {
     limiter: RateLimiter,
-    slot: Slot,
+    /// As of when it was last looked at.
+    slot: Mutex<Slot>,
     n: u64,
     made: Timestamp,
     /// False once it is waited for or cancelled.
@@ -90,13 +113,14 @@ pub struct Reservation {
 impl Reservation {
     pub(super) fn new(limiter: RateLimiter, slot: Slot, n: u64) -> Self {
         let made = limiter.clock().now();
-        Reservation { limiter, slot, n, made, held: true }
+        Reservation { limiter, slot: Mutex::new(slot), n, made, held: true }
     }
 
     /// When its tokens will be there, by the rate, burst and pause of now: a change of them moves it.
+    /// One that nobody looked at between two changes may count as started at the later one.
     /// [`Timestamp::MAX`] when a pause has moved it out of the clock's reach.
     pub fn start_at(&self) -> Timestamp {
-        let mut slot = self.slot;
+        let mut slot = self.slot.lock();
         self.limiter.bucket().retime(&mut slot);
         self.limiter.slot_time(&slot)
     }
@@ -117,7 +141,7 @@ impl Reservation {
     ///
     /// [`LimitError::NeverFits`] when the burst was lowered below its tokens; it is cancelled then.
     pub fn wait(mut self) -> Result<Grant<'static>, LimitError> {
-        let mut slot = self.slot;
+        let mut slot = *self.slot.lock();
         self.limiter.sleep_until(&mut slot, self.n)?;
         self.held = false;
         Ok(Grant::after(self.made, self.limiter.slot_time(&slot), self.n))
@@ -130,7 +154,7 @@ impl Reservation {
     }
 
     fn give_back(&self) -> Refund {
-        if self.limiter.bucket().cancel(&self.slot) { Refund::Exact } else { Refund::Dropped(self.n) }
+        if self.limiter.bucket().cancel(&self.slot.lock()) { Refund::Exact } else { Refund::Dropped(self.n) }
     }
 }
 

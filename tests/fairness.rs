@@ -50,8 +50,7 @@ fn promise_09_a_flood_does_not_keep_one_item_waiting() {
         // On the engine's own terms: what had begun when B was submitted, and how many chunks of at most 64 after it.
         let b_ran_after = Arc::new(Mutex::new(None));
         let (there, slot) = (seen.clone(), b_ran_after.clone());
-        let (_pause, door) = (a.pause(), ());
-        let _ = door;
+        a.pause();
         let before = {
             until("a stands still", || {
                 let n = seen.lock().unwrap().len();
@@ -87,7 +86,11 @@ fn promise_09_classes_are_strict() {
         let batches: Vec<_> = [('l', Priority::Low), ('n', Priority::Normal), ('h', Priority::High)]
             .into_iter()
             .map(|(what, class)| {
-                engine.batch(what.to_string()).priority(class).submit(0..200u32, writing(&seen, what)).unwrap()
+                engine
+                    .batch(what.to_string())
+                    .priority(class)
+                    .submit(0..200u32, writing(&seen, what))
+                    .unwrap()
             })
             .collect();
         door.open();
@@ -126,7 +129,8 @@ fn promise_09_set_weight_and_set_priority_hold_from_now_on() {
         let b = engine.batch("b").submit(0..500u32, writing(&seen, 'b')).unwrap();
         b.set_priority(Priority::High);
         door.open();
-        (report(&a), report(&b));
+        report(&a);
+        report(&b);
         assert_eq!(seen.lock().unwrap().iter().position(|c| *c == 'a'), Some(500));
 
         let (_busy, door) = occupy(&engine, 1);
@@ -135,7 +139,8 @@ fn promise_09_set_weight_and_set_priority_hold_from_now_on() {
         let b = engine.batch("b").submit(0..8_000u32, writing(&seen, 'b')).unwrap();
         a.set_weight(7).unwrap();
         door.open();
-        (report(&a), report(&b));
+        report(&a);
+        report(&b);
         let seen = seen.lock().unwrap();
         let last = seen.iter().rposition(|c| *c == 'a').unwrap();
         let bs = seen[..last].iter().filter(|c| **c == 'b').count();
@@ -203,7 +208,8 @@ fn promise_09_a_higher_class_displaces_and_the_displaced_goes_on() {
             .unwrap();
         door.wait_for(1);
         let same = engine.batch("same").priority(Priority::Low).submit(0..5u32, writing(&seen, 's')).unwrap();
-        let high = engine.batch("high").priority(Priority::High).submit(0..50u32, writing(&seen, 'h')).unwrap();
+        let high =
+            engine.batch("high").priority(Priority::High).submit(0..50u32, writing(&seen, 'h')).unwrap();
         assert_eq!(same.stats().status.to_string(), "queued");
         door.open();
         for batch in [&low, &same, &high] {

@@ -169,7 +169,10 @@ trait Abandon: Send + Sync {
 
 impl<O: Send> Abandon for Cell<O> {
     fn abandon(&self) {
-        self.settle(Err(Dead::because(DeadReason::Cancelled, &"the engine was shut down, and it did not return")));
+        self.settle(Err(Dead::because(
+            DeadReason::Cancelled,
+            &"the engine was shut down, and it did not return",
+        )));
     }
 }
 

@@ -87,7 +87,11 @@ fn promise_09_classes_are_strict() {
         let batches: Vec<_> = [('l', Priority::Low), ('n', Priority::Normal), ('h', Priority::High)]
             .into_iter()
             .map(|(what, class)| {
-                engine.batch(what.to_string()).priority(class).submit(0..200u32, writing(&seen, what)).unwrap()
+                engine
+                    .batch(what.to_string())
+                    .priority(class)
+                    .submit(0..200u32, writing(&seen, what))
+                    .unwrap()
             })
             .collect();
         door.open();
@@ -203,7 +207,8 @@ fn promise_09_a_higher_class_displaces_and_the_displaced_goes_on() {
             .unwrap();
         door.wait_for(1);
         let same = engine.batch("same").priority(Priority::Low).submit(0..5u32, writing(&seen, 's')).unwrap();
-        let high = engine.batch("high").priority(Priority::High).submit(0..50u32, writing(&seen, 'h')).unwrap();
+        let high =
+            engine.batch("high").priority(Priority::High).submit(0..50u32, writing(&seen, 'h')).unwrap();
         assert_eq!(same.stats().status.to_string(), "queued");
         door.open();
         for batch in [&low, &same, &high] {

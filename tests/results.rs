@@ -172,6 +172,17 @@ fn promise_23_reading_in_order_after_a_wait_does_not_hang() {
 }
 
 #[test]
+fn promise_17_the_name_is_free_when_the_results_have_ended() {
+    within(|| {
+        let engine = engine(2);
+        for _ in 0..300 {
+            let batch = engine.batch("b").submit(0..3u32, |n, _| Ok(*n)).unwrap();
+            assert_eq!(batch.results().count(), 3);
+        }
+    });
+}
+
+#[test]
 fn promise_08_a_full_batch_gives_the_item_back() {
     within(|| {
         let engine = engine(1);
@@ -269,7 +280,9 @@ fn promise_08_closing_wakes_who_waits_for_room() {
 fn promise_17_identity() {
     within(|| {
         let engine = engine(1);
-        let run = |policy| engine.batch("b").duplicates(policy).submit(["x", "y", "x"].map(String::from), |s, _| Ok(s.len()));
+        let run = |policy| {
+            engine.batch("b").duplicates(policy).submit(["x", "y", "x"].map(String::from), |s, _| Ok(s.len()))
+        };
         let Err(Error::DuplicateKey { batch, .. }) = run(Duplicates::Error) else { panic!() };
         assert_eq!(batch, "b");
         until("the name is free", || engine.batches().is_empty());
@@ -278,7 +291,9 @@ fn promise_17_identity() {
         assert_eq!(report(&run(Duplicates::Allow).unwrap()).total_items, 3);
 
         let open = engine.batch("b").open(|n: &u32, _| Ok(*n)).unwrap();
-        assert!(matches!(engine.batch("b").open(|n: &u32, _| Ok(*n)), Err(Error::BatchActive { name }) if name == "b"));
+        assert!(
+            matches!(engine.batch("b").open(|n: &u32, _| Ok(*n)), Err(Error::BatchActive { name }) if name == "b")
+        );
         assert!(open.push(1).is_ok());
         assert!(matches!(open.push(1), Err(PushError::Duplicate(_, 1))));
         report(&open);

@@ -221,8 +221,9 @@ fn promise_23_short_maps_from_many_threads_lose_no_wake_up() {
 fn promise_23_pausing_and_steering_from_many_threads_stops_nothing_for_good() {
     within(|| {
         let engine = engine(3);
-        let batches: Vec<_> =
-            (0..3).map(|i| engine.batch(format!("b{i}")).submit(0..20_000u32, |n, _| Ok(*n)).unwrap()).collect();
+        let batches: Vec<_> = (0..3)
+            .map(|i| engine.batch(format!("b{i}")).submit(0..20_000u32, |n, _| Ok(*n)).unwrap())
+            .collect();
         std::thread::scope(|s| {
             for batch in &batches {
                 for t in 0..2 {

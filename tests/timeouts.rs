@@ -70,7 +70,11 @@ fn promise_11_after_the_grace_it_is_abandoned_its_permit_stays_charged_and_its_l
         assert!(time.now() >= Timestamp::ZERO + secs(2), "not before deadline and grace");
         let results: Vec<_> = batch.results().map(|item| item.unwrap().outcome.unwrap()).collect();
         assert_eq!(results, [9], "the second attempt's");
-        assert_eq!(engine.in_use(&ResourceKind::DatabaseConnection), Some((1, 2)), "the first still holds its own");
+        assert_eq!(
+            engine.in_use(&ResourceKind::DatabaseConnection),
+            Some((1, 2)),
+            "the first still holds its own"
+        );
         let stats = engine.stats();
         assert_eq!((stats.abandoned, stats.late_results, stats.timed_out), (1, 0, 1));
         door.open();
@@ -155,7 +159,9 @@ fn promise_11_a_demand_that_zombies_make_impossible_halts_with_the_reason() {
             .unwrap();
         advance_until(&time, millis(250), "halted", || batch.wait_by(Deadline::NOW).is_ok());
         let report = report(&batch);
-        let BatchStatus::Halted(why @ HaltReason::Impossible { .. }) = report.status else { panic!("{report:?}") };
+        let BatchStatus::Halted(why @ HaltReason::Impossible { .. }) = report.status else {
+            panic!("{report:?}")
+        };
         assert!(why.to_string().contains("licence") && why.to_string().contains("abandoned"), "{why}");
         door.open();
         until("the permit is back", || engine.in_use(&"licence".into()) == Some((0, 1)));

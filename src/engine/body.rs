@@ -189,7 +189,9 @@ impl<W: Work> Body<W> {
             refilling: Mutex::new(()),
             returned: Mutex::new(VecDeque::new()),
             backoff: Mutex::new(BinaryHeap::new()),
-            seats: (0..workers).map(|_| Seat { word: ChunkWord::new(), hand: Mutex::new(None), tally: Tally::new() }).collect(),
+            seats: (0..workers)
+                .map(|_| Seat { word: ChunkWord::new(), hand: Mutex::new(None), tally: Tally::new() })
+                .collect(),
             workers,
         }
     }
@@ -520,7 +522,8 @@ impl<W: Work> Body<W> {
                     drop(failure);
                     message
                 });
-                let message = message.unwrap_or_else(|(panic, _)| format!("its error cannot be shown: {panic}"));
+                let message =
+                    message.unwrap_or_else(|(panic, _)| format!("its error cannot be shown: {panic}"));
                 let message = match core.spec.item_timeout {
                     Some(limit) if timed_out => format!("timed out after {limit:?}: {message}"),
                     _ => message,

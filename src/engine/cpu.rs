@@ -59,8 +59,9 @@ mod tests {
         let pool = Pool::new(2);
         assert_eq!(install(&pool, || (), rayon::current_num_threads), 2);
         assert_eq!(install(&pool, || (), || (0..1000u64).into_par_iter().sum::<u64>()), 499_500);
-        let caught =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| install(&pool, || (), || panic!("inside"))));
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            install(&pool, || (), || panic!("inside"))
+        }));
         assert_eq!(caught.unwrap_err().downcast_ref::<&str>(), Some(&"inside"));
         assert_eq!(install(&pool, || (), || 7), 7);
     }

@@ -230,13 +230,7 @@ fn abandon(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: Loo
 }
 
 /// Takes an attempt from its worker and settles its item. False: it came back just now.
-fn take_away(
-    shared: &Arc<Shared>,
-    shell: &Arc<Shell>,
-    slot: &Arc<Slot>,
-    look: Look,
-    hung: bool,
-) -> bool {
+fn take_away(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: Look, hung: bool) -> bool {
     let demand = shell.with(|body| body.demand_in_hand(slot.id)).unwrap_or_default();
     shared.gate.charge(slot, demand, shared.clock.now());
     if !slot.abandon(look.attempt) {

@@ -175,12 +175,13 @@ fn work(shared: &Arc<Shared>, me: &mut WorkerState) -> Fate {
             }
             Next::Serve(shell) => {
                 // What the chunk did is settled before anything of it is dropped; a panic here is one of a user's `Drop`.
-                let served = caught(|| shell.with(|body| body.serve(shared, &shell, me))).unwrap_or_else(|_| {
-                    me.slot.leave_chunk();
-                    me.held.release(shared);
-                    shell.with(|body| body.take_back_from(shared, &shell, id));
-                    Some(Fate::Replace)
-                });
+                let served =
+                    caught(|| shell.with(|body| body.serve(shared, &shell, me))).unwrap_or_else(|_| {
+                        me.slot.leave_chunk();
+                        me.held.release(shared);
+                        shell.with(|body| body.take_back_from(shared, &shell, id));
+                        Some(Fate::Replace)
+                    });
                 debug_assert!(me.held.is_empty(), "permits are given back at the end of a chunk");
                 // The shell may be the last handle on a user's closure: its `Drop` is the user's too.
                 drop_quietly(shell);

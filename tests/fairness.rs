@@ -50,8 +50,7 @@ fn promise_09_a_flood_does_not_keep_one_item_waiting() {
         // On the engine's own terms: what had begun when B was submitted, and how many chunks of at most 64 after it.
         let b_ran_after = Arc::new(Mutex::new(None));
         let (there, slot) = (seen.clone(), b_ran_after.clone());
-        let (_pause, door) = (a.pause(), ());
-        let _ = door;
+        a.pause();
         let before = {
             until("a stands still", || {
                 let n = seen.lock().unwrap().len();
@@ -130,7 +129,7 @@ fn promise_09_set_weight_and_set_priority_hold_from_now_on() {
         let b = engine.batch("b").submit(0..500u32, writing(&seen, 'b')).unwrap();
         b.set_priority(Priority::High);
         door.open();
-        (report(&a), report(&b));
+        [&a, &b].into_iter().for_each(|batch| drop(report(batch)));
         assert_eq!(seen.lock().unwrap().iter().position(|c| *c == 'a'), Some(500));
 
         let (_busy, door) = occupy(&engine, 1);
@@ -139,7 +138,7 @@ fn promise_09_set_weight_and_set_priority_hold_from_now_on() {
         let b = engine.batch("b").submit(0..8_000u32, writing(&seen, 'b')).unwrap();
         a.set_weight(7).unwrap();
         door.open();
-        (report(&a), report(&b));
+        [&a, &b].into_iter().for_each(|batch| drop(report(batch)));
         let seen = seen.lock().unwrap();
         let last = seen.iter().rposition(|c| *c == 'a').unwrap();
         let bs = seen[..last].iter().filter(|c| **c == 'b').count();

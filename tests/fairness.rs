@@ -129,8 +129,7 @@ fn promise_09_set_weight_and_set_priority_hold_from_now_on() {
         let b = engine.batch("b").submit(0..500u32, writing(&seen, 'b')).unwrap();
         b.set_priority(Priority::High);
         door.open();
-        report(&a);
-        report(&b);
+        [&a, &b].into_iter().for_each(|batch| drop(report(batch)));
         assert_eq!(seen.lock().unwrap().iter().position(|c| *c == 'a'), Some(500));
 
         let (_busy, door) = occupy(&engine, 1);
@@ -139,8 +138,7 @@ fn promise_09_set_weight_and_set_priority_hold_from_now_on() {
         let b = engine.batch("b").submit(0..8_000u32, writing(&seen, 'b')).unwrap();
         a.set_weight(7).unwrap();
         door.open();
-        report(&a);
-        report(&b);
+        [&a, &b].into_iter().for_each(|batch| drop(report(batch)));
         let seen = seen.lock().unwrap();
         let last = seen.iter().rposition(|c| *c == 'a').unwrap();
         let bs = seen[..last].iter().filter(|c| **c == 'b').count();

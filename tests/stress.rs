@@ -91,7 +91,13 @@ fn program(seed: u64) {
             })
             .unwrap();
         for i in 0..items {
-            if batch.push(i).is_err() {
+            // Who waits for room must not have stopped what makes it.
+            let pushed = batch.try_push(i).or_else(|error| {
+                batch.resume();
+                engine.resume_worker(0);
+                batch.push(error.into_inner())
+            });
+            if pushed.is_err() {
                 break; // halted meanwhile
             }
             match rng.below(200) {
@@ -106,14 +112,6 @@ fn program(seed: u64) {
                     assert!(engine.stats().ended() <= engine.stats().submitted);
                 }
                 _ => {}
-            }
-            // A paused batch takes pushes only until it is full.
-            if i % 32 == 31 {
-                batch.resume();
-                engine.resume_worker(0);
-                if let Some(before) = batches.last().map(|(b, _): &(Batch<u64, u64>, _)| b) {
-                    before.resume();
-                }
             }
         }
         batch.resume();

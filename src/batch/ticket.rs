@@ -2,11 +2,11 @@
 
 use super::engine::plain_core;
 use crate::core::waitlist::Demand;
-use crate::engine::Error;
 use crate::engine::lane::{LaneBody, Shell};
 use crate::engine::shared::Shared;
 use crate::engine::signal::Signal;
-use crate::engine::worker::{Fate, WorkerState, caught, drop_quietly, on_worker_of};
+use crate::engine::worker::{Fate, WorkerState, caught, drop_quietly, on_worker_of, with_item};
+use crate::engine::{Context, Error};
 use crate::job::{AttemptError, AttemptKind, Dead, DeadReason, Key, Report, Retry};
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Arc, Mutex};
@@ -313,7 +313,19 @@ impl LaneBody for SpawnBody {
         *hand.lock() = Some(Hand { cell: job.cell(), demand });
         let attempt = me.slot.begin(0, start, 0);
         // What the closure owned is dropped in here too.
-        let ran = caught(|| job.run()).unwrap_or(Ran::Panicked);
+        let ctx = Context {
+            shared: Arc::clone(shared),
+            slot: Arc::clone(&me.slot),
+            shell: Arc::clone(shell),
+            run: attempt,
+            seq: 0,
+            key: None,
+            tries: 0,
+            deferrals: 0,
+            deadline_raw: 0,
+        };
+        // With a context, so that a `map` inside runs inline.
+        let ran = caught(|| with_item(&ctx, || job.run())).unwrap_or(Ran::Panicked);
         if !me.slot.settle(attempt) {
             shared.came_late(core);
             shared.gate.returned(shared, &me.slot, &mut me.held);

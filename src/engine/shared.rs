@@ -557,13 +557,14 @@ impl Shared {
             return;
         }
         let report = self.report(shell);
-        shell.with(|body| body.ended(&report));
         {
             let mut past = self.past.lock();
             past.add(core);
             core.is_past.store(true, Ordering::Relaxed);
         }
         self.leave(shell);
+        // Who has read the results to their end finds the name free.
+        shell.with(|body| body.ended(&report));
         self.event(&Event::BatchEnded { batch: &core.name, status: &report.status });
         core.steer.lock().report = Some(report);
         self.ended.notify();

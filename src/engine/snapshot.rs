@@ -7,6 +7,7 @@ use crate::job::{Key, Priority};
 use crate::meter::{Percentiles, Samples, WorkerCounts};
 use crate::stats::{BatchPhase, BatchStats, Stats, WorkerState, WorkerStats};
 use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 use crate::time::secs;
 use std::time::Duration;
 
@@ -69,37 +70,37 @@ impl Shared {
 
     /// Items that have ended so far, whatever way.
     fn ended_items(&self) -> u64 {
+        let lanes = self.lanes();
         let past = self.past.lock();
         let ended = past.done + past.dead + past.skipped + past.cancelled;
-        drop(past);
-        ended + self.lanes().iter().map(|shell| ended_of(&shell.core)).sum::<u64>()
+        let now = lanes.iter().filter(|shell| !shell.core.is_past.load(Ordering::Relaxed));
+        ended + now.map(|shell| ended_of(&shell.core)).sum::<u64>()
     }
 
     pub(crate) fn stats(&self) -> Stats {
         let now = self.clock.now();
         let mut stats = Stats { uptime: now - self.opened, ..Stats::default() };
-        {
-            let past = self.past.lock();
-            stats.submitted = past.submitted;
-            stats.completed = past.done;
-            stats.failed = past.dead;
-            stats.skipped = past.skipped;
-            stats.cancelled = past.cancelled;
-            stats.retried = past.retried;
-            stats.late_results = past.late;
-            stats.abandoned = past.abandoned;
-            stats.timed_out = past.timed_out;
-        }
         let mut shells = self.lanes();
         for waiting in self.batches() {
             if !shells.iter().any(|there| Arc::ptr_eq(there, &waiting)) {
                 shells.push(waiting);
             }
         }
+        // Held while the lanes are added: each is in the sums or among them, never in both and never in neither.
+        let past = self.past.lock();
+        stats.submitted = past.submitted;
+        stats.completed = past.done;
+        stats.failed = past.dead;
+        stats.skipped = past.skipped;
+        stats.cancelled = past.cancelled;
+        stats.retried = past.retried;
+        stats.late_results = past.late;
+        stats.abandoned = past.abandoned;
+        stats.timed_out = past.timed_out;
         for shell in &shells {
             let core = &shell.core;
-            if core.has_ended() {
-                continue; // in the sums already, or about to be
+            if core.is_past.load(Ordering::Relaxed) {
+                continue;
             }
             let counts = &core.counts;
             stats.submitted += counts.submitted.get();
@@ -113,6 +114,7 @@ impl Shared {
             stats.timed_out += counts.timed_out.get();
             stats.batches.push(self.batch_stats(shell));
         }
+        drop(past);
         let (mut wait, mut run) = (Samples::default(), Samples::default());
         let mut sums = WorkerCounts::default();
         {

@@ -99,7 +99,10 @@ pub(crate) fn report<I: 'static, O>(batch: &Batch<I, O>) -> Report {
 /// Nothing is open, in hand or held.
 #[track_caller]
 pub(crate) fn at_rest(engine: &Engine) {
-    let stats = engine.stats();
-    assert_eq!(stats.submitted, stats.ended(), "{stats}");
+    let mut stats = engine.stats();
+    until("everything is counted", || {
+        stats = engine.stats();
+        stats.submitted == stats.ended()
+    });
     until("no item in hand", || engine.stats().in_flight == 0);
 }

@@ -5,7 +5,8 @@
 //! searcher that gives up; a sleeper's withdrawal against its being chosen; the search passed on from worker to
 //! worker; a grant served once; blocking and unblocking with a worker asleep; waking everybody against falling asleep.
 //!
-//! Not verified: the channel behind the words; how long a wake-up takes; more than two workers with the memory
+//! Not verified: the second look of a setter (or of `notify_all`) whose claim got nobody, which takes two setters and
+//! two workers to matter (argued in `notify`; shuttle's `no_wake_up_is_lost` runs it); the channel behind the words; how long a wake-up takes; more than two workers with the memory
 //! orders (shuttle runs twelve, sequentially consistent); `register` against a wake-up of the same number.
 
 use batchyard::__model::laneword::{LaneWord, Reason, Take};

@@ -185,7 +185,12 @@ impl EngineBuilder {
             grace: Duration::from_secs_f64(config.grace_seconds),
             hang_after: seconds(config.worker_timeout_seconds),
             batch_deadline: seconds(config.batch_timeout_seconds),
-            max_abandoned: u32::try_from(config.max_abandoned).unwrap_or(u32::MAX).min(workers as u32 * 4),
+            // "None" stands for the number of workers.
+            max_abandoned: u32::try_from(match config.max_abandoned {
+                usize::MAX => workers,
+                n => n,
+            })
+            .unwrap_or(u32::MAX),
             throttling: config.enable_resource_throttling,
             rate_limiting: config.enable_rate_limiting,
             retry: config.retry,
@@ -197,7 +202,7 @@ impl EngineBuilder {
         let states: Vec<_> = (0..workers).map(|id| WorkerState::new(id, limits.seed)).collect();
         let slots = states.iter().map(|state| Arc::clone(&state.slot)).collect();
         let pool = Pool::new(self.rayon_threads.unwrap_or_else(|| Workers::auto().count()));
-        let gate = Gate::new(total, quotas, rates);
+        let gate = Gate::new(total, quotas, rates, seconds(config.reclaim_after_seconds));
         let shared = Arc::new(Shared::new(clock, limits, gate, pool, slots, self.listener));
         let engine = Engine::of(Arc::clone(&shared));
         // From here on an error drops the engine, which stops what has started.

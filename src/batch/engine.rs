@@ -5,13 +5,15 @@ use super::ticket::{Spawns, Ticket};
 use super::{BatchBuilder, EngineBuilder};
 use crate::engine::lane::{LaneCore, LaneSpec, Shell, paused};
 use crate::engine::shared::Shared;
+use crate::engine::supervisor::let_go;
 use crate::engine::tunables::{LaneTunables, Tunables};
 use crate::engine::worker::{on_worker_of, with_current};
 use crate::engine::{Context, EngineConfig, Error, gate::LaneGate, lane::Ending};
 use crate::job::{Dead, DeadReason, Failure, Priority, Report, Retry};
 use crate::resource::ResourceKind;
 use crate::stats::{BatchStats, Stats};
-use crate::sync::{Arc, OnceLock};
+use crate::sync::atomic::{Ordering, fence};
+use crate::sync::{Arc, Mutex, OnceLock, thread};
 use crate::time::Timestamp;
 use std::time::Duration;
 
@@ -39,6 +41,7 @@ pub struct Engine {
 struct Handle {
     shared: Arc<Shared>,
     spawns: OnceLock<Spawns>,
+    spawning: Mutex<()>,
 }
 
 impl Engine {
@@ -81,7 +84,7 @@ impl Engine {
     }
 
     pub(super) fn of(shared: Arc<Shared>) -> Engine {
-        Engine { handle: Arc::new(Handle { shared, spawns: OnceLock::new() }) }
+        Engine { handle: Arc::new(Handle { shared, spawns: OnceLock::new(), spawning: Mutex::new(()) }) }
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -235,8 +238,24 @@ impl Engine {
     /// ```
     pub fn spawn<O: Send + 'static>(&self, f: impl FnOnce() -> O + Send + 'static) -> Ticket<O> {
         let shared = self.shared();
-        let spawns = self.handle.spawns.get_or_init(|| Spawns::new(shared));
-        spawns.spawn(shared, f)
+        match self.handle.spawns.get() {
+            Some(spawns) => spawns.spawn(shared, f),
+            None => self.first_spawns().spawn(shared, f),
+        }
+    }
+
+    /// The lane of spawned closures, at its first use. It is kept only if there was a place for it.
+    #[cold]
+    fn first_spawns(&self) -> Spawns {
+        let _one = self.handle.spawning.lock();
+        if let Some(spawns) = self.handle.spawns.get() {
+            return spawns.clone();
+        }
+        let spawns = Spawns::new(self.shared());
+        if spawns.is_placed() {
+            let _ = self.handle.spawns.set(spawns.clone());
+        }
+        spawns
     }
 
     /// Whether the calling thread runs an item of this engine.
@@ -244,8 +263,9 @@ impl Engine {
         on_worker_of(self.shared())
     }
 
-    /// Lets no further item start. Items in hand go on.
+    /// Lets no further item start, of the batches that are there and of those that come. Items in hand go on.
     pub fn pause(&self) {
+        self.shared().set_paused(true);
         for shell in self.all_lanes() {
             self.shared().pause_lane(&shell, paused::ENGINE);
         }
@@ -253,6 +273,7 @@ impl Engine {
 
     /// Ends a [`pause`](Engine::pause).
     pub fn resume(&self) {
+        self.shared().set_paused(false);
         for shell in self.all_lanes() {
             self.shared().resume_lane(&shell, paused::ENGINE);
         }
@@ -281,7 +302,11 @@ impl Engine {
     fn set_worker_paused(&self, worker: usize, paused: bool) -> bool {
         let shared = self.shared();
         let Some(slot) = shared.slots.get(worker) else { return false };
-        slot.lock().set_paused(paused);
+        {
+            // Held while it is written: a replacement takes the mark over under the same latch.
+            let slot = slot.lock();
+            slot.set_paused(paused);
+        }
         if paused {
             for shell in shared.lanes() {
                 shell.with(|body| body.take_back_from(shared, &shell, worker));
@@ -343,10 +368,15 @@ impl Engine {
 impl Drop for Handle {
     fn drop(&mut self) {
         if on_worker_of(&self.shared) {
-            // The last handle was held by an item: it cannot wait for itself.
-            self.shared.begin_drain(self.shared.clock.now());
-            self.shared.begin_cancel();
-            self.shared.stop();
+            // The last handle was dropped by a thread of the engine, which cannot wait for itself: another thread does.
+            let shared = Arc::clone(&self.shared);
+            let last = thread::Builder::new().name("batchyard-last".into());
+            if last.spawn(move || shutdown(&shared, Duration::ZERO)).is_err() {
+                self.shared.begin_drain(self.shared.clock.now());
+                self.shared.begin_cancel();
+                stop_all(&self.shared);
+                self.shared.stop();
+            }
             return;
         }
         shutdown(&self.shared, Duration::ZERO);
@@ -360,20 +390,32 @@ fn shutdown(shared: &Arc<Shared>, drain: Duration) {
     for shell in shared.lanes().into_iter().chain(shared.batches()) {
         shared.pause_lane(&shell, paused::SHUTDOWN);
     }
-    let quiet =
-        |until: Timestamp| shared.quiet.wait(clock, Some(until), || (!shared.is_busy()).then_some(()));
+    let quiet = |until: Timestamp| {
+        shared.quiet.wait(clock, Some(until), || {
+            // ORDERING: SeqCst: see `worker::work`.
+            fence(Ordering::SeqCst);
+            (!shared.is_busy()).then_some(())
+        })
+    };
     if quiet(until).is_none() {
         shared.begin_cancel();
         quiet(clock.now() + shared.limits.grace);
     }
     // Batches end; what they had not begun is cancelled. (`spawn`'s lane ends with its tickets.)
-    for shell in shared.batches().into_iter().chain(shared.lanes()) {
-        shared.stop_lane(&shell, Ending::Cancelled, true);
+    stop_all(shared);
+    // Items that still do not stop are let go of: who waits for their batches has waited long enough.
+    for shell in shared.lanes() {
+        let_go(shared, &shell);
     }
     shared.stop();
     let until = clock.now() + shared.limits.grace;
-    let here = usize::from(on_worker_of(shared));
-    shared.gone.wait(clock, Some(until), || (shared.threads() <= here).then_some(()));
+    shared.gone.wait(clock, Some(until), || (shared.threads() <= shared.lost_threads()).then_some(()));
+}
+
+fn stop_all(shared: &Arc<Shared>) {
+    for shell in shared.batches().into_iter().chain(shared.lanes()) {
+        shared.stop_lane(&shell, Ending::Cancelled, true);
+    }
 }
 
 /// A lane's core for work that is not a batch: no gate, no deadline.

@@ -186,9 +186,15 @@ impl<I: 'static, O> Batch<I, O> {
         if core.is_sealed() || shared.check_open().is_err() {
             return Err((key, PushError::Closed(item)));
         }
-        // Counted first: the lane must not end between the append and the count.
+        // Counted first: the lane must not end between the append and the count. If it has just been sealed and ended,
+        // the count shows it.
         core.counts.open.add(1);
         core.counts.submitted.add(1);
+        if core.is_sealed() {
+            core.counts.submitted.sub(1);
+            shared.settled(shell, 1, 0);
+            return Err((key, PushError::Closed(item)));
+        }
         let uncount = || {
             core.counts.submitted.sub(1);
             shared.settled(shell, 1, 0);
@@ -349,8 +355,8 @@ impl<I: 'static, O> Batch<I, O> {
     pub fn set_priority(&self, priority: Priority) {
         let core = &self.shell.core;
         let (old, new) = core.tunables.change(|t| LaneTunables { class: priority.class() as u8, ..t });
-        if old.class != new.class && core.is_placed() && !core.has_ended() {
-            self.shared.reclass(core, usize::from(old.class), usize::from(new.class));
+        if old.class != new.class {
+            self.shared.reclass(&self.shell, usize::from(old.class), usize::from(new.class));
         }
     }
 
@@ -381,9 +387,7 @@ impl<I: 'static, O> Batch<I, O> {
         let core = &self.shell.core;
         let cap = items.min(self.shared.limits.batch_cap);
         core.tunables.change(|t| LaneTunables { cap, ..t });
-        if core.is_placed() && !core.has_ended() {
-            self.shared.gate.set_lane_cap(&self.shared, core.index(), cap);
-        }
+        self.shared.with_place(&self.shell, |index| self.shared.gate.set_lane_cap(&self.shared, index, cap));
         // Chunks in hand were begun under the old cap.
         self.shell.with(|body| body.take_back(&self.shared, &self.shell, u64::MAX));
         Ok(())

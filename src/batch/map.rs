@@ -13,7 +13,7 @@
 use crate::engine::body::{Body, Ended, Work};
 use crate::engine::lane::{Ending, LaneBody, LaneCore, Shell};
 use crate::engine::shared::Shared;
-use crate::engine::worker::caught;
+use crate::engine::worker::{caught, on_worker_of};
 use crate::engine::{Context, Error};
 use crate::job::{
     AttemptError, AttemptKind, BatchStatus, Dead, DeadReason, Failure, FailureKind, HaltReason, Key, Report,
@@ -137,11 +137,11 @@ where
 
     fn publish(&self, _seat: usize) {}
 
-    fn drop_unclaimed(&self) -> usize {
+    fn drop_unclaimed(&self, ending: &Ending) -> usize {
         let len = self.items.len();
         // ORDERING: none needed: the positions are taken by the swap, like by any claim.
         let from = self.cursor.swap(len, Ordering::Relaxed).min(len);
-        self.cancelled(&from, 0..(len - from) as u32, &Ending::Cancelled);
+        self.cancelled(&from, 0..(len - from) as u32, ending);
         len - from
     }
 
@@ -185,6 +185,10 @@ where
     O: Send,
     F: Fn(&I, &Context) -> Result<O, Failure> + Send + Sync,
 {
+    if on_worker_of(shared) {
+        // A thread of the engine's that runs no item: one of the rayon pool, on which an item's worker waits.
+        return Err(Error::WouldBlockWorker);
+    }
     let len = items.len();
     let work =
         MapWork { items, run, results: Slots::new(len), cursor: CachePadded::new(AtomicUsize::new(0)) };
@@ -199,7 +203,12 @@ where
     };
     {
         let _close = Close { shared, shell: &shell };
-        shared.place_now(&shell)?;
+        // All lanes may be taken by other calls like this one: then it waits for one of them to end.
+        let placed = || match shared.place_now(&shell) {
+            Err(Error::TooManyLanes { .. }) => None,
+            placed => Some(placed),
+        };
+        shared.ended.wait(&shared.clock, None, placed).unwrap_or(Ok(()))?;
         if len == 0 {
             shared.maybe_end(&shell);
         } else {

@@ -2,7 +2,7 @@
 
 use super::handle::{self, Batch};
 use super::map;
-use crate::core::waitlist::Demand;
+use crate::core::waitlist::{Demand, MAX_PARTS};
 use crate::engine::gate::LaneGate;
 use crate::engine::lane::{LaneCore, LaneSpec};
 use crate::engine::shared::Shared;
@@ -446,13 +446,20 @@ impl<K> BatchBuilder<K> {
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 return Err(Error::UnknownQuota { kind: kind.to_string(), known });
             };
-            let asked = u64::from(*units);
+            if *units == 0 {
+                return Err(Invalid::new("needs", format!("0 units of {kind} are none: leave it out")).into());
+            }
+            demand = demand.with(index, *units);
+            // The same kind may be asked for more than once.
+            let asked = demand.parts().find(|(there, _)| *there == index).map_or(0, |(_, asked)| asked);
             if asked > limit {
                 return Err(Error::NeverFits { kind: kind.to_string(), asked, limit });
             }
-            if asked > 0 {
-                demand = demand.with(index, *units);
-            }
+        }
+        // Two more kinds are the caps of the lane and of the engine.
+        if demand.len() + 2 > MAX_PARTS {
+            let problem = format!("an item can need {} kinds of resource at most", MAX_PARTS - 2);
+            return Err(Invalid::new("needs", problem).into());
         }
         Ok(demand)
     }

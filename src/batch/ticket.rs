@@ -1,11 +1,12 @@
 //! `spawn`: single closures, on one lane that all of them share.
 
 use super::engine::plain_core;
-use crate::engine::Error;
+use crate::core::waitlist::Demand;
 use crate::engine::lane::{LaneBody, Shell};
 use crate::engine::shared::Shared;
 use crate::engine::signal::Signal;
-use crate::engine::worker::{Fate, WorkerState, caught, on_worker_of};
+use crate::engine::worker::{Fate, WorkerState, caught, drop_quietly, on_worker_of, with_item};
+use crate::engine::{Context, Error};
 use crate::job::{AttemptError, AttemptKind, Dead, DeadReason, Key, Report, Retry};
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Arc, Mutex};
@@ -53,9 +54,17 @@ const BEGUN: u8 = 1;
 const CANCELLED: u8 = 2;
 
 impl<O> Cell<O> {
+    /// The first outcome is the one.
     fn settle(&self, outcome: Result<O, Dead>) {
-        *self.outcome.lock() = Some(outcome);
+        let mut place = self.outcome.lock();
+        if self.over.load(Ordering::Relaxed) {
+            drop(place);
+            drop(outcome);
+            return;
+        }
+        *place = Some(outcome);
         self.over.store(true, Ordering::Release);
+        drop(place);
         self.settled.notify();
     }
 
@@ -139,9 +148,32 @@ impl<O> fmt::Debug for Ticket<O> {
 
 /// A spawned closure, its type forgotten.
 trait Job: Send {
-    /// Runs it; false: it panicked.
-    fn run(self: Box<Self>) -> bool;
+    fn run(self: Box<Self>) -> Ran;
     fn cancel(&self);
+    /// What settles the ticket in the worker's stead.
+    fn cell(&self) -> Arc<dyn Abandon>;
+}
+
+/// What became of a spawned closure.
+enum Ran {
+    Done,
+    Panicked,
+    /// Its ticket had been cancelled.
+    Cancelled,
+}
+
+/// A ticket whose closure does not return.
+trait Abandon: Send + Sync {
+    fn abandon(&self);
+}
+
+impl<O: Send> Abandon for Cell<O> {
+    fn abandon(&self) {
+        self.settle(Err(Dead::because(
+            DeadReason::Cancelled,
+            &"the engine was shut down, and it did not return",
+        )));
+    }
 }
 
 struct Spawned<O, F> {
@@ -149,16 +181,17 @@ struct Spawned<O, F> {
     cell: Arc<Cell<O>>,
 }
 
-impl<O: Send, F: FnOnce() -> O + Send> Job for Spawned<O, F> {
-    fn run(mut self: Box<Self>) -> bool {
-        let Some(f) = self.f.take() else { return true };
+impl<O: Send + 'static, F: FnOnce() -> O + Send> Job for Spawned<O, F> {
+    fn run(mut self: Box<Self>) -> Ran {
+        let Some(f) = self.f.take() else { return Ran::Cancelled };
         if !self.cell.begin() {
-            return true;
+            drop_quietly(f);
+            return Ran::Cancelled;
         }
         match caught(f) {
             Ok(out) => {
                 self.cell.settle(Ok(out));
-                true
+                Ran::Done
             }
             Err((message, place)) => {
                 let error = AttemptError::new(1, AttemptKind::Panicked, format!("panicked: {message}"));
@@ -167,9 +200,13 @@ impl<O: Send, F: FnOnce() -> O + Send> Job for Spawned<O, F> {
                     None => error,
                 };
                 self.cell.settle(Err(Dead::new(DeadReason::Panicked, 1, vec![error])));
-                false
+                Ran::Panicked
             }
         }
+    }
+
+    fn cell(&self) -> Arc<dyn Abandon> {
+        Arc::clone(&self.cell) as Arc<dyn Abandon>
     }
 
     fn cancel(&self) {
@@ -178,7 +215,7 @@ impl<O: Send, F: FnOnce() -> O + Send> Job for Spawned<O, F> {
 }
 
 /// The lane of all spawned closures.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Spawns {
     queue: Arc<Queue>,
     shell: Option<Arc<Shell>>,
@@ -196,10 +233,16 @@ impl fmt::Debug for Queue {
 impl Spawns {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
         let queue = Arc::new(Queue::default());
-        let core = plain_core(shared, "spawn", Retry::none());
-        let shell = Shell::owned(core, Box::new(SpawnBody(Arc::clone(&queue))));
+        let mut core = plain_core(shared, "spawn", Retry::none());
+        core.spec.may_abandon = true; // by the shutdown
+        let hands = (0..shared.limits.workers).map(|_| Mutex::new(None)).collect();
+        let shell = Shell::owned(core, Box::new(SpawnBody { queue: Arc::clone(&queue), hands }));
         let placed = shared.place_now(&shell).is_ok();
         Self { queue, shell: placed.then_some(shell) }
+    }
+
+    pub(super) fn is_placed(&self) -> bool {
+        self.shell.is_some()
     }
 
     pub(super) fn spawn<O: Send + 'static>(
@@ -232,11 +275,20 @@ impl Spawns {
     }
 }
 
-struct SpawnBody(Arc<Queue>);
+struct SpawnBody {
+    queue: Arc<Queue>,
+    /// By worker: what it runs, and what that holds.
+    hands: Box<[Mutex<Option<Hand>>]>,
+}
+
+struct Hand {
+    cell: Arc<dyn Abandon>,
+    demand: Demand,
+}
 
 impl LaneBody for SpawnBody {
     fn serve(&self, shared: &Arc<Shared>, shell: &Arc<Shell>, me: &mut WorkerState) -> Fate {
-        let job = self.0.0.lock().pop_front();
+        let job = self.queue.0.lock().pop_front();
         let Some(job) = job else { return Fate::GoOn };
         let clock = &shared.clock;
         let core = &shell.core;
@@ -247,16 +299,39 @@ impl LaneBody for SpawnBody {
             match core.gate.admit(shared, shell, &demand, &mut me.held, start) {
                 Admission::Go => {}
                 Admission::Blocked | Admission::Never(_) => {
-                    self.0.0.lock().push_front(job);
+                    self.queue.0.lock().push_front(job);
                     shared.add(shell, 1);
+                    if core.is_stopping() {
+                        self.clear(shared, shell);
+                    }
                     return Fate::GoOn;
                 }
             }
         }
         me.slot.enter_chunk(core.index(), false, start);
+        let hand = &self.hands[me.slot.id];
+        *hand.lock() = Some(Hand { cell: job.cell(), demand });
         let attempt = me.slot.begin(0, start, 0);
-        let fine = job.run();
-        me.slot.end(attempt);
+        // What the closure owned is dropped in here too.
+        let ctx = Context {
+            shared: Arc::clone(shared),
+            slot: Arc::clone(&me.slot),
+            shell: Arc::clone(shell),
+            run: attempt,
+            seq: 0,
+            key: None,
+            tries: 0,
+            deferrals: 0,
+            deadline_raw: 0,
+        };
+        // With a context, so that a `map` inside runs inline.
+        let ran = caught(|| with_item(&ctx, || job.run())).unwrap_or(Ran::Panicked);
+        if !me.slot.settle(attempt) {
+            shared.came_late(core);
+            shared.gate.returned(shared, &me.slot, &mut me.held);
+            return Fate::Abandoned;
+        }
+        drop_quietly(hand.lock().take());
         me.slot.leave_chunk();
         me.held.release(shared);
         let took = clock.at_raw(clock.raw().saturating_sub(start));
@@ -264,15 +339,17 @@ impl LaneBody for SpawnBody {
         me.recorder.pour_also(&core.latency);
         shared.charge(core, 1);
         me.slot.counters.busy_ns.add(took.as_nanos());
-        if fine {
-            me.slot.counters.completed.add(1);
-        } else {
-            me.slot.counters.panicked.add(1);
-            me.slot.counters.failed.add(1);
-            core.counts.dead.add(1);
+        match ran {
+            Ran::Done => me.slot.counters.completed.add(1),
+            Ran::Panicked => {
+                me.slot.counters.panicked.add(1);
+                me.slot.counters.failed.add(1);
+                core.counts.dead.add(1);
+            }
+            Ran::Cancelled => core.counts.cancelled.add(1),
         }
-        shared.settled(shell, 1, u64::from(fine));
-        if fine { Fate::GoOn } else { Fate::Replace }
+        shared.settled(shell, 1, u64::from(matches!(ran, Ran::Done)));
+        if matches!(ran, Ran::Panicked) { Fate::Replace } else { Fate::GoOn }
     }
 
     fn refill(&self, _shared: &Shared, _shell: &Arc<Shell>) {}
@@ -285,25 +362,36 @@ impl LaneBody for SpawnBody {
 
     fn clear(&self, shared: &Shared, shell: &Arc<Shell>) {
         let mut gone = 0;
+        let mut dropped = Vec::new();
         while shell.core.word.take_any() {
-            let job = self.0.0.lock().pop_front();
+            let job = self.queue.0.lock().pop_front();
             if let Some(job) = job {
                 job.cancel();
+                dropped.push(job);
                 gone += 1;
             }
         }
         shell.core.counts.cancelled.add(gone);
         shared.settled(shell, gone, 0);
+        drop_quietly(dropped);
     }
 
     fn abandon(
         &self,
-        _shared: &Arc<Shared>,
-        _shell: &Arc<Shell>,
-        _slot: &Arc<crate::engine::Slot>,
+        shared: &Arc<Shared>,
+        shell: &Arc<Shell>,
+        slot: &Arc<crate::engine::Slot>,
         _at: u32,
         _hung: bool,
     ) {
+        let Some(hand) = self.hands[slot.id].lock().take() else { return };
+        hand.cell.abandon();
+        shell.core.counts.cancelled.add(1);
+        shared.settled(shell, 1, 0);
+    }
+
+    fn demand_in_hand(&self, worker: usize) -> Demand {
+        self.hands[worker].lock().as_ref().map_or(Demand::new(), |hand| hand.demand)
     }
 
     fn key_in_hand(&self, _worker: usize, _at: u32) -> Option<Key> {

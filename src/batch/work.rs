@@ -62,7 +62,8 @@ where
     }
 
     fn key(&self, page: &Page<I>, at: u32) -> Option<Key> {
-        Some(page[at as usize].key.clone())
+        // `stats` may ask for an index of the chunk before.
+        page.get(at as usize).map(|row| row.key.clone())
     }
 
     fn queued(&self, page: &Page<I>, at: u32) -> Option<Timestamp> {
@@ -91,7 +92,7 @@ where
         self.rows.published.notify();
     }
 
-    fn drop_unclaimed(&self) -> usize {
+    fn drop_unclaimed(&self, _ending: &Ending) -> usize {
         let dropped = self.rows.store.drop_waiting();
         self.rows.room.notify();
         dropped

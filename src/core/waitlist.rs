@@ -42,7 +42,7 @@ mod lines;
 mod scan;
 
 pub use self::acquire::Unmet;
-pub use self::demand::Demand;
+pub use self::demand::{Demand, MAX_PARTS};
 pub use self::lines::{CLASSES, Node};
 
 use self::lines::Seat;

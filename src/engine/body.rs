@@ -15,13 +15,14 @@ use super::gate::Admission;
 use super::lane::{Ending, LaneBody, Shell};
 use super::shared::Shared;
 use super::slot::Slot;
-use super::worker::{Fate, Place, WorkerState, caught, with_item};
+use super::worker::{Fate, Place, WorkerState, caught, drop_quietly, with_item};
 use crate::core::chunk::Chunk as ChunkWord;
+use crate::core::waitlist::Demand;
 use crate::job::{
     AttemptError, AttemptKind, Dead, DeadReason, Failure, FailureKind, HaltReason, Key, Report,
 };
 use crate::policy;
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::sync::{Arc, Mutex};
 use crate::time::{Timestamp, millis, secs};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
@@ -74,7 +75,7 @@ pub(crate) trait Work: Send + Sync {
     /// Makes the seat's outcomes visible.
     fn publish(&self, seat: usize);
     /// Drops what waits to be claimed; how many items that were.
-    fn drop_unclaimed(&self) -> usize;
+    fn drop_unclaimed(&self, reason: &Ending) -> usize;
     /// The lane was cancelled before these items ran (`map` owes its caller a result for each).
     fn cancelled(&self, chunk: &Self::Chunk, range: Range<u32>, reason: &Ending);
     fn ended(&self, report: &Report);
@@ -98,12 +99,39 @@ struct Entry<C> {
 struct Seat<C> {
     word: ChunkWord,
     hand: Mutex<Option<Hand<C>>>,
+    tally: Tally,
+}
+
+/// What the worker has settled of the chunk in hand and not told the lane yet: written before every item that may be
+/// abandoned, so that whoever takes the item away can tell the lane in the worker's stead.
+struct Tally {
+    settled: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Tally {
+    fn new() -> Self {
+        Self { settled: AtomicU64::new(0), done: AtomicU64::new(0) }
+    }
+
+    /// Published with the attempt, by the Release in `Slot::begin`.
+    #[inline(always)]
+    fn note(&self, settled: u64, done: u64) {
+        self.settled.store(settled, Ordering::Relaxed);
+        self.done.store(done, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> (u64, u64) {
+        (self.settled.load(Ordering::Relaxed), self.done.load(Ordering::Relaxed))
+    }
 }
 
 /// What a worker has in hand.
 struct Hand<C> {
     chunk: C,
     since: u64,
+    /// What each of its items holds while it runs.
+    demand: Demand,
     history: Option<Box<History>>,
 }
 
@@ -161,7 +189,9 @@ impl<W: Work> Body<W> {
             refilling: Mutex::new(()),
             returned: Mutex::new(VecDeque::new()),
             backoff: Mutex::new(BinaryHeap::new()),
-            seats: (0..workers).map(|_| Seat { word: ChunkWord::new(), hand: Mutex::new(None) }).collect(),
+            seats: (0..workers)
+                .map(|_| Seat { word: ChunkWord::new(), hand: Mutex::new(None), tally: Tally::new() })
+                .collect(),
             workers,
         }
     }
@@ -245,9 +275,10 @@ impl<W: Work> Body<W> {
         let mut came_back = history.is_some();
 
         let start = clock.raw();
+        let demand = core.gate.demand(core);
         let epoch = {
             let mut hand = seat.hand.lock();
-            *hand = Some(Hand { chunk: chunk.clone(), since: start, history });
+            *hand = Some(Hand { chunk: chunk.clone(), since: start, demand, history });
             seat.word.arm(range.start, range.end)
         };
         slot.enter_chunk(core.index(), several, start);
@@ -255,7 +286,13 @@ impl<W: Work> Body<W> {
             shared.watch();
         }
 
-        let demand = core.gate.demand(core);
+        // ORDERING: SeqCst with the fence in `Shared::hold_back`: either it finds this chunk in hand, or we see here that
+        // the lane was paused or stopped after we took the ticket.
+        fence(Ordering::SeqCst);
+        if core.is_held_back() {
+            self.take_back_seat(shared, shell, seat, u64::MAX);
+        }
+
         let gated = !core.gate.is_open(&demand);
         me.held.fit(shared, &demand);
         let timeout = core.spec.item_timeout.map_or(0, |t| clock.raw_at(Timestamp::ZERO + t).max(1));
@@ -263,7 +300,7 @@ impl<W: Work> Body<W> {
         if watched {
             shared.watch();
         }
-        let may_abandon = watched && core.spec.may_abandon;
+        let may_abandon = core.spec.may_abandon;
         let roomy =
             [core.spec.item_timeout, core.spec.hang_after].iter().flatten().all(|t| *t >= STRIDE_LIMIT);
         let stride = match core.predicted.load(Ordering::Relaxed) {
@@ -322,16 +359,19 @@ impl<W: Work> Body<W> {
             {
                 me.recorder.record_wait((clock.at_raw(now) - queued).as_nanos() as u64);
             }
+            if may_abandon {
+                seat.tally.note(settled, done);
+            }
             ctx.run = slot.begin(at, now, ctx.deadline_raw);
             let result = caught(|| with_item(&ctx, || self.work.call(&chunk, at, &ctx)));
             if !may_abandon {
                 slot.end(ctx.run);
             } else if !slot.settle(ctx.run) {
-                // The supervisor has the item, the seat and a successor for this thread. What came is dropped;
-                // the permits were charged until now.
-                drop(result);
-                core.counts.late.add(1);
-                me.held.release(shared);
+                // The supervisor has the item, the seat with its tally and a successor for this thread. What came is
+                // dropped; the permits were charged until now.
+                shared.came_late(core);
+                shared.gate.returned(shared, &slot, &mut me.held);
+                drop_quietly(result);
                 return Fate::Abandoned;
             }
             ran += 1;
@@ -441,10 +481,11 @@ impl<W: Work> Body<W> {
     }
 
     fn take_back_seat(&self, shared: &Shared, shell: &Arc<Shell>, seat: &Seat<W::Chunk>, before: u64) {
-        let hand = seat.hand.lock();
-        let Some(in_hand) = hand.as_ref().filter(|hand| hand.since <= before) else { return };
+        let mut hand = seat.hand.lock();
+        let Some(in_hand) = hand.as_mut().filter(|hand| hand.since <= before) else { return };
         let Some((_, range)) = seat.word.take_back() else { return };
-        let entry = Entry { chunk: in_hand.chunk.clone(), range, history: None };
+        // An item with a history is alone in its chunk: taken back, it has not begun, and keeps what it has behind it.
+        let entry = Entry { chunk: in_hand.chunk.clone(), range, history: in_hand.history.take() };
         drop(hand);
         self.give_back(shared, shell, [entry]);
     }
@@ -474,11 +515,20 @@ impl<W: Work> Body<W> {
         let (kind, reason, message, place) = match verdict {
             Verdict::Failed(failure) => {
                 let reason = if timed_out { DeadReason::TimedOut } else { DeadReason::Exhausted };
+                let kind = failure.kind();
+                // The user's error: to print it and to drop it runs code of the user's.
+                let message = caught(|| {
+                    let message = failure.message();
+                    drop(failure);
+                    message
+                });
+                let message =
+                    message.unwrap_or_else(|(panic, _)| format!("its error cannot be shown: {panic}"));
                 let message = match core.spec.item_timeout {
-                    Some(limit) if timed_out => format!("timed out after {limit:?}: {}", failure.message()),
-                    _ => failure.message(),
+                    Some(limit) if timed_out => format!("timed out after {limit:?}: {message}"),
+                    _ => message,
                 };
-                (failure.kind(), reason, message, None)
+                (kind, reason, message, None)
             }
             Verdict::Panicked { message, place } => {
                 me.slot.counters.panicked.add(1);
@@ -661,6 +711,10 @@ impl<W: Work> LaneBody for Body<W> {
         shell.core.counts.waiting_retry.sub(u64::from(count));
         if count > 0 {
             shared.add(shell, count);
+            if shell.core.is_stopping() {
+                // The stop may have cleared the lane while these were on their way.
+                self.clear(shared, shell);
+            }
         }
         if let Some(next) = next {
             shared.schedule(next, shell);
@@ -675,13 +729,15 @@ impl<W: Work> LaneBody for Body<W> {
         // Nothing is claimed any more: `refill` stops at a cancelled lane, and holds its latch while it looks.
         {
             let _one = self.refilling.lock();
-            gone += self.work.drop_unclaimed() as u64;
+            gone += self.work.drop_unclaimed(&ending) as u64;
         }
         let waiting = std::mem::take(&mut *self.backoff.lock());
         core.counts.waiting_retry.sub(waiting.len() as u64);
+        let mut dropped = Vec::new();
         for Reverse(later) in waiting {
             self.work.cancelled(&later.entry.chunk, later.entry.range.clone(), &ending);
             gone += later.entry.range.len() as u64;
+            dropped.push(later.entry);
         }
         for seat in &self.seats {
             self.take_back_seat(shared, shell, seat, u64::MAX);
@@ -693,6 +749,7 @@ impl<W: Work> LaneBody for Body<W> {
             if let Some(entry) = entry {
                 gone += entry.range.len() as u64;
                 self.work.cancelled(&entry.chunk, entry.range.clone(), &ending);
+                dropped.push(entry);
             }
         }
         core.counts.cancelled.add(gone);
@@ -700,6 +757,8 @@ impl<W: Work> LaneBody for Body<W> {
             self.work.publish(id);
         }
         shared.settled(shell, gone, 0);
+        // Items of the user's, once all is counted.
+        drop_quietly(dropped);
     }
 
     fn abandon(&self, shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, at: u32, hung: bool) {
@@ -707,6 +766,7 @@ impl<W: Work> LaneBody for Body<W> {
         let seat = &self.seats[worker];
         self.take_back_seat(shared, shell, seat, u64::MAX);
         let Some(hand) = seat.hand.lock().take() else { return };
+        let (before, done) = seat.tally.read();
         let mut me = WorkerState::stand_in(slot, shared.nanos());
         let now = shared.clock.raw();
         let settled = self.failed(
@@ -721,7 +781,11 @@ impl<W: Work> LaneBody for Body<W> {
             now,
         );
         self.work.publish(worker);
-        shared.settled(shell, settled, 0);
+        shared.settled(shell, before + settled, done);
+    }
+
+    fn demand_in_hand(&self, worker: usize) -> Demand {
+        self.seats[worker].hand.lock().as_ref().map_or(Demand::new(), |hand| hand.demand)
     }
 
     fn key_in_hand(&self, worker: usize, at: u32) -> Option<Key> {

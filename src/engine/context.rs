@@ -4,6 +4,7 @@ use super::cpu;
 use super::lane::Shell;
 use super::shared::Shared;
 use super::slot::Slot;
+use super::worker::{belong_to, with_item};
 use crate::job::{Failure, Key};
 use crate::sync::{Arc, with_parker};
 use crate::time::{Deadline, Timestamp};
@@ -145,13 +146,19 @@ impl Context {
         let clock = &self.shared.clock;
         let until = Deadline::within(pause).on(clock);
         with_parker(|parker| {
-            loop {
-                self.slot.sleep_entered(parker.unparker());
-                self.check()?;
-                if !clock.park(parker, until) && until.is_some_and(|until| clock.now() >= until) {
-                    return Ok(());
+            let me = parker.unparker();
+            self.slot.sleep_entered(&me);
+            let slept = loop {
+                if let Err(stop) = self.check() {
+                    break Err(stop);
                 }
-            }
+                if !clock.park(parker, until) && until.is_some_and(|until| clock.now() >= until) {
+                    break Ok(());
+                }
+                self.slot.sleep_entered(&me); // who woke us took us out
+            };
+            self.slot.sleep_left(&me);
+            slept
         })
     }
 
@@ -175,7 +182,15 @@ impl Context {
     ///
     /// With `work`'s own panic.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        cpu::install(&self.shared.pool, work)
+        // The pool's threads belong to the engine: what waits for it there would wait for the item's own worker. `work`
+        // itself runs as this item, on whichever thread.
+        let shared = Arc::downgrade(&self.shared);
+        let enter = move || {
+            if let Some(shared) = shared.upgrade() {
+                belong_to(&shared);
+            }
+        };
+        cpu::install(&self.shared.pool, enter, || with_item(self, work))
     }
 }
 

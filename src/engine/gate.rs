@@ -17,6 +17,7 @@
 
 use super::lane::{LaneCore, Shell};
 use super::shared::Shared;
+use super::slot::Slot;
 use crate::core::laneword::Reason;
 use crate::core::waitlist::{Cancelled, Demand, Enqueued, Node, Refused, WaitList, Waiter};
 use crate::limit::{RateLimiter, Reservation};
@@ -25,6 +26,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Lanes that can be active at once.
 pub(crate) const LANES: usize = 64;
@@ -42,6 +44,18 @@ pub(crate) struct Gate {
     list: WaitList,
     kinds: Vec<ResourceKind>,
     rates: BTreeMap<String, RateLimiter>,
+    /// What abandoned attempts hold whose threads have not returned.
+    zombies: Mutex<Vec<Zombie>>,
+    /// After which time that is given back, returned or not.
+    reclaim_after: Option<Duration>,
+}
+
+/// An abandoned attempt that holds permits.
+#[derive(Debug)]
+struct Zombie {
+    slot: Arc<Slot>,
+    demand: Demand,
+    reclaim_at: Option<Timestamp>,
 }
 
 /// A lane's part of the gate.
@@ -81,6 +95,7 @@ impl Gate {
         total_cap: Option<u64>,
         quotas: impl IntoIterator<Item = (ResourceKind, u64)>,
         rates: BTreeMap<String, RateLimiter>,
+        reclaim_after: Option<Duration>,
     ) -> Self {
         let mut limits = vec![UNLIMITED; usize::from(FIRST_NAMED)];
         limits[usize::from(TOTAL)] = total_cap.unwrap_or(UNLIMITED);
@@ -89,7 +104,7 @@ impl Gate {
             kinds.push(kind);
             limits.push(limit);
         }
-        Self { list: WaitList::new(&limits), kinds, rates }
+        Self { list: WaitList::new(&limits), kinds, rates, zombies: Mutex::new(Vec::new()), reclaim_after }
     }
 
     pub(crate) fn kind(&self, kind: &ResourceKind) -> Option<(u16, u64)> {
@@ -112,6 +127,70 @@ impl Gate {
 
     pub(crate) fn rate_names(&self) -> impl Iterator<Item = &str> {
         self.rates.keys().map(String::as_str)
+    }
+
+    /// Whether permits under the cap of a lane of this number are out.
+    pub(crate) fn is_lane_charged(&self, lane: usize) -> bool {
+        self.list.in_use(FIRST_LANE + lane as u16) > 0
+    }
+
+    // ---- abandoned attempts ------------------------------------------------------------------------------
+
+    /// The attempt of this slot is about to be abandoned: what it holds stays charged until its thread returns.
+    pub(crate) fn charge(&self, slot: &Arc<Slot>, demand: Demand, now: Timestamp) {
+        if !demand.is_empty() {
+            let reclaim_at = self.reclaim_after.map(|after| now + after);
+            self.zombies.lock().push(Zombie { slot: Arc::clone(slot), demand, reclaim_at });
+        }
+    }
+
+    /// The attempt came back before it was abandoned: it holds what it holds.
+    pub(crate) fn uncharge(&self, slot: &Arc<Slot>) {
+        self.zombies.lock().retain(|zombie| !Arc::ptr_eq(&zombie.slot, slot));
+    }
+
+    /// An abandoned attempt has returned: gives back what it held, unless that was reclaimed.
+    pub(crate) fn returned(&self, shared: &Shared, slot: &Arc<Slot>, held: &mut Held) {
+        let charged = {
+            let mut zombies = self.zombies.lock();
+            let at = zombies.iter().position(|zombie| Arc::ptr_eq(&zombie.slot, slot));
+            at.map(|at| zombies.swap_remove(at)).is_some()
+        };
+        if charged {
+            held.release(shared);
+        } else {
+            *held = Held::default();
+        }
+    }
+
+    /// Gives back what abandoned attempts have held for too long. When the next is due.
+    pub(crate) fn reclaim(&self, shared: &Shared, now: Timestamp) -> Option<Timestamp> {
+        self.reclaim_after?;
+        let mut due = Vec::new();
+        let mut next: Option<Timestamp> = None;
+        self.zombies.lock().retain(|zombie| match zombie.reclaim_at {
+            Some(at) if at <= now => {
+                due.push(zombie.demand);
+                false
+            }
+            at => {
+                next = [next, at].into_iter().flatten().min();
+                true
+            }
+        });
+        for demand in due {
+            self.list.put(&demand, shared.nanos(), &mut |w| shared.wake(w));
+        }
+        next
+    }
+
+    /// How much of a kind abandoned attempts hold for as long as they please.
+    fn lost(&self, kind: u16) -> u64 {
+        if self.reclaim_after.is_some() {
+            return 0;
+        }
+        let of = |demand: &Demand| demand.parts().find(|(k, _)| *k == kind).map_or(0, |(_, n)| n);
+        self.zombies.lock().iter().map(|zombie| of(&zombie.demand)).sum()
     }
 
     /// Sets the cap of a lane.
@@ -221,6 +300,9 @@ impl LaneGate {
         if !matches!(*waiting, Waiting::No) {
             return Admission::Blocked;
         }
+        if let Some(why) = shared.impossible(demand) {
+            return Admission::Never(why);
+        }
         core.word.block(Reason::Permit);
         let class = usize::from(core.tunables.get().class);
         // SAFETY: the node lives in the lane's shell, which the waiter's entry does not outlive: `withdraw` takes
@@ -238,7 +320,6 @@ impl LaneGate {
         match entered {
             Ok(Enqueued::Granted) => {
                 held.0 = *demand;
-                drop(waiting);
                 shared.unblock(core, Reason::Permit);
                 Admission::Go
             }
@@ -247,7 +328,6 @@ impl LaneGate {
                 Admission::Blocked
             }
             Err(refused) => {
-                drop(waiting);
                 shared.unblock(core, Reason::Permit);
                 match shared.never(&refused) {
                     Some(why) => Admission::Never(why),
@@ -296,7 +376,6 @@ impl LaneGate {
             match rate.reserve_owned(1) {
                 Ok(token) => tokens.push(token),
                 Err(error) => {
-                    drop(waiting);
                     shared.unblock(core, Reason::Rate);
                     return Admission::Never(error.to_string());
                 }
@@ -322,11 +401,20 @@ impl LaneGate {
             return false;
         }
         *waiting = Waiting::No;
+        // Under the latch, here and elsewhere: a reason that the lane's next wait sets is not ours to lift.
+        shared.unblock(core, Reason::Permit);
         drop(waiting);
         held.release(shared);
         held.0 = demand;
-        shared.unblock(core, Reason::Permit);
         true
+    }
+
+    /// Why what the lane waits for cannot come, since abandoned attempts hold it.
+    pub(crate) fn impossible(&self, shared: &Shared) -> Option<String> {
+        match &*self.waiting.lock() {
+            Waiting::Permits(demand) => shared.impossible(demand),
+            _ => None,
+        }
     }
 
     /// The supervisor's timer: the reservation's start has come, or was moved.
@@ -347,7 +435,6 @@ impl LaneGate {
         *waiting = Waiting::No;
         // ORDERING: Release pairs with the Acquire in `pay`.
         self.prepaid.store(true, Ordering::Release);
-        drop(waiting);
         shared.unblock(&shell.core, Reason::Rate);
     }
 
@@ -363,15 +450,14 @@ impl LaneGate {
                     // The loser of the cancel owns the permits.
                     shared.gate.list.put(&demand, shared.nanos(), &mut |w| shared.wake(w));
                 }
-                drop(waiting);
                 shared.unblock(core, Reason::Permit);
             }
             Waiting::Rate { tokens, .. } => {
                 drop(tokens); // un-waited reservations cancel themselves
-                drop(waiting);
                 shared.unblock(core, Reason::Rate);
             }
         }
+        drop(waiting);
     }
 }
 
@@ -413,6 +499,19 @@ impl Shared {
             )),
             Refused::Closed { kind } => Some(format!("{} is closed", self.kind_name(*kind))),
         }
+    }
+
+    /// The sentence for a demand that abandoned attempts have made impossible.
+    fn impossible(&self, demand: &Demand) -> Option<String> {
+        demand.parts().find_map(|(kind, asked)| {
+            let (lost, limit) = (self.gate.lost(kind), self.gate.list.limit(kind));
+            (lost > 0 && asked > limit.saturating_sub(lost)).then(|| {
+                format!(
+                    "an item needs {asked} of {}, and abandoned attempts that do not return hold {lost} of {limit}",
+                    self.kind_name(kind)
+                )
+            })
+        })
     }
 
     fn kind_name(&self, kind: u16) -> String {

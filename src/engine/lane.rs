@@ -14,8 +14,9 @@ use super::shared::Shared;
 use super::slot::Slot;
 use super::tunables::Tunables;
 use super::worker::{Fate, WorkerState};
-use crate::core::laneword::LaneWord;
+use crate::core::laneword::{LaneWord, Reason};
 use crate::core::lifecycle::{Lifecycle, Phase};
+use crate::core::waitlist::Demand;
 use crate::job::{HaltReason, HaltRule, Key, Report, Retry};
 use crate::meter::LaneLatency;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -81,6 +82,10 @@ pub(crate) struct LaneCore {
     ended: AtomicBool,
     /// Nanoseconds of the batch's deadline; `u64::MAX`: none.
     deadline: AtomicU64,
+    /// Nanoseconds of `abandon_at`; `u64::MAX`: not cancelled, or nothing may be abandoned.
+    abandon_at: AtomicU64,
+    /// Its counts are in the sums of the lanes that have ended. Under the latch of those.
+    pub(crate) is_past: AtomicBool,
     pub(crate) latency: LaneLatency,
     /// Items of the last chunk.
     pub(crate) last_chunk: AtomicU32,
@@ -117,7 +122,8 @@ impl Default for Count {
 
 impl Count {
     pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
+        // ORDERING: Acquire pairs with `sub`: whoever counts into a lane that has just ended sees that it was sealed.
+        self.0.fetch_add(n, Ordering::Acquire);
     }
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -161,6 +167,8 @@ impl LaneCore {
             cancelled: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            abandon_at: AtomicU64::new(u64::MAX),
+            is_past: AtomicBool::new(false),
             deadline: AtomicU64::new(deadline.map_or(u64::MAX, Timestamp::as_nanos)),
             latency: LaneLatency::new(),
             last_chunk: AtomicU32::new(0),
@@ -193,6 +201,22 @@ impl LaneCore {
     pub(crate) fn is_stopping(&self) -> bool {
         // ORDERING: Acquire pairs with the Release in `stop_dispatch`.
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing of a chunk just taken may begin.
+    #[inline]
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.is_stopping() || self.word.blocked_by(Reason::Paused)
+    }
+
+    /// When items that ignore the lane's cancellation are abandoned.
+    pub(crate) fn abandon_at(&self) -> Option<Timestamp> {
+        let nanos = self.abandon_at.load(Ordering::Acquire);
+        (nanos != u64::MAX).then(|| Timestamp::from_nanos(nanos))
+    }
+
+    pub(crate) fn set_abandon_at(&self, at: Timestamp) {
+        self.abandon_at.fetch_min(at.as_nanos(), Ordering::AcqRel);
     }
 
     pub(crate) fn stop_dispatch(&self) {
@@ -256,6 +280,9 @@ pub(crate) trait LaneBody: Send + Sync {
 
     /// A worker does not return from this attempt and it was taken from it: settles the item.
     fn abandon(&self, shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, at: u32, hung: bool);
+
+    /// What the item in hand of this worker holds. Right as long as the item stays in hand.
+    fn demand_in_hand(&self, worker: usize) -> Demand;
 
     /// The key of an item that a worker has in hand, where it has one of its own.
     fn key_in_hand(&self, worker: usize, at: u32) -> Option<Key>;

@@ -22,6 +22,9 @@ use std::collections::BinaryHeap;
 use std::fmt;
 use std::time::Duration;
 
+/// Lane numbers that batches leave to `map` and `spawn`.
+const RESERVED: u32 = 4;
+
 /// How far the engine's shutdown is.
 mod phase {
     pub(super) const RUNNING: u8 = 0;
@@ -65,20 +68,28 @@ pub(crate) struct Shared {
     /// A word that is never ready: stands for a lane that is gone.
     pub(crate) void: LaneWord,
     lanes: Box<[Mutex<Option<Arc<Shell>>>]>,
+    /// By lane: how many lanes have had this place. A hint that is cleared after a look at one lane may have been set
+    /// for its successor: see [`forget`](Shared::forget).
+    seated: Box<[AtomicU64]>,
+    /// Every lane stands still, also those that come. Written under the latch of the places.
+    paused: AtomicBool,
     pub(crate) passes: Box<[AtomicU64]>,
     /// The pass of the lane served last, by class: who comes back starts there.
     virtual_time: [CachePadded<AtomicU64>; Priority::CLASSES],
     places: Mutex<Places>,
     pub(crate) slots: Box<[Mutex<Arc<Slot>>]>,
-    pub(crate) retired: Mutex<Vec<Arc<Slot>>>,
+    /// What workers did whose threads were given up.
+    pub(crate) retired: Mutex<super::snapshot::Retired>,
     pub(crate) gate: Gate,
-    timers: Mutex<BinaryHeap<Reverse<Timer>>>,
+    timers: Mutex<Timers>,
     supervisor: OnceLock<Unparker>,
     /// The supervisor watches items in hand.
     pub(crate) watching: AtomicBool,
     phase: AtomicU8,
     shutdown_deadline: AtomicU64,
     threads: Mutex<usize>,
+    /// Threads that were given up and have not returned.
+    pub(crate) stuck: AtomicU64,
     /// Woken when a thread has ended.
     pub(crate) gone: Signal,
     /// Woken when a chunk has ended during shutdown.
@@ -110,6 +121,25 @@ struct Places {
 struct Timer {
     due: Timestamp,
     lane: Weak<Shell>,
+}
+
+#[derive(Default)]
+struct Timers {
+    heap: BinaryHeap<Reverse<Timer>>,
+    /// Length at which the timers of lanes that are gone are swept out: each keeps its lane's memory.
+    sweep_at: usize,
+}
+
+impl Timers {
+    const SWEEP: usize = 256;
+
+    fn push(&mut self, timer: Timer) {
+        if self.heap.len() >= self.sweep_at.max(Self::SWEEP) {
+            self.heap.retain(|Reverse(timer)| timer.lane.strong_count() > 0);
+            self.sweep_at = self.heap.len() * 2;
+        }
+        self.heap.push(Reverse(timer));
+    }
 }
 
 impl PartialEq for Timer {
@@ -145,18 +175,21 @@ impl Shared {
             ready: ReadySet::new(limits.workers),
             void: LaneWord::new(),
             lanes: (0..LANES).map(|_| Mutex::new(None)).collect(),
+            seated: (0..LANES).map(|_| AtomicU64::new(0)).collect(),
+            paused: AtomicBool::new(false),
             passes: (0..LANES).map(|_| AtomicU64::new(0)).collect(),
             virtual_time: std::array::from_fn(|_| CachePadded::new(AtomicU64::new(0))),
             places: Mutex::new(Places { free: u64::MAX, active: Vec::new(), waiting: Vec::new(), max }),
             slots: slots.into_iter().map(Mutex::new).collect(),
-            retired: Mutex::new(Vec::new()),
+            retired: Mutex::new(super::snapshot::Retired::default()),
             gate,
-            timers: Mutex::new(BinaryHeap::new()),
+            timers: Mutex::new(Timers::default()),
             supervisor: OnceLock::new(),
             watching: AtomicBool::new(false),
             phase: AtomicU8::new(phase::RUNNING),
             shutdown_deadline: AtomicU64::new(u64::MAX),
             threads: Mutex::new(0),
+            stuck: AtomicU64::new(0),
             gone: Signal::new(),
             quiet: Signal::new(),
             resumed: Signal::new(),
@@ -214,12 +247,43 @@ impl Shared {
         let now = self.virtual_time[class].load(Ordering::Relaxed);
         let own = self.passes[lane].load(Ordering::Relaxed);
         self.passes[lane].store(policy::stride::join(own, Some(now)), Ordering::Relaxed);
+        // It has waited from now on, not from its last turn.
+        core.served.store(self.nanos(), Ordering::Relaxed);
         self.ready.mark(lane, class);
     }
 
+    /// How many lanes have had this place; read before a look at the lane, for [`forget`](Self::forget).
+    pub(crate) fn seated(&self, lane: usize) -> u64 {
+        self.seated[lane].load(Ordering::Acquire)
+    }
+
+    /// Clears a hint after a look at the lane that had the place then. If another has it now, the hint was perhaps
+    /// set for that one, whose word was not looked at: the hint stays. (It was set after the place was taken, and our
+    /// clearing read it: so we see the new number here.)
+    pub(crate) fn forget(&self, lane: usize, class: usize, word: &LaneWord, seated: u64) {
+        self.ready.clear(lane, class, word);
+        if self.seated(lane) != seated {
+            self.ready.mark(lane, class);
+        }
+    }
+
+    /// Uses the lane's number, if it still has one, with the place held for it.
+    pub(crate) fn with_place(&self, shell: &Arc<Shell>, f: impl FnOnce(usize)) {
+        if shell.core.is_placed() {
+            let index = shell.core.index();
+            let lane = self.lanes[index].lock();
+            if lane.as_ref().is_some_and(|there| Arc::ptr_eq(there, shell)) {
+                f(index);
+            }
+        }
+    }
+
     /// The lane moved to another class.
-    pub(crate) fn reclass(&self, core: &LaneCore, from: usize, to: usize) {
-        let lane = core.index();
+    pub(crate) fn reclass(&self, shell: &Arc<Shell>, from: usize, to: usize) {
+        self.with_place(shell, |lane| self.reclass_at(lane, &shell.core, from, to));
+    }
+
+    fn reclass_at(&self, lane: usize, core: &LaneCore, from: usize, to: usize) {
         let now = self.virtual_time[to].load(Ordering::Relaxed);
         self.passes[lane].store(now, Ordering::Relaxed);
         self.ready.mark(lane, to);
@@ -252,7 +316,27 @@ impl Shared {
     pub(crate) fn place_now(&self, shell: &Arc<Shell>) -> Result<(), Error> {
         let mut places = self.places.lock();
         self.check_open()?;
-        self.seat(&mut places, shell)
+        self.join_pause(shell);
+        let seated = self.seat(&mut places, shell);
+        let several = places.free.count_zeros() > 1;
+        drop(places);
+        if several {
+            self.nudge(); // lanes that wait for each other age
+        }
+        seated
+    }
+
+    /// A lane that comes while the engine is paused stands still too. Under the latch of the places.
+    fn join_pause(&self, shell: &Arc<Shell>) {
+        if self.paused.load(Ordering::Relaxed) {
+            self.stand_still(shell, paused::ENGINE);
+        }
+    }
+
+    /// Whether lanes that come from now on stand still. Those that are there are paused by the caller.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        let _places = self.places.lock();
+        self.paused.store(paused, Ordering::Relaxed);
     }
 
     /// Enters a batch: it gets a place, or waits for one.
@@ -263,8 +347,12 @@ impl Shared {
         if places.active.iter().chain(&places.waiting).any(|other| other.core.name == *name) {
             return Err(Error::BatchActive { name: name.clone() });
         }
+        self.join_pause(shell);
         let mut displaced = None;
-        if places.active.len() >= places.max {
+        // A displaced lane keeps its number. So one is only displaced while some are left, and a batch for which there
+        // is none waits, like one without a place.
+        let numbers = places.free.count_ones();
+        if places.active.len() >= places.max || numbers == 0 {
             let newcomer = Priority::from_class(usize::from(shell.core.tunables.get().class));
             let seats: Vec<_> = places
                 .active
@@ -276,12 +364,14 @@ impl Shared {
                 })
                 .collect();
             match policy::displace::displaced(&seats, newcomer) {
-                Some(lowest) => {
+                Some(lowest) if numbers > RESERVED => {
                     let shell = places.active.remove(lowest);
+                    // Before anybody can give it a place again.
+                    self.stand_still(&shell, paused::DISPLACED);
                     places.waiting.insert(0, Arc::clone(&shell));
                     displaced = Some(shell);
                 }
-                None => {
+                _ => {
                     places.waiting.push(Arc::clone(shell));
                     drop(places);
                     self.event(&Event::BatchStarted { batch: name });
@@ -295,7 +385,7 @@ impl Shared {
         }
         drop(places);
         if let Some(displaced) = displaced {
-            self.pause_lane(&displaced, paused::DISPLACED);
+            self.take_hands_off(&displaced);
         }
         seated?;
         self.event(&Event::BatchStarted { batch: name });
@@ -309,8 +399,13 @@ impl Shared {
             if places.free == 0 {
                 return Err(Error::TooManyLanes { limit: LANES });
             }
-            let index = places.free.trailing_zeros() as usize;
-            places.free &= places.free - 1;
+            // Not a number under whose cap an abandoned attempt of another lane still counts, if there is a choice.
+            let index = (0..LANES)
+                .filter(|index| places.free & 1 << index != 0)
+                .find(|index| !self.gate.is_lane_charged(*index))
+                .unwrap_or(places.free.trailing_zeros() as usize);
+            places.free &= !(1 << index);
+            self.seated[index].fetch_add(1, Ordering::AcqRel);
             core.place(index);
             let tunables = core.tunables.get();
             self.gate.set_lane_cap(self, index, tunables.cap);
@@ -367,13 +462,21 @@ impl Shared {
 
     /// Stops the lane for this reason; what its workers have not begun goes back.
     pub(crate) fn pause_lane(&self, shell: &Arc<Shell>, why: u8) {
-        {
-            let mut steer = shell.core.steer.lock();
-            if steer.paused == 0 {
-                shell.core.word.block(Reason::Paused);
-            }
-            steer.paused |= why;
+        self.stand_still(shell, why);
+        self.take_hands_off(shell);
+    }
+
+    fn stand_still(&self, shell: &Arc<Shell>, why: u8) {
+        let mut steer = shell.core.steer.lock();
+        if steer.paused == 0 {
+            shell.core.word.block(Reason::Paused);
         }
+        steer.paused |= why;
+    }
+
+    fn take_hands_off(&self, shell: &Arc<Shell>) {
+        // ORDERING: SeqCst: see `Body::run`.
+        fence(Ordering::SeqCst);
         shell.with(|body| body.take_back(self, shell, u64::MAX));
         shell.core.gate.withdraw(self, &shell.core);
     }
@@ -397,8 +500,15 @@ impl Shared {
             }
         }
         shell.core.stop_dispatch();
+        // ORDERING: SeqCst: see `Body::run`.
+        fence(Ordering::SeqCst);
         if now {
             shell.core.cancel();
+            if shell.core.spec.may_abandon {
+                let at = self.clock.now() + shell.core.spec.grace;
+                shell.core.set_abandon_at(at);
+                self.schedule(at, shell);
+            }
             for slot in &self.slots {
                 slot.lock().wake_sleepers();
             }
@@ -447,9 +557,14 @@ impl Shared {
             return;
         }
         let report = self.report(shell);
-        shell.with(|body| body.ended(&report));
-        self.past.lock().add(core);
+        {
+            let mut past = self.past.lock();
+            past.add(core);
+            core.is_past.store(true, Ordering::Relaxed);
+        }
         self.leave(shell);
+        // Who has read the results to their end finds the name free.
+        shell.with(|body| body.ended(&report));
         self.event(&Event::BatchEnded { batch: &core.name, status: &report.status });
         core.steer.lock().report = Some(report);
         self.ended.notify();
@@ -487,6 +602,15 @@ impl Shared {
         report
     }
 
+    /// An attempt that had been abandoned has returned. Its lane may have ended.
+    pub(crate) fn came_late(&self, core: &LaneCore) {
+        let mut past = self.past.lock();
+        core.counts.late.add(1);
+        if core.is_past.load(Ordering::Relaxed) {
+            past.came_late();
+        }
+    }
+
     /// An item was given up.
     pub(crate) fn dead(&self, shell: &Shell, seq: u64, dead: &Dead) {
         self.event(&Event::ItemDead { batch: &shell.core.name, seq, dead });
@@ -516,8 +640,8 @@ impl Shared {
     /// The lane wants to be looked at then.
     pub(crate) fn schedule(&self, due: Timestamp, shell: &Arc<Shell>) {
         let mut timers = self.timers.lock();
-        let sooner = timers.peek().is_none_or(|Reverse(first)| due < first.due);
-        timers.push(Reverse(Timer { due, lane: Arc::downgrade(shell) }));
+        let sooner = timers.heap.peek().is_none_or(|Reverse(first)| due < first.due);
+        timers.push(Timer { due, lane: Arc::downgrade(shell) });
         drop(timers);
         if sooner {
             self.nudge();
@@ -526,7 +650,7 @@ impl Shared {
 
     /// Lanes whose time has come, and when the next one's does.
     pub(crate) fn due(&self, now: Timestamp) -> (Vec<Arc<Shell>>, Option<Timestamp>) {
-        let mut timers = self.timers.lock();
+        let timers = &mut self.timers.lock().heap;
         let mut lanes: Vec<Arc<Shell>> = Vec::new();
         while timers.peek().is_some_and(|Reverse(timer)| timer.due <= now) {
             if let Some(shell) = timers.pop().and_then(|Reverse(timer)| timer.lane.upgrade())
@@ -564,6 +688,11 @@ impl Shared {
         *self.threads.lock()
     }
 
+    /// Threads whose attempt was abandoned and has not returned.
+    pub(crate) fn lost_threads(&self) -> usize {
+        self.stuck.load(Ordering::Acquire) as usize
+    }
+
     pub(crate) fn worker_lost(&self, worker: usize, error: &std::io::Error) {
         self.event(&Event::WorkerLost { worker, error });
     }
@@ -571,9 +700,12 @@ impl Shared {
     /// Puts a new thread in the place of one that does not return.
     pub(crate) fn replace(self: &Arc<Self>, id: usize) {
         let state = WorkerState::new(id, self.limits.seed);
-        let old = std::mem::replace(&mut *self.slots[id].lock(), Arc::clone(&state.slot));
-        state.slot.set_paused(old.is_paused());
-        self.retired.lock().push(old);
+        let old = {
+            let mut slot = self.slots[id].lock();
+            state.slot.set_paused(slot.is_paused());
+            std::mem::replace(&mut *slot, Arc::clone(&state.slot))
+        };
+        self.retired.lock().add(&old);
         self.event(&Event::WorkerReplaced { worker: id, why: "does not return from its item" });
         if let Err(error) = worker::start(self, state) {
             self.worker_lost(id, &error);

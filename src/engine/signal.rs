@@ -28,16 +28,27 @@ impl Signal {
             return Some(value);
         }
         with_parker(|parker| {
-            loop {
-                self.waiting.lock().push(parker.unparker());
+            let me = parker.unparker();
+            let value = loop {
+                self.enter(&me);
                 if let Some(value) = ready() {
-                    return Some(value);
+                    break Some(value);
                 }
                 if !clock.park(parker, until) && until.is_some_and(|until| clock.now() >= until) {
-                    return ready();
+                    break ready();
                 }
-            }
+            };
+            // Who waits again and again, a little each time, must not pile up here.
+            self.waiting.lock().retain(|there| !there.same(&me));
+            value
         })
+    }
+
+    fn enter(&self, waiter: &Unparker) {
+        let mut waiting = self.waiting.lock();
+        if !waiting.iter().any(|there| there.same(waiter)) {
+            waiting.push(waiter.clone());
+        }
     }
 
     /// Wakes all who wait, to test again.
@@ -54,7 +65,7 @@ mod tests {
     use super::*;
     use crate::sync::atomic::{AtomicBool, Ordering};
     use crate::sync::thread;
-    use crate::time::{ManualClock, secs};
+    use crate::time::{ManualClock, millis, secs};
 
     #[test]
     fn wakes_and_times_out() {
@@ -72,5 +83,14 @@ mod tests {
             signal.notify();
             assert_eq!(served.join().unwrap(), Some(()));
         });
+    }
+
+    #[test]
+    fn who_polls_leaves_nothing_behind() {
+        let signal = Signal::new();
+        for _ in 0..10 {
+            assert_eq!(signal.wait(&Clock::os(), Some(Clock::os().now() + millis(1)), || None::<()>), None);
+        }
+        assert_eq!(signal.waiting.lock().len(), 0);
     }
 }

@@ -202,7 +202,15 @@ impl Slot {
     }
 
     /// Enters a sleeper that a cancellation must wake. It tests for the cancellation after this.
-    pub(crate) fn sleep_entered(&self, sleeper: Unparker) {
-        self.sleepers.lock().push(sleeper);
+    pub(crate) fn sleep_entered(&self, sleeper: &Unparker) {
+        let mut sleepers = self.sleepers.lock();
+        if !sleepers.iter().any(|there| there.same(sleeper)) {
+            sleepers.push(sleeper.clone());
+        }
+    }
+
+    /// Takes it out again: it has slept.
+    pub(crate) fn sleep_left(&self, sleeper: &Unparker) {
+        self.sleepers.lock().retain(|there| !there.same(sleeper));
     }
 }

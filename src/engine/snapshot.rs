@@ -2,10 +2,12 @@
 
 use super::lane::{LaneCore, Shell};
 use super::shared::Shared;
+use super::slot::Slot;
 use crate::job::{Key, Priority};
 use crate::meter::{Percentiles, Samples, WorkerCounts};
 use crate::stats::{BatchPhase, BatchStats, Stats, WorkerState, WorkerStats};
 use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 use crate::time::secs;
 use std::time::Duration;
 
@@ -36,6 +38,27 @@ impl Past {
         self.abandoned += counts.abandoned.get();
         self.timed_out += counts.timed_out.get();
     }
+
+    /// A lane that has been added got a late return.
+    pub(crate) fn came_late(&mut self) {
+        self.late += 1;
+    }
+}
+
+/// What workers did whose threads were given up.
+#[derive(Debug, Default)]
+pub(crate) struct Retired {
+    wait: Samples,
+    run: Samples,
+    counts: WorkerCounts,
+}
+
+impl Retired {
+    pub(crate) fn add(&mut self, slot: &Slot) {
+        self.wait.merge(&slot.latency.wait());
+        self.run.merge(&slot.latency.run());
+        self.counts += slot.counters.read();
+    }
 }
 
 impl Shared {
@@ -47,37 +70,37 @@ impl Shared {
 
     /// Items that have ended so far, whatever way.
     fn ended_items(&self) -> u64 {
+        let lanes = self.lanes();
         let past = self.past.lock();
         let ended = past.done + past.dead + past.skipped + past.cancelled;
-        drop(past);
-        ended + self.lanes().iter().map(|shell| ended_of(&shell.core)).sum::<u64>()
+        let now = lanes.iter().filter(|shell| !shell.core.is_past.load(Ordering::Relaxed));
+        ended + now.map(|shell| ended_of(&shell.core)).sum::<u64>()
     }
 
     pub(crate) fn stats(&self) -> Stats {
         let now = self.clock.now();
         let mut stats = Stats { uptime: now - self.opened, ..Stats::default() };
-        {
-            let past = self.past.lock();
-            stats.submitted = past.submitted;
-            stats.completed = past.done;
-            stats.failed = past.dead;
-            stats.skipped = past.skipped;
-            stats.cancelled = past.cancelled;
-            stats.retried = past.retried;
-            stats.late_results = past.late;
-            stats.abandoned = past.abandoned;
-            stats.timed_out = past.timed_out;
-        }
         let mut shells = self.lanes();
         for waiting in self.batches() {
             if !shells.iter().any(|there| Arc::ptr_eq(there, &waiting)) {
                 shells.push(waiting);
             }
         }
+        // Held while the lanes are added: each is in the sums or among them, never in both and never in neither.
+        let past = self.past.lock();
+        stats.submitted = past.submitted;
+        stats.completed = past.done;
+        stats.failed = past.dead;
+        stats.skipped = past.skipped;
+        stats.cancelled = past.cancelled;
+        stats.retried = past.retried;
+        stats.late_results = past.late;
+        stats.abandoned = past.abandoned;
+        stats.timed_out = past.timed_out;
         for shell in &shells {
             let core = &shell.core;
-            if core.has_ended() {
-                continue; // in the sums already, or about to be
+            if core.is_past.load(Ordering::Relaxed) {
+                continue;
             }
             let counts = &core.counts;
             stats.submitted += counts.submitted.get();
@@ -91,12 +114,14 @@ impl Shared {
             stats.timed_out += counts.timed_out.get();
             stats.batches.push(self.batch_stats(shell));
         }
+        drop(past);
         let (mut wait, mut run) = (Samples::default(), Samples::default());
         let mut sums = WorkerCounts::default();
-        for slot in self.retired.lock().iter() {
-            wait.merge(&slot.latency.wait());
-            run.merge(&slot.latency.run());
-            sums += slot.counters.read();
+        {
+            let retired = self.retired.lock();
+            wait.merge(&retired.wait);
+            run.merge(&retired.run);
+            sums += retired.counts;
         }
         for slot in &self.slots {
             let slot = Arc::clone(&slot.lock());
@@ -179,7 +204,7 @@ impl Shared {
             })
             .count() as u64;
         batch.in_flight = batch.in_flight.min(open);
-        batch.pending = open - batch.in_flight;
+        batch.pending = open.saturating_sub(batch.in_flight + batch.waiting);
         let (wait, run) = (core.latency.wait(), core.latency.run());
         batch.queue_wait = percentiles(&wait);
         batch.run = percentiles(&run);

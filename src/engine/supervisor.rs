@@ -10,6 +10,7 @@ use super::events::Event;
 use super::lane::Shell;
 use super::shared::Shared;
 use super::slot::{Look, Slot};
+use super::worker::{belong_to, caught};
 use crate::job::{HaltReason, Priority};
 use crate::policy;
 use crate::sync::atomic::{Ordering, fence};
@@ -31,12 +32,14 @@ pub(crate) fn supervise(shared: &Arc<Shared>, parker: &Parker) {
     let mut warned: HashMap<usize, (u64, Timestamp)> = HashMap::new();
     let mut calm = 0;
     let mut next_ageing = Timestamp::ZERO;
+    belong_to(shared);
     while !shared.is_stopped() {
         shared.ticker.tick(&shared.clock);
         let now = shared.clock.now();
         let (lanes, mut next) = shared.due(now);
         for shell in lanes {
-            look_at_lane(shared, &shell, now);
+            // What a lane drops is the user's; a panic of it must not end the supervisor.
+            let _ = caught(move || look_at_lane(shared, &shell, now));
         }
         if shared.watching.load(Ordering::Relaxed) {
             let look = look_at_workers(shared, &mut warned, now);
@@ -55,6 +58,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>, parker: &Parker) {
                 next = earliest(next, Some(now + HOLD_UP));
             }
         }
+        next = earliest(next, shared.gate.reclaim(shared, now));
         shared.sample_throughput();
         if now >= next_ageing {
             next_ageing = now + AGEING_LOOK;
@@ -81,7 +85,13 @@ fn look_at_lane(shared: &Arc<Shared>, shell: &Arc<Shell>, now: Timestamp) {
     if shell.core.has_ended() {
         return;
     }
-    if shell.core.deadline().is_some_and(|deadline| deadline <= now) {
+    if let Some(at) = shell.core.abandon_at().filter(|at| *at <= now) {
+        abandon_all(shared, shell, true);
+        // An item may have begun while we looked.
+        shared.schedule(now + (now - at).max(HOLD_UP), shell);
+        return;
+    }
+    if !shell.core.is_cancelled() && shell.core.deadline().is_some_and(|deadline| deadline <= now) {
         shared.halt(shell, HaltReason::Deadline);
         return;
     }
@@ -120,6 +130,8 @@ fn look_at_workers(
         }
         let least = [spec.item_timeout, spec.hang_after].into_iter().flatten().min().unwrap_or(HOLD_UP);
         let due = match slot.look() {
+            // The worker went on to another lane since: what it has in hand now is not this lane's.
+            Some(look) if look.lane != lane => Some(now + HOLD_UP),
             Some(look) => look_at_item(shared, &shell, &slot, look, warned, now),
             None => None,
         };
@@ -177,20 +189,60 @@ fn look_at_item(
     earliest(deadline, hangs_at)
 }
 
-fn abandon(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: Look, hung: bool) {
-    if !slot.abandon(look.attempt) {
-        return; // it came back just now
+/// The lane was cancelled and its grace is over: takes its items from the workers that have them.
+fn abandon_all(shared: &Arc<Shared>, shell: &Arc<Shell>, replace: bool) {
+    for id in 0..shared.slots.len() {
+        let slot = Arc::clone(&shared.slots[id].lock());
+        let Some(look) = slot.look() else { continue };
+        // After the look: while the attempt is in hand its lane keeps its number.
+        let here = shared.lane(look.lane).is_some_and(|there| Arc::ptr_eq(&there, shell));
+        if here && take_away(shared, shell, &slot, look, false) && replace {
+            shared.replace(id);
+        }
     }
+}
+
+/// The engine's shutdown lets go of the items that do not stop. Those that borrow from their caller are waited for by
+/// him.
+pub(crate) fn let_go(shared: &Arc<Shared>, shell: &Arc<Shell>) {
+    if shell.core.spec.may_abandon && !shell.core.has_ended() {
+        abandon_all(shared, shell, false);
+    }
+}
+
+fn abandon(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: Look, hung: bool) {
+    if !take_away(shared, shell, slot, look, hung) {
+        return;
+    }
+    shared.replace(slot.id);
+    let counts = &shell.core.counts;
+    let limit = u64::from(shell.core.spec.max_abandoned);
+    let abandoned = counts.abandoned.get().saturating_sub(counts.late.get());
+    if abandoned > limit {
+        shared.halt(shell, HaltReason::Abandoned { abandoned, limit });
+    }
+    // What this attempt holds may be what others wait for.
+    for shell in shared.lanes() {
+        if let Some(demand) = shell.core.gate.impossible(shared) {
+            shared.halt(&shell, HaltReason::Impossible { demand });
+        }
+    }
+}
+
+/// Takes an attempt from its worker and settles its item. False: it came back just now.
+fn take_away(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: Look, hung: bool) -> bool {
+    let demand = shell.with(|body| body.demand_in_hand(slot.id)).unwrap_or_default();
+    shared.gate.charge(slot, demand, shared.clock.now());
+    if !slot.abandon(look.attempt) {
+        shared.gate.uncharge(slot);
+        return false;
+    }
+    shared.stuck.fetch_add(1, Ordering::AcqRel);
     let counts = &shell.core.counts;
     counts.abandoned.add(1);
     shared.event(&Event::ItemAbandoned { batch: &shell.core.name, worker: slot.id });
     shell.with(|body| body.abandon(shared, shell, slot, look.at, hung));
-    shared.replace(slot.id);
-    let (abandoned, limit) =
-        (counts.abandoned.get() - counts.late.get(), u64::from(shell.core.spec.max_abandoned));
-    if abandoned > limit {
-        shared.halt(shell, HaltReason::Abandoned { abandoned, limit });
-    }
+    true
 }
 
 /// Lets lanes that have waited long be served once in a higher class. Whether any lane may have to wait.

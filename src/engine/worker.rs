@@ -13,7 +13,7 @@ use crate::core::laneword::Take;
 use crate::job::Priority;
 use crate::meter::Recorder;
 use crate::policy::{rng::Rng, stride};
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{Ordering, fence};
 use crate::sync::{Arc, OnceLock, Parker, thread};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -77,6 +77,26 @@ pub(crate) fn on_worker_of(shared: &Arc<Shared>) -> bool {
     ENGINE.try_with(|engine| engine.get() == Arc::as_ptr(shared) as usize).unwrap_or(false)
 }
 
+/// This thread is one of this engine's own from now on: it must not wait for the engine.
+pub(crate) fn belong_to(shared: &Arc<Shared>) {
+    ENGINE.with(|engine| engine.set(Arc::as_ptr(shared) as usize));
+}
+
+/// Drops a value of the user's, whose `Drop` may panic.
+pub(crate) fn drop_quietly<T>(value: T) {
+    let _ = caught(move || drop(value));
+}
+
+/// Takes the place of the panic that this thread caught last, to carry it to another thread.
+pub(crate) fn take_place() -> Option<Place> {
+    PANICKED.take()
+}
+
+/// Notes a place that was carried here.
+pub(crate) fn set_place(place: Option<Place>) {
+    PANICKED.set(place);
+}
+
 /// Runs an item's closure with its context as this thread's current one.
 #[inline(always)]
 pub(crate) fn with_item<R>(ctx: &Context, f: impl FnOnce() -> R) -> R {
@@ -108,9 +128,12 @@ pub(crate) fn start(shared: &Arc<Shared>, mut me: WorkerState) -> std::io::Resul
     shared.thread_started();
     let started = thread::Builder::new().name(format!("batchyard-{}", me.slot.id)).spawn(move || {
         let shared = shared_there;
-        ENGINE.with(|engine| engine.set(Arc::as_ptr(&shared) as usize));
+        belong_to(&shared);
         let fate = work(&shared, &mut me);
         ENGINE.with(|engine| engine.set(0));
+        if fate == Fate::Abandoned {
+            shared.stuck.fetch_sub(1, Ordering::AcqRel);
+        }
         if fate == Fate::Replace {
             shared.event(&super::events::Event::WorkerReplaced { worker: me.slot.id, why: "panicked" });
             let id = me.slot.id;
@@ -151,8 +174,20 @@ fn work(shared: &Arc<Shared>, me: &mut WorkerState) -> Fate {
                     .wait(&shared.clock, None, || (!slot.is_paused() || shared.is_stopped()).then_some(()));
             }
             Next::Serve(shell) => {
-                let served = shell.with(|body| body.serve(shared, &shell, me));
+                // What the chunk did is settled before anything of it is dropped; a panic here is one of a user's `Drop`.
+                let served =
+                    caught(|| shell.with(|body| body.serve(shared, &shell, me))).unwrap_or_else(|_| {
+                        me.slot.leave_chunk();
+                        me.held.release(shared);
+                        shell.with(|body| body.take_back_from(shared, &shell, id));
+                        Some(Fate::Replace)
+                    });
                 debug_assert!(me.held.is_empty(), "permits are given back at the end of a chunk");
+                // The shell may be the last handle on a user's closure: its `Drop` is the user's too.
+                drop_quietly(shell);
+                // ORDERING: SeqCst with the fence in `shutdown`: either it sees that this chunk has ended, or we see here
+                // that it waits for that.
+                fence(Ordering::SeqCst);
                 if shared.is_draining() {
                     shared.quiet.notify();
                 }
@@ -195,23 +230,27 @@ fn look(shared: &Arc<Shared>, me: &mut WorkerState) -> Option<Next> {
         loop {
             let bits = shared.ready.bits(class);
             let Some(lane) = least_pass(shared, bits) else { break };
+            let seated = shared.seated(lane);
             let Some(shell) = shared.lane(lane) else {
-                shared.ready.clear(lane, class, &shared.void);
+                shared.forget(lane, class, &shared.void, seated);
                 continue;
             };
             let core = &shell.core;
             match core.word.take() {
                 Take::Got { left } => {
-                    if usize::from(core.tunables.get().class) != class {
-                        // An aged lane's turn in a higher class is one chunk.
-                        shared.ready.clear(lane, class, &shared.void);
+                    let own = usize::from(core.tunables.get().class);
+                    if own != class {
+                        // An aged lane's turn in a higher class is one chunk; or its class was changed just now. What
+                        // is left is to be found in its own class.
+                        shared.forget(lane, class, &shared.void, seated);
+                        shared.forget(lane, own, &core.word, seated);
                     } else if left == 0 {
-                        shared.ready.clear(lane, class, &core.word);
+                        shared.forget(lane, class, &core.word, seated);
                     }
                     shared.ready.wake_more();
                     return Some(Next::Serve(shell));
                 }
-                Take::Empty | Take::Blocked => shared.ready.clear(lane, class, &core.word),
+                Take::Empty | Take::Blocked => shared.forget(lane, class, &core.word, seated),
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::job::{Duplicates, Key};
 use crate::sync::{Arc, Mutex};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Rows and results of one batch in memory.
 #[derive(Debug)]
@@ -36,8 +37,10 @@ struct Log<O> {
     done: VecDeque<Settled<O>>,
     /// Settled and unread, by position: filled while somebody reads in input order.
     by_seq: BTreeMap<u64, Settled<O>>,
-    /// The next position of the input order; positions that will never settle are in `gone`.
+    /// The first position that was neither read nor dropped.
     head: u64,
+    /// Ranges of positions behind the head that were: start to end. Fewer than there are rows in hand.
+    ahead: BTreeMap<u64, u64>,
     readers: usize,
     ordered_readers: usize,
     discard: bool,
@@ -60,6 +63,7 @@ impl<I, O> MemoryStore<I, O> {
                 done: VecDeque::new(),
                 by_seq: BTreeMap::new(),
                 head: 0,
+                ahead: BTreeMap::new(),
                 readers: 0,
                 ordered_readers: 0,
                 discard: false,
@@ -73,16 +77,39 @@ impl<I, O> MemoryStore<I, O> {
     /// How many more rows may be claimed while a reader is held.
     fn room(&self, claimed: u64) -> usize {
         let log = self.log.lock();
-        let unread_from = if log.ordered_readers > 0 {
-            log.head
-        } else if log.readers > 0 {
-            log.taken
-        } else {
+        if log.readers == 0 {
             return usize::MAX;
-        };
-        let out = claimed.saturating_sub(unread_from);
+        }
+        // For a reader in input order too: rows are claimed in that order, so the oldest unread one is among these.
+        let out = claimed.saturating_sub(log.taken);
         self.window.saturating_sub(usize::try_from(out).unwrap_or(usize::MAX))
     }
+}
+
+impl<O> Log<O> {
+    /// The row at this position was read or dropped.
+    fn take(&mut self, seq: u64) {
+        self.taken += 1;
+        let (mut start, mut end) = (seq, seq + 1);
+        if let Some((&from, &to)) = self.ahead.range(..seq).next_back()
+            && to == seq
+        {
+            start = from;
+        }
+        if let Some(to) = self.ahead.remove(&end) {
+            end = to;
+        }
+        if start == self.head {
+            self.head = end;
+        } else {
+            self.ahead.insert(start, end);
+        }
+    }
+}
+
+/// Drops values of the user's, whose `Drop` may panic, with no lock held.
+fn drop_quietly<T>(values: T) {
+    let _ = catch_unwind(AssertUnwindSafe(move || drop(values)));
 }
 
 impl<I: Send + Sync, O: Send> Store<I, O> for MemoryStore<I, O> {
@@ -139,10 +166,10 @@ impl<I: Send + Sync, O: Send> Store<I, O> for MemoryStore<I, O> {
     fn settle(&self, settled: &mut Vec<Settled<O>>) {
         let mut log = self.log.lock();
         if log.discard && log.readers == 0 {
-            log.taken += settled.len() as u64;
+            settled.iter().for_each(|row| log.take(row.seq));
             let dropped = std::mem::take(settled);
             drop(log);
-            drop(dropped); // values of the user's: not under the lock
+            drop_quietly(dropped);
         } else if log.ordered_readers > 0 {
             for row in settled.drain(..) {
                 log.by_seq.insert(row.seq, row);
@@ -171,8 +198,7 @@ impl<I: Send + Sync, O: Send> Store<I, O> for MemoryStore<I, O> {
         };
         match row {
             Some(row) => {
-                log.taken += 1;
-                log.head = log.head.max(row.seq + 1);
+                log.take(row.seq);
                 Read::Row(row)
             }
             None if log.closed => Read::End,
@@ -198,15 +224,17 @@ impl<I: Send + Sync, O: Send> Store<I, O> for MemoryStore<I, O> {
         log.discard = true;
         if log.readers == 0 {
             let dropped = (std::mem::take(&mut log.done), std::mem::take(&mut log.by_seq));
-            log.taken += (dropped.0.len() + dropped.1.len()) as u64;
+            dropped.0.iter().chain(dropped.1.values()).for_each(|row| log.take(row.seq));
             drop(log);
-            drop(dropped);
+            drop_quietly(dropped);
         }
     }
 
     fn drop_waiting(&self) -> usize {
         let dropped = std::mem::take(&mut self.rows.lock().waiting);
-        dropped.len()
+        let count = dropped.len();
+        drop_quietly(dropped);
+        count
     }
 }
 
@@ -296,6 +324,25 @@ mod tests {
         Store::<u64, u64>::close(&store);
         assert_eq!(read(&store, Order::Input), Some(4));
         assert!(matches!(Store::<u64, u64>::read(&store, Order::Input), Read::End));
+    }
+
+    #[test]
+    fn input_order_goes_on_behind_what_others_took() {
+        let store = filled(3, 10);
+        assert_eq!(claimed(&store, 6).len(), 6);
+        Store::<u64, u64>::discard_unread(&store);
+        store.settle(&mut vec![settled(0), settled(2), settled(3)]);
+        store.reader(Order::Input, true);
+        assert_eq!(claimed(&store, 10), [] as [u64; 0], "1, 4 and 5 are out");
+        store.settle(&mut vec![settled(5), settled(4)]);
+        assert_eq!(read(&store, Order::Input), None, "1 comes first");
+        store.settle(&mut vec![settled(1)]);
+        for seq in [1, 4, 5] {
+            assert_eq!(read(&store, Order::Input), Some(seq));
+        }
+        assert_eq!(claimed(&store, 10), [6, 7, 8]);
+        let log = store.log.lock();
+        assert_eq!((log.head, log.ahead.len()), (6, 0));
     }
 
     #[test]

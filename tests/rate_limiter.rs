@@ -331,6 +331,19 @@ fn what_has_started_is_not_re_timed() {
 }
 
 #[test]
+fn what_no_longer_fits_is_lost_for_good() {
+    let (time, limiter) = manual(Rate::per_second(1).burst(2));
+    limiter.try_acquire(1).unwrap();
+    let two = limiter.reserve(2).unwrap();
+    limiter.set_burst(1).unwrap();
+    assert_eq!(two.start_at(), Timestamp::MAX);
+    limiter.set_burst(2).unwrap();
+    time.advance(secs(9));
+    assert_eq!(two.wait().unwrap_err(), LimitError::NeverFits { asked: 2, burst: 2 });
+    assert_eq!(limiter.remaining(), 2);
+}
+
+#[test]
 fn a_slower_rate_keeps_what_was_saved() {
     let (time, limiter) = manual(Rate::per_second(4).burst(8));
     limiter.try_acquire(8).unwrap();

@@ -61,6 +61,8 @@ const FAST_AND_WHOLE: u64 = 32;
 const FINEST: u64 = 1 << 44;
 /// The epoch of a slot that started before a change, so that no further one can move it.
 const STARTED: u64 = u64::MAX;
+/// The epoch of a slot that the burst no longer held at some time.
+const NEVER: u64 = u64::MAX - 2;
 /// How many spins a lost CAS may cost at the most.
 const MOST_SPINS: u32 = 64;
 
@@ -347,12 +349,16 @@ impl Bucket {
         self.tat.compare_exchange(slot.end, slot.before, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Brings the start of a reservation up to date with the terms. False: the burst no longer holds it.
+    /// Brings the start of a reservation up to date with the terms. False: the burst was lowered below its tokens, and
+    /// they will never be granted (a larger one later does not help: part of its piece may have passed by then).
     ///
     /// What started before the first change since it was last brought up to date has started.
     pub fn retime(&self, slot: &mut Slot) -> bool {
         // Not a clock, but to be read while the terms stand, as a clock is.
         let View { terms, epoch, now: since, .. } = self.view(&|| self.terms.since.load(Ordering::Acquire));
+        if slot.epoch == NEVER {
+            return false;
+        }
         if slot.at_once() || slot.epoch == STARTED || slot.epoch == epoch {
             return true;
         }
@@ -360,10 +366,14 @@ impl Bucket {
             slot.epoch = STARTED;
             return true;
         }
+        if terms.cost(slot.n).is_none() {
+            (slot.epoch, slot.start) = (NEVER, u64::MAX);
+            return false;
+        }
         let due = terms.line.reaches(slot.end.saturating_sub(terms.burst));
         slot.start = due.map_or(u64::MAX, |due| due.max(since));
         slot.epoch = epoch;
-        terms.cost(slot.n).is_some()
+        true
     }
 
     /// Tokens that could be taken now.

@@ -469,7 +469,11 @@ impl Inner {
     }
 
     fn slot_time(&self, slot: &Slot) -> Timestamp {
-        if slot.at_once() { self.clock.at_raw(slot.start) } else { self.time_of(slot.start) }
+        match slot.start {
+            u64::MAX => Timestamp::MAX,
+            start if slot.at_once() => self.clock.at_raw(start),
+            start => self.time_of(start),
+        }
     }
 
     fn time_of(&self, tick: u64) -> Timestamp {

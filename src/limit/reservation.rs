@@ -118,7 +118,7 @@ impl Reservation {
 
     /// When its tokens will be there, by the rate, burst and pause of now: a change of them moves it.
     /// One that nobody looked at between two changes may count as started at the later one.
-    /// [`Timestamp::MAX`] when a pause has moved it out of the clock's reach.
+    /// [`Timestamp::MAX`] when a pause has moved it out of the clock's reach, or the burst was lowered below its tokens.
     pub fn start_at(&self) -> Timestamp {
         let mut slot = self.slot.lock();
         self.limiter.bucket().retime(&mut slot);

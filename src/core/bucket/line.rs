@@ -154,11 +154,12 @@ impl Line {
         let product = u128::from(dt) * u128::from(self.recip);
         let mut q = dt * self.whole + (product >> 64) as u64;
         let mut rest = dt.wrapping_mul(self.num).wrapping_sub(q.wrapping_mul(self.den));
+        let mut about = (product as u64).saturating_add(dt);
         if rest >= self.den {
             q += 1;
             rest -= self.den;
+            about = (product as u64).wrapping_add(dt);
         }
-        let about = (product as u64).saturating_add(dt);
         Point { tick: self.t0 + dt, floor: self.v0 + q, rest, about }
     }
 
@@ -241,6 +242,20 @@ mod tests {
                 prop_assert_eq!(point.tick, t0 + dt);
                 prop_assert_eq!(line.at(t0.saturating_sub(dt)).floor, v0);
             }
+        }
+
+        /// Far from `t0`, where the reciprocal is mostly off by one, and at positions just ahead.
+        #[test]
+        fn waiting_is_exact_after_centuries(
+            num in 1u64..1 << 40, ratio in 0.3f64..4.5, dt in 0u64..1 << 62, multiple in any::<bool>(), gap in 1u64..300,
+        ) {
+            let den = ((num as f64 * ratio) as u64).max(1);
+            let line = Line::new(0, 0, Pace::new(num.into(), den.into()).unwrap(), 1).unwrap();
+            let dt = if multiple { dt - dt % line.den } else { dt };
+            let point = line.at(dt.min(line.span / 2));
+            let w = u128::from(line.ticks_until(point, point.floor + gap));
+            let climb = |w| u128::from(point.rest) + w * u128::from(line.num) >= u128::from(gap) * u128::from(line.den);
+            prop_assert!(climb(w) && !climb(w - 1));
         }
 
         #[test]

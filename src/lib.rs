@@ -89,7 +89,7 @@ pub use crate::{
     engine::{CancelToken, Context, EngineConfig, Error, Event, PushError, Workers},
     error::Invalid,
     job::{
-        AttemptError, AttemptKind, BatchStatus, Dead, DeadReason, Duplicates, Failure, FailureKind,
+        AttemptError, AttemptKind, BatchStatus, Dead, DeadItem, DeadReason, Duplicates, Failure, FailureKind,
         HaltReason, HaltRule, ItemResult, Key, Payload, Priority, Report, Retry,
     },
     limit::{Quota, Rate, RateLimiter},

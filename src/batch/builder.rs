@@ -194,12 +194,14 @@ impl EngineBuilder {
             throttling: config.enable_resource_throttling,
             rate_limiting: config.enable_rate_limiting,
             retry: config.retry,
+            metered: config.enable_performance_monitoring,
             seed: config.seed.unwrap_or_else(crate::time::wall_ms),
         };
         if self.panic_hook {
             worker::install_panic_hook();
         }
-        let states: Vec<_> = (0..workers).map(|id| WorkerState::new(id, limits.seed)).collect();
+        let states: Vec<_> =
+            (0..workers).map(|id| WorkerState::new(id, limits.seed, limits.metered)).collect();
         let slots = states.iter().map(|state| Arc::clone(&state.slot)).collect();
         let pool = Pool::new(self.rayon_threads.unwrap_or_else(|| Workers::auto().count()));
         let gate = Gate::new(total, quotas, rates, seconds(config.reclaim_after_seconds));

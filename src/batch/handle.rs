@@ -11,7 +11,7 @@ use crate::engine::tunables::LaneTunables;
 use crate::engine::worker::on_worker_of;
 use crate::engine::{Context, Error, PushError};
 use crate::error::Invalid;
-use crate::job::{Duplicates, Failure, Key, Payload, Priority, Report};
+use crate::job::{DeadItem, Duplicates, Failure, Key, Payload, Priority, Report};
 use crate::stats::BatchStats;
 use crate::store::{AppendError, MemoryStore, Order};
 use crate::sync::{Arc, Mutex};
@@ -244,7 +244,35 @@ impl<I: 'static, O> Batch<I, O> {
         I: Send + Sync + 'static,
         O: Send + 'static,
     {
-        self.reader(Order::Completion)
+        self.reader(Order::Completion, 0)
+    }
+
+    /// The results from a [cursor](Results::cursor) on, in the order of completion. In memory a result is handed out
+    /// once: those before the cursor that nobody has read are passed over, those behind it that were read are gone.
+    ///
+    /// ```
+    /// use batchyard::Engine;
+    /// let engine = Engine::builder().in_memory().open()?;
+    /// let batch = engine.batch("b").submit(0..10u32, |n, _| Ok(*n))?;
+    /// let mut first = batch.results();
+    /// first.next();
+    /// first.next();
+    /// let cursor = first.cursor();
+    /// drop(first);
+    /// assert_eq!((cursor, batch.results_from(cursor).count()), (2, 8));
+    /// # Ok::<(), batchyard::Error>(())
+    /// ```
+    pub fn results_from(&self, cursor: u64) -> Results<I, O>
+    where
+        I: Send + Sync + 'static,
+        O: Send + 'static,
+    {
+        self.reader(Order::Completion, cursor)
+    }
+
+    /// The items given up so far, with the error of every attempt, whether their results were read or not.
+    pub fn dead(&self) -> Vec<DeadItem> {
+        self.rows.store.dead()
     }
 
     /// The results in the order of submission. Dispatch is kept within `result_window` of the oldest unread one.
@@ -253,10 +281,10 @@ impl<I: 'static, O> Batch<I, O> {
         I: Send + Sync + 'static,
         O: Send + 'static,
     {
-        self.reader(Order::Input)
+        self.reader(Order::Input, 0)
     }
 
-    fn reader(&self, order: Order) -> Results<I, O>
+    fn reader(&self, order: Order, from: u64) -> Results<I, O>
     where
         I: Send + Sync + 'static,
         O: Send + 'static,
@@ -267,7 +295,7 @@ impl<I: 'static, O> Batch<I, O> {
                 shell.with(|body| body.refill(&shared, &shell));
             }
         };
-        Results::new(Arc::clone(&self.shared), Arc::clone(&self.rows), Box::new(refill), order)
+        Results::new(Arc::clone(&self.shared), Arc::clone(&self.rows), Box::new(refill), order, from)
     }
 
     /// Waits for the batch to end, seals it first, and says how it went. Results that nobody reads are counted and

@@ -21,6 +21,9 @@ pub struct Results<I, O> {
     pub(super) refill: Box<dyn Fn() + Send + Sync>,
     pub(super) order: Order,
     pub(super) over: bool,
+    /// Results before this cursor are passed over.
+    pub(super) from: u64,
+    pub(super) cursor: u64,
 }
 
 impl<I, O> Results<I, O> {
@@ -29,20 +32,32 @@ impl<I, O> Results<I, O> {
         rows: Arc<Rows<I, O>>,
         refill: Box<dyn Fn() + Send + Sync>,
         order: Order,
+        from: u64,
     ) -> Self {
         rows.store.reader(order, true);
-        Self { shared, rows, refill, order, over: false }
+        Self { shared, rows, refill, order, over: false, from, cursor: from }
     }
 
     /// The next result if it is there already.
     pub fn try_next(&mut self) -> Option<ItemResult<O>> {
-        match self.rows.store.read(self.order) {
-            Read::Row(row) => {
-                (self.refill)();
-                Some(item(row))
+        loop {
+            match self.rows.store.read(self.order) {
+                Read::Row(row, cursor) => {
+                    (self.refill)();
+                    if cursor > self.from {
+                        self.cursor = cursor;
+                        return Some(item(row));
+                    }
+                }
+                Read::Pending | Read::End => return None,
             }
-            Read::Pending | Read::End => None,
         }
+    }
+
+    /// The cursor behind the last result that was yielded: where [`Batch::results_from`](crate::Batch::results_from)
+    /// goes on.
+    pub fn cursor(&self) -> u64 {
+        self.cursor
     }
 }
 
@@ -53,27 +68,32 @@ impl<I, O> Iterator for Results<I, O> {
         if self.over {
             return None;
         }
-        let read = || match self.rows.store.read(self.order) {
-            Read::Pending => None,
-            found => Some(found),
-        };
-        let found = match read() {
-            Some(found) => found,
-            None if on_worker_of(&self.shared) => {
-                self.over = true;
-                return Some(Err(Error::WouldBlockWorker));
-            }
-            None => self.rows.published.wait(&self.shared.clock, None, read)?,
-        };
-        match found {
-            Read::Row(row) => {
-                // A place in the window is free: more may be claimed.
-                (self.refill)();
-                Some(Ok(item(row)))
-            }
-            Read::Pending | Read::End => {
-                self.over = true;
-                None
+        loop {
+            let read = || match self.rows.store.read(self.order) {
+                Read::Pending => None,
+                found => Some(found),
+            };
+            let found = match read() {
+                Some(found) => found,
+                None if on_worker_of(&self.shared) => {
+                    self.over = true;
+                    return Some(Err(Error::WouldBlockWorker));
+                }
+                None => self.rows.published.wait(&self.shared.clock, None, read)?,
+            };
+            match found {
+                Read::Row(row, cursor) => {
+                    // A place in the window is free: more may be claimed.
+                    (self.refill)();
+                    if cursor > self.from {
+                        self.cursor = cursor;
+                        return Some(Ok(item(row)));
+                    }
+                }
+                Read::Pending | Read::End => {
+                    self.over = true;
+                    return None;
+                }
             }
         }
     }

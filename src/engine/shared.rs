@@ -56,6 +56,8 @@ pub(crate) struct Limits {
     /// Rates are kept; without them `paced_by` asks for nothing.
     pub(crate) rate_limiting: bool,
     pub(crate) retry: crate::job::Retry,
+    /// Latencies are recorded.
+    pub(crate) metered: bool,
     pub(crate) seed: u64,
 }
 
@@ -699,7 +701,7 @@ impl Shared {
 
     /// Puts a new thread in the place of one that does not return.
     pub(crate) fn replace(self: &Arc<Self>, id: usize) {
-        let state = WorkerState::new(id, self.limits.seed);
+        let state = WorkerState::new(id, self.limits.seed, self.limits.metered);
         let old = {
             let mut slot = self.slots[id].lock();
             state.slot.set_paused(slot.is_paused());

@@ -40,8 +40,9 @@ pub(crate) struct WorkerState {
 }
 
 impl WorkerState {
-    pub(crate) fn new(id: usize, seed: u64) -> Self {
-        let recorder = Recorder::new();
+    /// `metered`: its latencies are recorded.
+    pub(crate) fn new(id: usize, seed: u64, metered: bool) -> Self {
+        let recorder = Recorder::switched(metered);
         Self {
             slot: Arc::new(Slot::new(id, recorder.reader())),
             held: Held::default(),
@@ -52,7 +53,7 @@ impl WorkerState {
 
     /// A state for whoever settles an abandoned item in the worker's stead.
     pub(crate) fn stand_in(slot: &Arc<Slot>, seed: u64) -> Self {
-        Self { slot: Arc::clone(slot), ..Self::new(slot.id, seed) }
+        Self { slot: Arc::clone(slot), ..Self::new(slot.id, seed, false) }
     }
 }
 

@@ -34,6 +34,6 @@ pub use self::{
     key::Key,
     payload::{Payload, PayloadError},
     priority::Priority,
-    report::{BatchStatus, ItemResult, Report},
+    report::{BatchStatus, DeadItem, ItemResult, Report},
     retry::Retry,
 };

@@ -37,6 +37,36 @@ impl<O> ItemResult<O> {
     }
 }
 
+/// An item that was given up: what [`Batch::dead`](crate::Batch::dead) lists.
+///
+/// ```
+/// use batchyard::{Engine, Failure};
+/// let engine = Engine::builder().in_memory().open()?;
+/// let batch = engine.batch("b").submit([1u32, 2], |n, _| if *n == 1 { Ok(*n) } else { Err(Failure::fatal("two")) })?;
+/// batch.wait()?;
+/// let dead = batch.dead();
+/// assert_eq!((dead.len(), dead[0].seq), (1, 1));
+/// assert!(dead[0].dead.to_string().contains("two"));
+/// # Ok::<(), batchyard::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DeadItem {
+    /// The item's place in its batch.
+    pub seq: u64,
+    /// Its identity.
+    pub key: Key,
+    /// Why it was given up, with the error of every attempt.
+    pub dead: Dead,
+}
+
+impl DeadItem {
+    /// Puts the parts together.
+    pub(crate) fn new(seq: u64, key: Key, dead: Dead) -> Self {
+        DeadItem { seq, key, dead }
+    }
+}
+
 /// How a batch ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -155,30 +155,40 @@ impl Track {
 pub(crate) struct Recorder {
     run: Track,
     wait: Track,
+    on: bool,
 }
 
 #[allow(dead_code)]
 impl Recorder {
     pub(crate) fn new() -> Self {
-        Recorder { run: Track::new(), wait: Track::new() }
+        Self::switched(true)
+    }
+
+    /// A recorder that records, or one that does not.
+    pub(crate) fn switched(on: bool) -> Self {
+        Recorder { run: Track::new(), wait: Track::new(), on }
     }
 
     /// An attempt ran this long.
     #[inline(always)]
     pub(crate) fn record_run(&mut self, ns: u64) {
-        self.run.record(ns, 1);
+        self.record_run_many(ns, 1);
     }
 
     /// `count` attempts ran this long each: what a chunk that was timed as a whole says.
     #[inline(always)]
     pub(crate) fn record_run_many(&mut self, ns: u64, count: u64) {
-        self.run.record(ns, count);
+        if self.on {
+            self.run.record(ns, count);
+        }
     }
 
     /// An attempt had been ready this long when it started.
     #[inline(always)]
     pub(crate) fn record_wait(&mut self, ns: u64) {
-        self.wait.record(ns, 1);
+        if self.on {
+            self.wait.record(ns, 1);
+        }
     }
 
     /// Makes what was recorded visible to readers, if none of them copies at this moment. Call once a chunk.

@@ -7,7 +7,7 @@
 //! the window counts from the oldest unread row, so the head of the order always has its place.
 
 use super::{AppendError, Appended, Claim, Order, Read, Row, Settled, Store};
-use crate::job::{Duplicates, Key};
+use crate::job::{DeadItem, Duplicates, Key};
 use crate::sync::{Arc, Mutex};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -47,6 +47,8 @@ struct Log<O> {
     closed: bool,
     /// Rows read or dropped.
     taken: u64,
+    /// Items given up: kept for the batch's life, read or not.
+    dead: Vec<DeadItem>,
 }
 
 impl<I, O> MemoryStore<I, O> {
@@ -69,6 +71,7 @@ impl<I, O> MemoryStore<I, O> {
                 discard: false,
                 closed: false,
                 taken: 0,
+                dead: Vec::new(),
             }),
             window: window.max(1),
         }
@@ -165,6 +168,13 @@ impl<I: Send + Sync, O: Send> Store<I, O> for MemoryStore<I, O> {
 
     fn settle(&self, settled: &mut Vec<Settled<O>>) {
         let mut log = self.log.lock();
+        for row in settled.iter() {
+            if let Err(dead) = &row.outcome
+                && !dead.is_skipped()
+            {
+                log.dead.push(DeadItem::new(row.seq, row.key.clone(), dead.clone()));
+            }
+        }
         if log.discard && log.readers == 0 {
             settled.iter().for_each(|row| log.take(row.seq));
             let dropped = std::mem::take(settled);
@@ -199,11 +209,15 @@ impl<I: Send + Sync, O: Send> Store<I, O> for MemoryStore<I, O> {
         match row {
             Some(row) => {
                 log.take(row.seq);
-                Read::Row(row)
+                Read::Row(row, log.taken)
             }
             None if log.closed => Read::End,
             None => Read::Pending,
         }
+    }
+
+    fn dead(&self) -> Vec<DeadItem> {
+        self.log.lock().dead.clone()
     }
 
     fn reader(&self, order: Order, present: bool) {
@@ -271,7 +285,7 @@ mod tests {
 
     fn read(store: &MemoryStore<u64, u64>, order: Order) -> Option<u64> {
         match Store::<u64, u64>::read(store, order) {
-            Read::Row(row) => Some(row.seq),
+            Read::Row(row, _) => Some(row.seq),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ mod memory;
 
 pub(crate) use memory::MemoryStore;
 
-use crate::job::{Dead, Duplicates, Key};
+use crate::job::{Dead, DeadItem, Duplicates, Key};
 use crate::sync::Arc;
 use crate::time::Timestamp;
 use std::time::Duration;
@@ -67,7 +67,8 @@ pub(crate) enum AppendError<I> {
 /// What a reader found.
 #[derive(Debug)]
 pub(crate) enum Read<O> {
-    Row(Settled<O>),
+    /// The result and the cursor behind it: how many were read before and with it.
+    Row(Settled<O>, u64),
     /// Not yet.
     Pending,
     /// The batch has ended and all was read.
@@ -114,6 +115,9 @@ pub(crate) trait Store<I, O>: Send + Sync {
 
     /// The next result in this order.
     fn read(&self, order: Order) -> Read<O>;
+
+    /// The items given up so far, in order of settling.
+    fn dead(&self) -> Vec<DeadItem>;
 
     /// A reader of this order came (true) or went (false).
     fn reader(&self, order: Order, present: bool);

@@ -64,7 +64,8 @@ pub struct EngineConfig {
     pub enable_rate_limiting: bool,
     /// Whether quotas are kept. Default true.
     pub enable_resource_throttling: bool,
-    /// Whether waits inside items are searched for deadlocks. Default true.
+    /// Whether waits inside items are searched for deadlocks. Default true. Without effect today: items cannot wait for
+    /// locks or permits yet.
     pub enable_deadlock_detection: bool,
     /// Whether latencies are recorded. Counters always are. Default true.
     pub enable_performance_monitoring: bool,

@@ -1,31 +1,27 @@
-//! The typed part of a lane: entries in, outcomes out, and the loop that runs a chunk.
+//! The typed part of a lane: what a batch's work is to it, and the loop that runs a chunk.
 //!
-//! An *entry* is a chunk of items, or one item that came back. Fresh entries wait in the lane's crossbeam channel,
-//! which only [`refill`](LaneBody::refill) fills; everything that comes back (a retry, the rest of a chunk that was
-//! taken back, an item that the gate held up) waits in `returned`, which is looked at first. The lane's word counts
-//! both: an entry is inserted, then added; whoever removes one takes a ticket first, so a ticket holder always finds
-//! an entry, in one of the two, perhaps after looking again.
+//! What waits in the lane is in `entries`, what becomes of a failed item in `verdict`.
 //!
 //! A worker's *seat* in the lane holds the chunk it has in hand. Its word (`next | end | epoch`) is where the owner
 //! takes the next item and others take back the rest; the seat's latch is held while the word is armed and while
 //! somebody takes back, so whoever takes back knows the chunk that the word speaks of.
 
 use super::context::Context;
+use super::entries::{Entry, Later};
 use super::gate::Admission;
 use super::lane::{Ending, LaneBody, Shell};
 use super::shared::Shared;
 use super::slot::Slot;
-use super::worker::{Fate, Place, WorkerState, caught, drop_quietly, with_item};
+use super::verdict::{History, Verdict};
+use super::worker::{Fate, WorkerState, caught, drop_quietly, with_item};
 use crate::core::chunk::Chunk as ChunkWord;
 use crate::core::waitlist::Demand;
-use crate::job::{
-    AttemptError, AttemptKind, Dead, DeadReason, Failure, FailureKind, HaltReason, Key, Report,
-};
+use crate::job::{Dead, Failure, HaltReason, Key, Report};
 use crate::policy;
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::sync::{Arc, Mutex};
 use crate::time::{Timestamp, millis, secs};
-use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::ops::Range;
@@ -81,22 +77,7 @@ pub(crate) trait Work: Send + Sync {
     fn ended(&self, report: &Report);
 }
 
-/// What an item has behind it.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct History {
-    tries: u32,
-    deferrals: u32,
-    errors: Vec<AttemptError>,
-}
-
-/// A chunk, or an item that came back.
-struct Entry<C> {
-    chunk: C,
-    range: Range<u32>,
-    history: Option<Box<History>>,
-}
-
-struct Seat<C> {
+pub(super) struct Seat<C> {
     word: ChunkWord,
     hand: Mutex<Option<Hand<C>>>,
     tally: Tally,
@@ -135,50 +116,15 @@ struct Hand<C> {
     history: Option<Box<History>>,
 }
 
-struct Later<C> {
-    due: Timestamp,
-    entry: Entry<C>,
-}
-
-impl<C> PartialEq for Later<C> {
-    fn eq(&self, other: &Self) -> bool {
-        self.due == other.due
-    }
-}
-impl<C> Eq for Later<C> {}
-impl<C> PartialOrd for Later<C> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl<C> Ord for Later<C> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.due.cmp(&other.due)
-    }
-}
-
 /// The typed part of a lane.
 pub(crate) struct Body<W: Work> {
     pub(crate) work: W,
-    fresh: Option<(Sender<Entry<W::Chunk>>, Receiver<Entry<W::Chunk>>)>,
-    refilling: Mutex<()>,
-    returned: Mutex<VecDeque<Entry<W::Chunk>>>,
-    backoff: Mutex<BinaryHeap<Reverse<Later<W::Chunk>>>>,
-    seats: Box<[Seat<W::Chunk>]>,
-    workers: usize,
-}
-
-/// How one attempt ended, before anybody decides what becomes of the item.
-enum Verdict {
-    Failed(Failure),
-    Panicked {
-        message: String,
-        place: Option<Place>,
-    },
-    /// Taken from its worker.
-    Abandoned {
-        hung: bool,
-    },
+    pub(super) fresh: Option<(Sender<Entry<W::Chunk>>, Receiver<Entry<W::Chunk>>)>,
+    pub(super) refilling: Mutex<()>,
+    pub(super) returned: Mutex<VecDeque<Entry<W::Chunk>>>,
+    pub(super) backoff: Mutex<BinaryHeap<Reverse<Later<W::Chunk>>>>,
+    pub(super) seats: Box<[Seat<W::Chunk>]>,
+    pub(super) workers: usize,
 }
 
 impl<W: Work> Body<W> {
@@ -193,67 +139,6 @@ impl<W: Work> Body<W> {
                 .map(|_| Seat { word: ChunkWord::new(), hand: Mutex::new(None), tally: Tally::new() })
                 .collect(),
             workers,
-        }
-    }
-
-    /// How many items the next chunk should have.
-    fn chunk_size(&self, shell: &Shell) -> usize {
-        let fair = self.work.unclaimed().div_ceil(self.workers * 2).max(1);
-        {
-            let core = &shell.core;
-            let next = policy::chunk_size::next(
-                core.last_chunk.load(Ordering::Relaxed),
-                core.predicted.load(Ordering::Relaxed),
-            );
-            core.last_chunk.store(next, Ordering::Relaxed);
-            (next as usize).min(fair)
-        }
-    }
-
-    /// The entry that belongs to a ticket. `None`: a direct claim found nothing left.
-    fn pop(&self, shared: &Shared, shell: &Arc<Shell>) -> Option<Entry<W::Chunk>> {
-        loop {
-            if let Some(entry) = self.returned.lock().pop_front() {
-                return Some(entry);
-            }
-            match &self.fresh {
-                Some((_, fresh)) => match fresh.try_recv() {
-                    Ok(entry) => return Some(entry),
-                    // The ticket says there is one: it went into `returned` after we looked there.
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => crate::sync::hint::spin_loop(),
-                },
-                None => {
-                    let (chunk, len, more) = self.work.claim(self.chunk_size(shell))?;
-                    if more {
-                        shared.add(shell, 1);
-                    }
-                    return Some(Entry { chunk, range: 0..len, history: None });
-                }
-            }
-        }
-    }
-
-    /// Back into the lane, in front.
-    fn give_back(
-        &self,
-        shared: &Shared,
-        shell: &Arc<Shell>,
-        entries: impl IntoIterator<Item = Entry<W::Chunk>>,
-    ) {
-        let mut count = 0;
-        {
-            let mut returned = self.returned.lock();
-            for entry in entries {
-                returned.push_front(entry);
-                count += 1;
-            }
-        }
-        if count > 0 {
-            shared.add(shell, count);
-            if shell.core.is_stopping() {
-                // The stop may have cleared the lane just before these came back.
-                self.clear(shared, shell);
-            }
         }
     }
 
@@ -286,7 +171,7 @@ impl<W: Work> Body<W> {
             shared.watch();
         }
 
-        // ORDERING: SeqCst with the fence in `Shared::hold_back`: either it finds this chunk in hand, or we see here that
+        // ORDERING: SeqCst with the fence in `Shared::take_hands_off`: either it finds this chunk in hand, or we see here that
         // the lane was paused or stopped after we took the ticket.
         fence(Ordering::SeqCst);
         if core.is_held_back() {
@@ -455,7 +340,7 @@ impl<W: Work> Body<W> {
         fate
     }
 
-    fn ended_item(
+    pub(super) fn ended_item(
         &self,
         shared: &Shared,
         chunk: &W::Chunk,
@@ -480,7 +365,13 @@ impl<W: Work> Body<W> {
         self.give_back(shared, shell, [Entry { chunk: chunk.clone(), range: at..at + 1, history }]);
     }
 
-    fn take_back_seat(&self, shared: &Shared, shell: &Arc<Shell>, seat: &Seat<W::Chunk>, before: u64) {
+    pub(super) fn take_back_seat(
+        &self,
+        shared: &Shared,
+        shell: &Arc<Shell>,
+        seat: &Seat<W::Chunk>,
+        before: u64,
+    ) {
         let mut hand = seat.hand.lock();
         let Some(in_hand) = hand.as_mut().filter(|hand| hand.since <= before) else { return };
         let Some((_, range)) = seat.word.take_back() else { return };
@@ -489,158 +380,7 @@ impl<W: Work> Body<W> {
         drop(hand);
         self.give_back(shared, shell, [entry]);
     }
-
-    /// Decides what becomes of an item whose attempt did not succeed. 1: it is settled, 0: it will be tried again.
-    #[cold]
-    #[allow(clippy::too_many_arguments)]
-    fn failed(
-        &self,
-        shared: &Shared,
-        shell: &Arc<Shell>,
-        me: &mut WorkerState,
-        seat: usize,
-        chunk: &W::Chunk,
-        at: u32,
-        history: Option<Box<History>>,
-        verdict: Verdict,
-        now: u64,
-    ) -> u64 {
-        let core = &shell.core;
-        let mut history = history.unwrap_or_default();
-        let since = me.slot.since();
-        let timed_out = me.slot.was_cancelled();
-        if timed_out || matches!(verdict, Verdict::Abandoned { .. }) {
-            core.counts.timed_out.add(1);
-        }
-        let (kind, reason, message, place) = match verdict {
-            Verdict::Failed(failure) => {
-                let reason = if timed_out { DeadReason::TimedOut } else { DeadReason::Exhausted };
-                let kind = failure.kind();
-                // The user's error: to print it and to drop it runs code of the user's.
-                let message = caught(|| {
-                    let message = failure.message();
-                    drop(failure);
-                    message
-                });
-                let message =
-                    message.unwrap_or_else(|(panic, _)| format!("its error cannot be shown: {panic}"));
-                let message = match core.spec.item_timeout {
-                    Some(limit) if timed_out => format!("timed out after {limit:?}: {message}"),
-                    _ => message,
-                };
-                (kind, reason, message, None)
-            }
-            Verdict::Panicked { message, place } => {
-                me.slot.counters.panicked.add(1);
-                (FailureKind::Retry, DeadReason::Panicked, format!("panicked: {message}"), place)
-            }
-            Verdict::Abandoned { hung: true } => {
-                (FailureKind::Retry, DeadReason::Hung, "hung: no heartbeat, abandoned".to_owned(), None)
-            }
-            Verdict::Abandoned { hung: false } => (
-                FailureKind::Retry,
-                DeadReason::TimedOut,
-                "timed out and did not stop: abandoned".to_owned(),
-                None,
-            ),
-        };
-        // Interrupted by a cancellation from above: that is no failure of the item.
-        let over = core.is_cancelled() || shared.is_cancelling();
-        if over && !matches!(kind, FailureKind::Fatal | FailureKind::Skip) {
-            let ending = core.steer.lock().ending.clone().unwrap_or(Ending::Cancelled);
-            self.work.cancelled(chunk, at..at + 1, &ending);
-            core.counts.cancelled.add(1);
-            return 1;
-        }
-        let free = matches!(kind, FailureKind::RetryAfter(_) | FailureKind::Defer(_));
-        if free {
-            history.deferrals += 1;
-        } else {
-            history.tries += 1;
-        }
-        let error = AttemptError::new(history.tries.max(1), attempt_kind(kind, reason), message);
-        history.errors.push(match place {
-            Some(place) => error.at(place.to_string()),
-            None => error,
-        });
-        if history.errors.len() > MAX_ERRORS {
-            history.errors.remove(1); // the first and the latest tell most
-        }
-        let wait = match kind {
-            FailureKind::Retry if history.tries >= core.spec.retry.max_attempts() => Err(reason),
-            FailureKind::Retry
-                if !policy::retry_budget::affords(
-                    core.spec.retry.budget_share(),
-                    core.counts.submitted.get(),
-                    core.counts.retried.get(),
-                ) =>
-            {
-                Err(DeadReason::RetryBudget)
-            }
-            FailureKind::Retry => {
-                Ok(policy::backoff::delay(&core.spec.retry, history.tries, me.rng.next_u64()))
-            }
-            FailureKind::RetryAfter(wait) | FailureKind::Defer(wait) => Ok(wait),
-            FailureKind::Fatal => Err(DeadReason::Fatal),
-            FailureKind::Skip => Err(DeadReason::Skipped),
-        };
-        match wait {
-            Ok(wait) => {
-                if !free {
-                    core.counts.retried.add(1);
-                    me.slot.counters.retried.add(1);
-                }
-                let entry = Entry { chunk: chunk.clone(), range: at..at + 1, history: Some(history) };
-                if wait.is_zero() {
-                    // Behind what waits already: a failing item must not keep its lane busy alone.
-                    self.returned.lock().push_back(entry);
-                    shared.add(shell, 1);
-                } else {
-                    let due = shared.clock.now() + wait;
-                    core.counts.waiting_retry.add(1);
-                    self.backoff.lock().push(Reverse(Later { due, entry }));
-                    shared.schedule(due, shell);
-                }
-                if core.is_stopping() {
-                    // The stop may have cleared the lane just before the item came back.
-                    self.clear(shared, shell);
-                }
-                0
-            }
-            Err(reason) => {
-                let dead = Dead::new(reason, history.tries, history.errors);
-                let ended = self.ended_item(shared, chunk, at, history.tries, since, now);
-                if reason == DeadReason::Skipped {
-                    core.counts.skipped.add(1);
-                } else {
-                    core.counts.dead.add(1);
-                    me.slot.counters.failed.add(1);
-                    shared.dead(shell, self.work.seq(chunk, at), &dead);
-                }
-                self.work.keep(seat, chunk, at, Err(dead), ended);
-                if reason != DeadReason::Skipped {
-                    shared.check_halt(shell);
-                }
-                1
-            }
-        }
-    }
 }
-
-fn attempt_kind(kind: FailureKind, reason: DeadReason) -> AttemptKind {
-    match (kind, reason) {
-        (FailureKind::Retry, DeadReason::TimedOut) => AttemptKind::TimedOut,
-        (FailureKind::Retry, DeadReason::Hung) => AttemptKind::Hung,
-        (FailureKind::Retry, DeadReason::Panicked) => AttemptKind::Panicked,
-        (FailureKind::Retry, _) => AttemptKind::Failed,
-        (FailureKind::RetryAfter(_) | FailureKind::Defer(_), _) => AttemptKind::Deferred,
-        (FailureKind::Fatal, _) => AttemptKind::Fatal,
-        (FailureKind::Skip, _) => AttemptKind::Skipped,
-    }
-}
-
-/// Errors kept of one item; more of them than this tell nothing new and would grow without bound.
-const MAX_ERRORS: usize = 32;
 
 fn take_history<C>(seat: &Seat<C>) -> Option<Box<History>> {
     seat.hand.lock().as_mut().and_then(|hand| hand.history.take())
@@ -652,34 +392,12 @@ impl<W: Work> LaneBody for Body<W> {
             me.held.release(shared);
             return Fate::GoOn;
         };
-        self.refill(shared, shell);
+        self.fill(shared, shell);
         self.run(shared, shell, me, entry)
     }
 
     fn refill(&self, shared: &Shared, shell: &Arc<Shell>) {
-        let Some((fresh, _)) = &self.fresh else { return };
-        let bound = fresh.capacity().unwrap_or(usize::MAX);
-        // Below half: a refill is worth its lock then.
-        while fresh.len() <= bound / 2 {
-            {
-                let _one = self.refilling.lock();
-                while !fresh.is_full() && !shell.core.is_stopping() {
-                    let Some((chunk, len, more)) = self.work.claim(self.chunk_size(shell)) else { return };
-                    let entry = Entry { chunk, range: 0..len, history: None };
-                    if let Err(full) = fresh.try_send(entry) {
-                        // Only refill sends, under its latch, into a channel with room.
-                        self.returned.lock().push_back(full.into_inner());
-                    }
-                    shared.add(shell, 1);
-                    if !more {
-                        break;
-                    }
-                }
-            }
-            if self.work.unclaimed() == 0 || shell.core.is_stopping() || fresh.is_full() {
-                return;
-            }
-        }
+        self.fill(shared, shell);
     }
 
     fn take_back(&self, shared: &Shared, shell: &Arc<Shell>, before: u64) {
@@ -696,69 +414,11 @@ impl<W: Work> LaneBody for Body<W> {
     }
 
     fn due(&self, shared: &Shared, shell: &Arc<Shell>, now: Timestamp) {
-        let mut count = 0;
-        let next = {
-            let mut backoff = self.backoff.lock();
-            let mut returned = self.returned.lock();
-            while backoff.peek().is_some_and(|Reverse(later)| later.due <= now) {
-                if let Some(Reverse(later)) = backoff.pop() {
-                    returned.push_back(later.entry);
-                    count += 1;
-                }
-            }
-            backoff.peek().map(|Reverse(later)| later.due)
-        };
-        shell.core.counts.waiting_retry.sub(u64::from(count));
-        if count > 0 {
-            shared.add(shell, count);
-            if shell.core.is_stopping() {
-                // The stop may have cleared the lane while these were on their way.
-                self.clear(shared, shell);
-            }
-        }
-        if let Some(next) = next {
-            shared.schedule(next, shell);
-        }
+        self.take_due(shared, shell, now);
     }
 
     fn clear(&self, shared: &Shared, shell: &Arc<Shell>) {
-        let core = &shell.core;
-        let ending = core.steer.lock().ending.clone().unwrap_or(Ending::Cancelled);
-        core.gate.withdraw(shared, core);
-        let mut gone = 0u64;
-        // Nothing is claimed any more: `refill` stops at a cancelled lane, and holds its latch while it looks.
-        {
-            let _one = self.refilling.lock();
-            gone += self.work.drop_unclaimed(&ending) as u64;
-        }
-        let waiting = std::mem::take(&mut *self.backoff.lock());
-        core.counts.waiting_retry.sub(waiting.len() as u64);
-        let mut dropped = Vec::new();
-        for Reverse(later) in waiting {
-            self.work.cancelled(&later.entry.chunk, later.entry.range.clone(), &ending);
-            gone += later.entry.range.len() as u64;
-            dropped.push(later.entry);
-        }
-        for seat in &self.seats {
-            self.take_back_seat(shared, shell, seat, u64::MAX);
-        }
-        // A remover takes its ticket first, here too.
-        while core.word.take_any() {
-            let entry =
-                if self.fresh.is_some() { self.pop(shared, shell) } else { self.returned.lock().pop_front() };
-            if let Some(entry) = entry {
-                gone += entry.range.len() as u64;
-                self.work.cancelled(&entry.chunk, entry.range.clone(), &ending);
-                dropped.push(entry);
-            }
-        }
-        core.counts.cancelled.add(gone);
-        for id in 0..self.seats.len() {
-            self.work.publish(id);
-        }
-        shared.settled(shell, gone, 0);
-        // Items of the user's, once all is counted.
-        drop_quietly(dropped);
+        self.drop_all(shared, shell);
     }
 
     fn abandon(&self, shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, at: u32, hung: bool) {

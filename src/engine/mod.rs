@@ -3,12 +3,16 @@
 //! | file | what |
 //! |---|---|
 //! | `config`, `workers`, `unlimited` | what an engine can be told |
-//! | `shared` | what all parts share: lanes, places, timers, phases |
+//! | `shared` | what all parts share: the table of lanes, signals, phases |
+//! | `places` | which lanes are active, and under which number |
 //! | `lane` | a batch as the workers see it, and the shell around its typed part |
-//! | `body` | the typed part: entries, seats, and the loop that runs a chunk |
+//! | `body` | the typed part: seats, and the loop that runs a chunk |
+//! | `entries` | what waits in a lane |
+//! | `verdict` | what becomes of an item whose attempt failed |
+//! | `ending` | how a lane ends |
 //! | `gate` | permits all or none, the rate token last |
 //! | `worker`, `slot` | the threads, and their public places |
-//! | `supervisor` | timers, deadlines, items that do not come back |
+//! | `supervisor`, `timers` | deadlines, items that do not come back, and when to look |
 //! | `context` | what a closure sees |
 //! | `tunables` | what may change while a lane runs |
 //! | `events`, `snapshot` | what is told, what can be asked |
@@ -19,17 +23,22 @@ pub(crate) mod body;
 mod config;
 mod context;
 pub(crate) mod cpu;
+mod ending;
+mod entries;
 mod error;
 mod events;
 pub(crate) mod gate;
 pub(crate) mod lane;
+mod places;
 pub(crate) mod shared;
 pub(crate) mod signal;
 mod slot;
 pub(crate) mod snapshot;
 pub(crate) mod supervisor;
+mod timers;
 pub(crate) mod tunables;
 mod unlimited;
+mod verdict;
 pub(crate) mod worker;
 mod workers;
 

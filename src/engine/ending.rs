@@ -1,0 +1,131 @@
+//! How a lane ends: by itself when nothing is open and nothing more will come, or before its time.
+
+use super::events::Event;
+use super::lane::{Ending, LaneCore, Shell};
+use super::shared::Shared;
+use crate::job::{BatchStatus, HaltReason, Report};
+use crate::policy;
+use crate::sync::Arc;
+use crate::sync::atomic::{Ordering, fence};
+
+impl Shared {
+    /// Ends the lane before its time. `now`: items in hand are told to stop as well.
+    pub(crate) fn stop_lane(&self, shell: &Arc<Shell>, ending: Ending, now: bool) {
+        {
+            let mut steer = shell.core.steer.lock();
+            if steer.ending.is_none() {
+                steer.ending = Some(ending);
+            }
+        }
+        shell.core.stop_dispatch();
+        // ORDERING: SeqCst: see `Body::run`.
+        fence(Ordering::SeqCst);
+        if now {
+            shell.core.cancel();
+            if shell.core.spec.may_abandon {
+                let at = self.clock.now() + shell.core.spec.grace;
+                shell.core.set_abandon_at(at);
+                self.schedule(at, shell);
+            }
+            for slot in &self.slots {
+                slot.lock().wake_sleepers();
+            }
+        }
+        shell.with(|body| body.clear(self, shell));
+        // A batch that was still open takes no more.
+        shell.core.seal();
+        self.maybe_end(shell);
+    }
+
+    pub(crate) fn halt(&self, shell: &Arc<Shell>, why: HaltReason) {
+        self.stop_lane(shell, Ending::Halted(why), true);
+    }
+
+    /// An item died: has the batch's halt rule had enough?
+    pub(crate) fn check_halt(&self, shell: &Arc<Shell>) {
+        let core = &shell.core;
+        let Some(rule) = core.spec.halt else { return };
+        let failed = core.counts.dead.get();
+        let ended = failed + core.counts.done.get() + core.counts.skipped.get();
+        if policy::halt::says_stop(&rule, failed, ended) {
+            let why = HaltReason::Failures { rule, failed, ended };
+            self.stop_lane(shell, Ending::Halted(why), rule.now);
+        }
+    }
+
+    /// Outcomes were published: `done` of them good.
+    pub(crate) fn settled(&self, shell: &Arc<Shell>, settled: u64, done: u64) {
+        if done > 0 {
+            shell.core.counts.done.add(done);
+        }
+        if settled > 0 && shell.core.counts.open.sub(settled) == 0 {
+            self.maybe_end(shell);
+        }
+    }
+
+    /// Ends the lane if nothing is open and nothing more will come.
+    ///
+    /// Two threads may come here for one lane: who brought `open` to zero, and who sealed it. Each changes its own
+    /// word by a read-modify-write and then looks at the other's, `open` by a read-modify-write again: whichever
+    /// change of `open` comes second sees the first, so at least one of the two finds both conditions; `end` lets
+    /// one through.
+    pub(crate) fn maybe_end(&self, shell: &Arc<Shell>) {
+        let core = &shell.core;
+        if core.counts.open.sub(0) != 0 || !core.is_sealed() || !core.end() {
+            return;
+        }
+        let report = self.report(shell);
+        {
+            let mut past = self.past.lock();
+            past.add(core);
+            core.is_past.store(true, Ordering::Relaxed);
+        }
+        self.leave(shell);
+        // Who has read the results to their end finds the name free.
+        shell.with(|body| body.ended(&report));
+        self.event(&Event::BatchEnded { batch: &core.name, status: &report.status });
+        core.steer.lock().report = Some(report);
+        self.ended.notify();
+    }
+
+    fn report(&self, shell: &Shell) -> Report {
+        let core = &shell.core;
+        let counts = &core.counts;
+        let ending = core.steer.lock().ending.clone();
+        let status = match ending {
+            // Stopped with nothing left to stop: it is done all the same.
+            Some(_)
+                if counts.cancelled.get() == 0 && counts.dead.get() == 0 && counts.submitted.get() > 0 =>
+            {
+                BatchStatus::Completed
+            }
+            Some(Ending::Cancelled) => BatchStatus::Cancelled,
+            Some(Ending::Halted(why)) => BatchStatus::Halted(why),
+            None if counts.dead.get() > 0 => BatchStatus::CompletedWithFailures,
+            None => BatchStatus::Completed,
+        };
+        let mut report = Report::new(core.name.clone(), status);
+        report.total_items = counts.submitted.get();
+        report.completed_items = counts.done.get();
+        report.failed_items = counts.dead.get();
+        report.skipped_items = counts.skipped.get();
+        report.cancelled_items = counts.cancelled.get();
+        report.retried = counts.retried.get();
+        report.late_results = counts.late.get();
+        report.duplicates = counts.duplicates.get();
+        report.processing_time = self.clock.now() - core.started;
+        let (wait, run) = (core.latency.wait(), core.latency.run());
+        report.queue_wait = (wait.count() > 0).then(|| wait.percentiles());
+        report.run = (run.count() > 0).then(|| run.percentiles());
+        report
+    }
+
+    /// An attempt that had been abandoned has returned. Its lane may have ended.
+    pub(crate) fn came_late(&self, core: &LaneCore) {
+        let mut past = self.past.lock();
+        core.counts.late.add(1);
+        if core.is_past.load(Ordering::Relaxed) {
+            past.came_late();
+        }
+    }
+}

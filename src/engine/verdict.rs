@@ -1,0 +1,190 @@
+//! What becomes of an item whose attempt did not succeed: tried again, now or later, or given up.
+//!
+//! Whoever owns the attempt's end decides, once: the worker that ran it, or the supervisor that took it away. The
+//! decisions themselves (may it be retried, how long is the wait, has the batch had enough) are in `policy`; here
+//! they are put to the item, which leaves by exactly one of three ways: back into the lane, into its backoff, or out
+//! through the store as dead or skipped.
+
+use super::body::{Body, Work};
+use super::entries::{Entry, Later};
+use super::lane::{Ending, Shell};
+use super::shared::Shared;
+use super::worker::{Place, WorkerState, caught};
+use crate::job::{AttemptError, AttemptKind, Dead, DeadReason, Failure, FailureKind};
+use crate::policy;
+use crate::sync::Arc;
+use std::cmp::Reverse;
+
+/// Errors kept of one item; more of them than this tell nothing new and would grow without bound.
+const MAX_ERRORS: usize = 32;
+
+/// What an item has behind it.
+#[derive(Debug, Default, Clone)]
+pub(super) struct History {
+    pub(super) tries: u32,
+    pub(super) deferrals: u32,
+    errors: Vec<AttemptError>,
+}
+
+/// How one attempt ended, before anybody decides what becomes of the item.
+pub(super) enum Verdict {
+    Failed(Failure),
+    Panicked {
+        message: String,
+        place: Option<Place>,
+    },
+    /// Taken from its worker.
+    Abandoned {
+        hung: bool,
+    },
+}
+
+impl<W: Work> Body<W> {
+    /// Decides what becomes of an item whose attempt did not succeed. 1: it is settled, 0: it will be tried again.
+    #[cold]
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn failed(
+        &self,
+        shared: &Shared,
+        shell: &Arc<Shell>,
+        me: &mut WorkerState,
+        seat: usize,
+        chunk: &W::Chunk,
+        at: u32,
+        history: Option<Box<History>>,
+        verdict: Verdict,
+        now: u64,
+    ) -> u64 {
+        let core = &shell.core;
+        let mut history = history.unwrap_or_default();
+        let since = me.slot.since();
+        let timed_out = me.slot.was_cancelled();
+        if timed_out || matches!(verdict, Verdict::Abandoned { .. }) {
+            core.counts.timed_out.add(1);
+        }
+        let (kind, reason, message, place) = match verdict {
+            Verdict::Failed(failure) => {
+                let reason = if timed_out { DeadReason::TimedOut } else { DeadReason::Exhausted };
+                let kind = failure.kind();
+                // The user's error: to print it and to drop it runs code of the user's.
+                let message = caught(|| {
+                    let message = failure.message();
+                    drop(failure);
+                    message
+                });
+                let message =
+                    message.unwrap_or_else(|(panic, _)| format!("its error cannot be shown: {panic}"));
+                let message = match core.spec.item_timeout {
+                    Some(limit) if timed_out => format!("timed out after {limit:?}: {message}"),
+                    _ => message,
+                };
+                (kind, reason, message, None)
+            }
+            Verdict::Panicked { message, place } => {
+                me.slot.counters.panicked.add(1);
+                (FailureKind::Retry, DeadReason::Panicked, format!("panicked: {message}"), place)
+            }
+            Verdict::Abandoned { hung: true } => {
+                (FailureKind::Retry, DeadReason::Hung, "hung: no heartbeat, abandoned".to_owned(), None)
+            }
+            Verdict::Abandoned { hung: false } => (
+                FailureKind::Retry,
+                DeadReason::TimedOut,
+                "timed out and did not stop: abandoned".to_owned(),
+                None,
+            ),
+        };
+        // Interrupted by a cancellation from above: that is no failure of the item.
+        let over = core.is_cancelled() || shared.is_cancelling();
+        if over && !matches!(kind, FailureKind::Fatal | FailureKind::Skip) {
+            let ending = core.steer.lock().ending.clone().unwrap_or(Ending::Cancelled);
+            self.work.cancelled(chunk, at..at + 1, &ending);
+            core.counts.cancelled.add(1);
+            return 1;
+        }
+        let free = matches!(kind, FailureKind::RetryAfter(_) | FailureKind::Defer(_));
+        if free {
+            history.deferrals += 1;
+        } else {
+            history.tries += 1;
+        }
+        let error = AttemptError::new(history.tries.max(1), attempt_kind(kind, reason), message);
+        history.errors.push(match place {
+            Some(place) => error.at(place.to_string()),
+            None => error,
+        });
+        if history.errors.len() > MAX_ERRORS {
+            history.errors.remove(1); // the first and the latest tell most
+        }
+        let wait = match kind {
+            FailureKind::Retry if history.tries >= core.spec.retry.max_attempts() => Err(reason),
+            FailureKind::Retry
+                if !policy::retry_budget::affords(
+                    core.spec.retry.budget_share(),
+                    core.counts.submitted.get(),
+                    core.counts.retried.get(),
+                ) =>
+            {
+                Err(DeadReason::RetryBudget)
+            }
+            FailureKind::Retry => {
+                Ok(policy::backoff::delay(&core.spec.retry, history.tries, me.rng.next_u64()))
+            }
+            FailureKind::RetryAfter(wait) | FailureKind::Defer(wait) => Ok(wait),
+            FailureKind::Fatal => Err(DeadReason::Fatal),
+            FailureKind::Skip => Err(DeadReason::Skipped),
+        };
+        match wait {
+            Ok(wait) => {
+                if !free {
+                    core.counts.retried.add(1);
+                    me.slot.counters.retried.add(1);
+                }
+                let entry = Entry { chunk: chunk.clone(), range: at..at + 1, history: Some(history) };
+                if wait.is_zero() {
+                    // Behind what waits already: a failing item must not keep its lane busy alone.
+                    self.returned.lock().push_back(entry);
+                    shared.add(shell, 1);
+                } else {
+                    let due = shared.clock.now() + wait;
+                    core.counts.waiting_retry.add(1);
+                    self.backoff.lock().push(Reverse(Later { due, entry }));
+                    shared.schedule(due, shell);
+                }
+                if core.is_stopping() {
+                    // The stop may have cleared the lane just before the item came back.
+                    self.drop_all(shared, shell);
+                }
+                0
+            }
+            Err(reason) => {
+                let dead = Dead::new(reason, history.tries, history.errors);
+                let ended = self.ended_item(shared, chunk, at, history.tries, since, now);
+                if reason == DeadReason::Skipped {
+                    core.counts.skipped.add(1);
+                } else {
+                    core.counts.dead.add(1);
+                    me.slot.counters.failed.add(1);
+                    shared.dead(shell, self.work.seq(chunk, at), &dead);
+                }
+                self.work.keep(seat, chunk, at, Err(dead), ended);
+                if reason != DeadReason::Skipped {
+                    shared.check_halt(shell);
+                }
+                1
+            }
+        }
+    }
+}
+
+fn attempt_kind(kind: FailureKind, reason: DeadReason) -> AttemptKind {
+    match (kind, reason) {
+        (FailureKind::Retry, DeadReason::TimedOut) => AttemptKind::TimedOut,
+        (FailureKind::Retry, DeadReason::Hung) => AttemptKind::Hung,
+        (FailureKind::Retry, DeadReason::Panicked) => AttemptKind::Panicked,
+        (FailureKind::Retry, _) => AttemptKind::Failed,
+        (FailureKind::RetryAfter(_) | FailureKind::Defer(_), _) => AttemptKind::Deferred,
+        (FailureKind::Fatal, _) => AttemptKind::Fatal,
+        (FailureKind::Skip, _) => AttemptKind::Skipped,
+    }
+}

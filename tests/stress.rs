@@ -42,6 +42,8 @@ fn program(seed: u64) {
     if rng.one_in(4) && workers > 1 {
         config.workers = 2.into();
         config.max_total_concurrent_items = 2;
+        // More than the total would be refused.
+        config.max_workers_per_batch = config.max_workers_per_batch.min(2);
     }
     config.quotas.insert(KIND_A, 1 + rng.below(3) as usize);
     config.quotas.insert(KIND_B, 1 + rng.below(3) as usize);

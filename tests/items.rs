@@ -85,6 +85,39 @@ fn promise_13_the_retry_budget_is_a_share_and_ten() {
     });
 }
 
+/// A service that is down is not called twice for each of the first hundred items because thousands wait behind them.
+#[test]
+fn promise_13_the_retry_budget_grows_as_items_begin_not_as_they_are_submitted() {
+    within(|| {
+        for workers in [1, 3] {
+            let engine = engine(workers);
+            let (begun, tried) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let over = Arc::new(Mutex::new(Vec::new()));
+            let log = over.clone();
+            let batch = engine
+                .batch("b")
+                .retry(Retry::fixed(Duration::ZERO).attempts(2).budget(0.1))
+                .submit(0..1000u32, move |_, ctx| {
+                    if ctx.attempt() == 1 {
+                        begun.fetch_add(1, Ordering::SeqCst);
+                    } else {
+                        let tried = tried.fetch_add(1, Ordering::SeqCst) + 1;
+                        // Another worker's item counts from just before its closure.
+                        let begun = begun.load(Ordering::SeqCst) + workers - 1;
+                        if tried > begun / 10 + 10 {
+                            log.lock().unwrap().push((tried, begun));
+                        }
+                    }
+                    Err::<(), _>(Failure::retry("down"))
+                })
+                .unwrap();
+            let report = report(&batch);
+            assert_eq!(*over.lock().unwrap(), [], "retries beyond a tenth of what had begun, and ten");
+            assert_eq!((report.failed_items, report.retried), (1000, 110));
+        }
+    });
+}
+
 #[test]
 fn promise_13_fatal_and_skip_are_final() {
     within(|| {

@@ -17,6 +17,7 @@ use super::worker::{Fate, WorkerState, caught, drop_quietly, with_item};
 use crate::core::chunk::Chunk as ChunkWord;
 use crate::core::waitlist::Demand;
 use crate::job::{Dead, Failure, HaltReason, Key, Report};
+use crate::meter::Counter;
 use crate::policy;
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::sync::{Arc, Mutex};
@@ -81,6 +82,8 @@ pub(super) struct Seat<C> {
     word: ChunkWord,
     hand: Mutex<Option<Hand<C>>>,
     tally: Tally,
+    /// Items begun here for the first time: what the retry budget is a share of. Written by the seat's worker alone.
+    begun: Counter,
 }
 
 /// What the worker has settled of the chunk in hand and not told the lane yet: written before every item that may be
@@ -136,10 +139,20 @@ impl<W: Work> Body<W> {
             returned: Mutex::new(VecDeque::new()),
             backoff: Mutex::new(BinaryHeap::new()),
             seats: (0..workers)
-                .map(|_| Seat { word: ChunkWord::new(), hand: Mutex::new(None), tally: Tally::new() })
+                .map(|_| Seat {
+                    word: ChunkWord::new(),
+                    hand: Mutex::new(None),
+                    tally: Tally::new(),
+                    begun: Counter::new(),
+                })
                 .collect(),
             workers,
         }
+    }
+
+    /// Items that have begun, each counted once however often it was tried.
+    pub(super) fn begun(&self) -> u64 {
+        self.seats.iter().map(|seat| seat.begun.get()).sum()
     }
 
     /// The loop. Takes items from the seat's word until it is empty, and settles each.
@@ -186,6 +199,7 @@ impl<W: Work> Body<W> {
             shared.watch();
         }
         let may_abandon = core.spec.may_abandon;
+        let budgeted = core.spec.retry.budget_share().is_some();
         let roomy =
             [core.spec.item_timeout, core.spec.hang_after].iter().flatten().all(|t| *t >= STRIDE_LIMIT);
         let stride = match core.predicted.load(Ordering::Relaxed) {
@@ -243,6 +257,9 @@ impl<W: Work> Body<W> {
                 && let Some(queued) = self.work.queued(&chunk, at)
             {
                 me.recorder.record_wait((clock.at_raw(now) - queued).as_nanos() as u64);
+            }
+            if budgeted && !came_back {
+                seat.begun.add(1);
             }
             if may_abandon {
                 seat.tally.note(settled, done);

@@ -128,6 +128,17 @@ impl Count {
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+    /// Adds one if what is counted so far allows it.
+    pub(crate) fn add_if(&self, allows: impl Fn(u64) -> bool) -> bool {
+        let mut counted = self.get();
+        while allows(counted) {
+            match self.0.compare_exchange_weak(counted, counted + 1, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => counted = now,
+            }
+        }
+        false
+    }
     /// Subtracts; what is left.
     pub(crate) fn sub(&self, n: u64) -> u64 {
         // ORDERING: AcqRel: who brings `open` to zero sees all that was settled before.

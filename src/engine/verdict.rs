@@ -7,7 +7,7 @@
 
 use super::body::{Body, Work};
 use super::entries::{Entry, Later};
-use super::lane::{Ending, Shell};
+use super::lane::{Ending, LaneCore, Shell};
 use super::shared::Shared;
 use super::worker::{Place, WorkerState, caught};
 use crate::job::{AttemptError, AttemptKind, Dead, DeadReason, Failure, FailureKind};
@@ -118,15 +118,7 @@ impl<W: Work> Body<W> {
         }
         let wait = match kind {
             FailureKind::Retry if history.tries >= core.spec.retry.max_attempts() => Err(reason),
-            FailureKind::Retry
-                if !policy::retry_budget::affords(
-                    core.spec.retry.budget_share(),
-                    core.counts.submitted.get(),
-                    core.counts.retried.get(),
-                ) =>
-            {
-                Err(DeadReason::RetryBudget)
-            }
+            FailureKind::Retry if !self.spend_retry(core) => Err(DeadReason::RetryBudget),
             FailureKind::Retry => {
                 Ok(policy::backoff::delay(&core.spec.retry, history.tries, me.rng.next_u64()))
             }
@@ -137,7 +129,6 @@ impl<W: Work> Body<W> {
         match wait {
             Ok(wait) => {
                 if !free {
-                    core.counts.retried.add(1);
                     me.slot.counters.retried.add(1);
                 }
                 let entry = Entry { chunk: chunk.clone(), range: at..at + 1, history: Some(history) };
@@ -174,6 +165,14 @@ impl<W: Work> Body<W> {
                 1
             }
         }
+    }
+
+    /// Counts a retry if the batch can afford one more. The count of what has begun takes in the item in question; a
+    /// neighbour's that begins this moment may be missed, which errs on the side of fewer retries.
+    fn spend_retry(&self, core: &LaneCore) -> bool {
+        let share = core.spec.retry.budget_share();
+        let begun = self.begun();
+        core.counts.retried.add_if(|retried| policy::retry_budget::affords(share, begun, retried))
     }
 }
 

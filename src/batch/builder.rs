@@ -136,7 +136,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Calls this for every [`Event`], on the thread it happens on: be quick.
+    /// Calls this for every [`Event`], on the thread it happens on: be quick, and do not wait for what may wait for
+    /// this call, such as a thread inside [`Batch::wait`](crate::Batch::wait). A panic of it is caught and ignored.
     pub fn on_event(mut self, listener: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.listener = Some(Box::new(listener));
         self

@@ -301,6 +301,9 @@ impl<I: 'static, O> Batch<I, O> {
     /// Waits for the batch to end, seals it first, and says how it went. Results that nobody reads are counted and
     /// dropped from here on.
     ///
+    /// When it returns, a [listener](crate::EngineBuilder::on_event) has been told of the end. Inside the listener it
+    /// returns at once.
+    ///
     /// # Errors
     ///
     /// [`Error::WouldBlockWorker`] inside an item of the same engine, unless the batch has ended.
@@ -308,22 +311,22 @@ impl<I: 'static, O> Batch<I, O> {
         self.wait_by(Deadline::NEVER)
     }
 
-    /// As [`wait`](Batch::wait), until a deadline.
+    /// As [`wait`](Batch::wait), until a deadline. If the batch has ended by then, but the listener has not returned
+    /// yet, the report is the answer all the same.
     ///
     /// # Errors
     ///
     /// [`Error::TimedOut`], and as [`wait`](Batch::wait).
     pub fn wait_by(&self, deadline: impl Into<Deadline>) -> Result<Report, Error> {
         let core = &self.shell.core;
-        let report = || core.steer.lock().report.clone();
         if !core.is_sealed() {
             self.seal();
         }
-        if let Some(report) = report() {
+        if let Some(report) = core.report_told() {
             return Ok(report);
         }
         if on_worker_of(&self.shared) {
-            return Err(Error::WouldBlockWorker);
+            return core.report().ok_or(Error::WouldBlockWorker);
         }
         self.rows.store.discard_unread();
         self.shell.with(|body| body.refill(&self.shared, &self.shell));
@@ -332,7 +335,8 @@ impl<I: 'static, O> Batch<I, O> {
         let until: Option<Timestamp> = deadline.into().on(clock);
         self.shared
             .ended
-            .wait(clock, until, report)
+            .wait(clock, until, || core.report_told())
+            .or_else(|| core.report())
             .ok_or_else(|| Error::TimedOut { waited: clock.now() - began })
     }
 

@@ -216,18 +216,17 @@ where
                 shared.schedule(deadline, &shell);
             }
             shared.add(&shell, 1);
-            shared.ended.wait(&shared.clock, None, || shell.core.is_reported().then_some(()));
+            shared.ended.wait(&shared.clock, None, || shell.core.report().map(drop));
         }
     }
-    // SAFETY: the lane has ended: every position was settled, and `ended` was announced under the lane's latch after
+    // SAFETY: the lane has ended: every position was settled, and the report was set under the lane's latch after
     // that; nobody is inside any more.
     Ok((unsafe { body.work.results.into_vec() }, shell))
 }
 
 /// The report of a lane that has ended.
 pub(super) fn report_of(shell: &Shell) -> Report {
-    let report = shell.core.steer.lock().report.clone();
-    report.unwrap_or_else(|| Report::new(shell.core.name.clone(), BatchStatus::Cancelled))
+    shell.core.report().unwrap_or_else(|| Report::new(shell.core.name.clone(), BatchStatus::Cancelled))
 }
 
 /// The report of items that ran without a lane.

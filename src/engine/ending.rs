@@ -7,6 +7,7 @@ use crate::job::{BatchStatus, HaltReason, Report};
 use crate::policy;
 use crate::sync::Arc;
 use crate::sync::atomic::{Ordering, fence};
+use crate::sync::thread::current;
 
 impl Shared {
     /// Ends the lane before its time. `now`: items in hand are told to stop as well.
@@ -69,6 +70,10 @@ impl Shared {
     /// word by a read-modify-write and then looks at the other's, `open` by a read-modify-write again: whichever
     /// change of `open` comes second sees the first, so at least one of the two finds both conditions; `end` lets
     /// one through.
+    ///
+    /// The order of what follows is what users see. The name is free before the results end, so that who has read them
+    /// can use it again. Report and results are complete before the listener is told, so that it can look at both.
+    /// Who waits is woken when it has returned, so that nothing is told of a batch that was waited for.
     pub(crate) fn maybe_end(&self, shell: &Arc<Shell>) {
         let core = &shell.core;
         if core.counts.open.sub(0) != 0 || !core.is_sealed() || !core.end() {
@@ -81,10 +86,17 @@ impl Shared {
             core.is_past.store(true, Ordering::Relaxed);
         }
         self.leave(shell);
-        // Who has read the results to their end finds the name free.
+        let announced = {
+            let mut steer = core.steer.lock();
+            steer.report = Some(report.clone());
+            steer.telling = steer.announced.then(|| current().id());
+            steer.announced
+        };
         shell.with(|body| body.ended(&report));
-        self.event(&Event::BatchEnded { batch: &core.name, status: &report.status });
-        core.steer.lock().report = Some(report);
+        if announced {
+            self.event(&Event::BatchEnded { batch: &core.name, status: &report.status });
+            core.steer.lock().telling = None;
+        }
         self.ended.notify();
     }
 

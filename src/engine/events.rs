@@ -8,12 +8,13 @@ use std::fmt;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A batch was opened.
+    /// A batch was opened. (Calls of `map` and `spawn` are no batches.)
     BatchStarted {
         /// Its name.
         batch: &'a str,
     },
-    /// A batch ended.
+    /// A batch ended. Its results and its report are complete and its name is free: [`Batch::wait`](crate::Batch::wait)
+    /// inside the listener returns at once. Others who wait for the batch go on when the listener has returned.
     BatchEnded {
         /// Its name.
         batch: &'a str,

@@ -20,6 +20,7 @@ use crate::core::waitlist::Demand;
 use crate::job::{HaltReason, HaltRule, Key, Report, Retry};
 use crate::meter::LaneLatency;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::thread::{ThreadId, current};
 use crate::sync::{Arc, CachePadded, Mutex};
 use crate::time::Timestamp;
 use std::fmt;
@@ -152,6 +153,10 @@ pub(crate) struct Steer {
     pub(crate) paused: u8,
     pub(crate) ending: Option<Ending>,
     pub(crate) report: Option<Report>,
+    /// A listener has been told of the lane's start. (Not of those of `map` and `spawn`: they are no batches.)
+    pub(crate) announced: bool,
+    /// The thread that is telling it of the end.
+    pub(crate) telling: Option<ThreadId>,
 }
 
 impl LaneCore {
@@ -253,9 +258,16 @@ impl LaneCore {
         !self.ended.swap(true, Ordering::AcqRel)
     }
 
-    /// Whether the lane's report is there.
-    pub(crate) fn is_reported(&self) -> bool {
-        self.has_ended() && self.steer.lock().report.is_some()
+    /// The lane's report, if it is there.
+    pub(crate) fn report(&self) -> Option<Report> {
+        self.steer.lock().report.clone()
+    }
+
+    /// The lane's report once the listener has heard of the end; inside the listener, at once.
+    pub(crate) fn report_told(&self) -> Option<Report> {
+        let steer = self.steer.lock();
+        let told = steer.telling.is_none_or(|thread| thread == current().id());
+        told.then(|| steer.report.clone()).flatten()
     }
 
     pub(crate) fn has_ended(&self) -> bool {

@@ -108,6 +108,7 @@ impl Shared {
             return Err(Error::BatchActive { name: name.clone() });
         }
         self.join_pause(shell);
+        shell.core.steer.lock().announced = true;
         let mut displaced = None;
         // A displaced lane keeps its number. So one is only displaced while some are left, and a batch for which there
         // is none waits, like one without a place.

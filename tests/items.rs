@@ -232,8 +232,8 @@ fn halt_soon_lets_items_in_hand_finish_and_halt_now_cancels_them() {
         for now in [false, true] {
             let engine = engine(2);
             let rule = if now { "now,fail=1" } else { "soon,fail=1" };
-            let (door, cancelled) = (Door::new(), Arc::new(AtomicUsize::new(0)));
-            let (there, seen) = (door.clone(), cancelled.clone());
+            let (door, all_in, cancelled) = (Door::new(), Door::new(), Arc::new(AtomicUsize::new(0)));
+            let (there, submitted, seen) = (door.clone(), all_in.clone(), cancelled.clone());
             let batch = engine
                 .batch("b")
                 .halt(rule.parse().unwrap())
@@ -245,9 +245,11 @@ fn halt_soon_lets_items_in_hand_finish_and_halt_now_cancels_them() {
                         return Ok(());
                     }
                     there.wait_for(1);
+                    submitted.pass();
                     Err(Failure::fatal("bad"))
                 })
                 .unwrap();
+            all_in.open();
             until("it failed", || batch.progress().failed == 1 && batch.progress().cancelled >= 48);
             door.open();
             let report = report(&batch);
@@ -257,6 +259,27 @@ fn halt_soon_lets_items_in_hand_finish_and_halt_now_cancels_them() {
             assert_eq!(report.completed_items, u64::from(!now));
             assert_eq!(cancelled.load(Ordering::SeqCst), usize::from(now));
         }
+    });
+}
+
+#[test]
+fn a_batch_that_is_halted_while_it_is_submitted_says_so_in_its_report() {
+    within(|| {
+        let engine = engine(1);
+        let there = engine.clone();
+        let slowly = (0..50u32).inspect(move |n| {
+            if *n == 1 {
+                until("the first has halted it", || there.batches().is_empty());
+            }
+        });
+        let batch = engine.batch("b").halt("now,fail=1".parse().unwrap());
+        let batch = batch.submit(slowly, |_, _| Err::<(), _>(Failure::fatal("bad"))).unwrap();
+        let report = report(&batch);
+        assert!(matches!(report.status, BatchStatus::Halted(_)), "{report:?}");
+        assert_eq!((report.total_items, report.failed_items), (1, 1), "what came later was not taken");
+        engine.shutdown(secs(60)).unwrap();
+        let late = engine.batch("b").submit([1u32], |n, _| Ok(*n));
+        assert!(matches!(late, Err(Error::Closed)));
     });
 }
 

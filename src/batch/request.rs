@@ -287,7 +287,7 @@ impl<K> BatchBuilder<K> {
     }
 
     /// Opens the batch, pushes all items, and seals it. Returns when the last item was taken over; work starts with
-    /// the first.
+    /// the first. When the batch is halted before that, the items that are left are not taken, and its report says why.
     ///
     /// # Errors
     ///
@@ -300,10 +300,13 @@ impl<K> BatchBuilder<K> {
         F: Fn(&I, &Context) -> Result<O, Failure> + Send + Sync + 'static,
         K: KeyOf<I>,
     {
-        let name = self.name.clone();
+        let (name, shared) = (self.name.clone(), Arc::clone(&self.shared));
         let batch = self.open(f)?;
         for item in items {
             let Err(error) = batch.push_unbounded(item) else { continue };
+            if matches!(error, PushError::Closed(_)) && shared.check_open().is_ok() {
+                break;
+            }
             batch.cancel();
             return Err(match error {
                 PushError::Duplicate(key, _) => Error::DuplicateKey { batch: name, key },

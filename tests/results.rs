@@ -133,6 +133,112 @@ fn promise_07_wait_without_a_reader_counts_and_drops() {
     });
 }
 
+/// Who waits does not read: its own iterators must not keep the batch from ending.
+#[test]
+fn promise_23_waiting_with_an_unread_iterator_in_hand_does_not_wait_for_itself() {
+    within(|| {
+        let engine = engine(2);
+        for in_order in [false, true] {
+            let batch = engine.batch("b").result_window(3).submit(0..200u32, |n, _| Ok(*n)).unwrap();
+            let mut results = if in_order { batch.results_in_order() } else { batch.results() };
+            let idle = batch.results();
+            results.next().unwrap().unwrap();
+            assert_eq!(report(&batch).completed_items, 200);
+            let seqs: Vec<u64> = results.map(|item| item.unwrap().seq).collect();
+            assert_eq!(seqs.len(), 199, "all are kept for it");
+            assert!(!in_order || seqs.is_sorted(), "{seqs:?}");
+            assert_eq!(idle.count(), 0);
+        }
+    });
+}
+
+#[test]
+fn promise_23_pushing_with_an_unread_iterator_in_hand_does_not_wait_for_itself() {
+    within(|| {
+        let engine = engine(2);
+        let batch = engine.batch("b").result_window(3).capacity(2).open(|n: &u32, _| Ok(*n)).unwrap();
+        let results = batch.results();
+        for n in 0..500 {
+            batch.push(n).unwrap();
+        }
+        batch.seal();
+        assert_eq!(results.count(), 500);
+    });
+}
+
+/// An iterator that another thread has goes on pushing back, whoever waits; and what it had not read is there.
+#[test]
+fn promise_07_waiting_lifts_no_window_of_others() {
+    within(|| {
+        let engine = engine(2);
+        let begun = Arc::new(AtomicUsize::new(0));
+        let count = begun.clone();
+        let batch = engine
+            .batch("b")
+            .result_window(5)
+            .open(move |n: &u32, _| {
+                count.fetch_add(1, Ordering::SeqCst);
+                Ok(*n)
+            })
+            .unwrap();
+        let mut results = batch.results();
+        let (first, rest) = (Door::new(), Door::new());
+        std::thread::scope(|s| {
+            let reader = {
+                let (first, rest) = (first.clone(), rest.clone());
+                s.spawn(move || {
+                    assert!(results.try_next().is_none(), "it changes hands");
+                    first.pass();
+                    results.next().unwrap().unwrap();
+                    rest.pass();
+                    1 + results.count()
+                })
+            };
+            first.wait_for(1);
+            (0..100).for_each(|n| batch.push(n).unwrap());
+            let waiter = s.spawn(|| report(&batch));
+            until("the window is full", || begun.load(Ordering::SeqCst) == 5);
+            first.open();
+            rest.wait_for(1);
+            until("one more has run", || begun.load(Ordering::SeqCst) == 6);
+            let _ = batch.wait_by(Deadline::NOW);
+            for _ in 0..1000 {
+                std::thread::yield_now();
+            }
+            assert_eq!(begun.load(Ordering::SeqCst), 6, "it pushes back although two wait");
+            rest.open();
+            assert_eq!(reader.join().unwrap(), 100);
+            assert_eq!(waiter.join().unwrap().completed_items, 100);
+        });
+    });
+}
+
+/// Results are dropped for who waits without an iterator, not for who comes with one afterwards.
+#[test]
+fn promise_07_an_iterator_that_comes_after_a_wait_misses_nothing_more() {
+    within(|| {
+        let engine = engine(1);
+        let door = Door::new();
+        let there = door.clone();
+        let batch = engine
+            .batch("b")
+            .result_window(3)
+            .submit(0..50u32, move |n, _| {
+                if *n == 0 {
+                    there.pass();
+                }
+                Ok(*n)
+            })
+            .unwrap();
+        door.wait_for(1);
+        assert!(batch.wait_by(Deadline::NOW).is_err());
+        let results = batch.results();
+        door.open();
+        assert_eq!(report(&batch).completed_items, 50);
+        assert_eq!(results.count(), 50);
+    });
+}
+
 /// A wait that timed out has dropped results: the order goes on behind them, and the window does not count them.
 #[test]
 fn promise_23_reading_in_order_after_a_wait_does_not_hang() {

@@ -1,5 +1,6 @@
 //! A batch under way.
 
+use super::readers::Readers;
 use super::request::KeyOf;
 use super::results::Results;
 use super::work::{BatchWork, Rows};
@@ -82,6 +83,7 @@ where
         store: Box::new(MemoryStore::new(settings.window)),
         published: Signal::new(),
         room: Signal::new(),
+        readers: Mutex::new(Readers::default()),
     });
     let outboxes = (0..shared.limits.workers).map(|_| Mutex::new(Vec::new())).collect();
     let work = BatchWork { rows: Arc::clone(&rows), run, outboxes };
@@ -102,7 +104,8 @@ impl<I: 'static, O> Batch<I, O> {
         &self.shell.core.name
     }
 
-    /// Adds an item, and waits while the batch is full.
+    /// Adds an item, and waits while the batch is full. Meanwhile iterators over its results in the hands of this thread
+    /// do not push back, as in [`wait`](Batch::wait).
     ///
     /// # Errors
     ///
@@ -148,6 +151,8 @@ impl<I: 'static, O> Batch<I, O> {
         }
         let clock = &self.shared.clock;
         let until = deadline.into().on(clock);
+        let _aside = self.rows.stand_aside();
+        self.shell.with(|body| body.refill(&self.shared, &self.shell));
         loop {
             let room = || {
                 (self.rows.store.waiting() < self.settings.capacity || self.shell.core.is_sealed())
@@ -235,7 +240,7 @@ impl<I: 'static, O> Batch<I, O> {
     /// Lets results go that nobody reads: they are counted only. For a caller whose closures deliver their own.
     #[cfg(feature = "cli")]
     pub(crate) fn discard_results(&self) {
-        self.rows.store.discard_unread();
+        self.rows.discard_unread();
     }
 
     /// The results in the order of completion, each once, as they come; it ends with the batch.
@@ -298,8 +303,21 @@ impl<I: 'static, O> Batch<I, O> {
         Results::new(Arc::clone(&self.shared), Arc::clone(&self.rows), Box::new(refill), order, from)
     }
 
-    /// Waits for the batch to end, seals it first, and says how it went. Results that nobody reads are counted and
-    /// dropped from here on.
+    /// Waits for the batch to end, seals it first, and says how it went. Without an iterator over its results, those that
+    /// nobody reads are counted and dropped from here on.
+    ///
+    /// An iterator in the hands of the calling thread does not push back meanwhile, since nobody would read from it: all
+    /// results are kept for it, beyond `result_window`. One that another thread reads from goes on pushing back.
+    ///
+    /// ```
+    /// use batchyard::Engine;
+    /// let engine = Engine::builder().in_memory().open()?;
+    /// let batch = engine.batch("b").result_window(2).submit(0..100u32, |n, _| Ok(*n))?;
+    /// let results = batch.results();
+    /// assert_eq!(batch.wait()?.completed_items, 100);
+    /// assert_eq!(results.count(), 100);
+    /// # Ok::<(), batchyard::Error>(())
+    /// ```
     ///
     /// When it returns, a [listener](crate::EngineBuilder::on_event) has been told of the end. Inside the listener it
     /// returns at once.
@@ -328,7 +346,10 @@ impl<I: 'static, O> Batch<I, O> {
         if on_worker_of(&self.shared) {
             return core.report().ok_or(Error::WouldBlockWorker);
         }
-        self.rows.store.discard_unread();
+        let aside = self.rows.stand_aside();
+        if !aside.any {
+            self.rows.discard_unread();
+        }
         self.shell.with(|body| body.refill(&self.shared, &self.shell));
         let clock = &self.shared.clock;
         let began = clock.now();

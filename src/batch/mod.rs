@@ -6,7 +6,7 @@
 //! | `builder` | [`EngineBuilder`] |
 //! | `request` | [`BatchBuilder`]: what a batch asks for |
 //! | `handle` | [`Batch`]: push, steer, wait |
-//! | `results` | [`Results`]: the iterator over results |
+//! | `results`, `readers` | [`Results`]: the iterator over results, and who holds one |
 //! | `map` | `map`, `try_map`, `for_each`: borrowed from the caller's stack |
 //! | `ticket` | `spawn` and its [`Ticket`] |
 //! | `work` | a submitted batch as its lane sees it |
@@ -15,6 +15,7 @@ mod builder;
 mod engine;
 mod handle;
 mod map;
+mod readers;
 mod request;
 mod results;
 mod ticket;

@@ -6,11 +6,14 @@ use crate::engine::{Error, shared::Shared};
 use crate::job::ItemResult;
 use crate::store::{Order, Read, Settled};
 use crate::sync::Arc;
+use crate::sync::thread::{ThreadId, current};
 use std::fmt;
 
 /// Iterates over a batch's results, waiting for each. It ends when the batch has ended and all was read.
 ///
-/// Every item it yields is committed. While it is held, the engine runs at most `result_window` results ahead of it.
+/// Every item it yields is committed. While it is held, the engine runs at most `result_window` results ahead of it,
+/// but for the time that the thread which has it waits in [`Batch::wait`](crate::Batch::wait) or
+/// [`Batch::push`](crate::Batch::push).
 /// In memory each result is handed out once, to whichever iterator asks first.
 ///
 /// An `Err` is about the wait, not about an item: [`Error::WouldBlockWorker`] when an item of the same engine would
@@ -24,6 +27,9 @@ pub struct Results<I, O> {
     /// Results before this cursor are passed over.
     pub(super) from: u64,
     pub(super) cursor: u64,
+    /// Its number among the iterators that are held, and the thread that has it.
+    number: u64,
+    thread: ThreadId,
 }
 
 impl<I, O> Results<I, O> {
@@ -34,12 +40,22 @@ impl<I, O> Results<I, O> {
         order: Order,
         from: u64,
     ) -> Self {
-        rows.store.reader(order, true);
-        Self { shared, rows, refill, order, over: false, from, cursor: from }
+        let number = rows.hold(order);
+        Self { shared, rows, refill, order, over: false, from, cursor: from, number, thread: current().id() }
+    }
+
+    /// It may have been handed to this thread.
+    fn in_hand(&mut self) {
+        let me = current().id();
+        if self.thread != me {
+            self.thread = me;
+            self.rows.take_over(self.number);
+        }
     }
 
     /// The next result if it is there already.
     pub fn try_next(&mut self) -> Option<ItemResult<O>> {
+        self.in_hand();
         loop {
             match self.rows.store.read(self.order) {
                 Read::Row(row, cursor) => {
@@ -68,6 +84,7 @@ impl<I, O> Iterator for Results<I, O> {
         if self.over {
             return None;
         }
+        self.in_hand();
         loop {
             let read = || match self.rows.store.read(self.order) {
                 Read::Pending => None,
@@ -108,7 +125,7 @@ fn item<O>(row: Settled<O>) -> ItemResult<O> {
 
 impl<I, O> Drop for Results<I, O> {
     fn drop(&mut self) {
-        self.rows.store.reader(self.order, false);
+        self.rows.let_go(self.number);
         (self.refill)();
     }
 }

@@ -1,5 +1,6 @@
 //! A submitted batch as its lane sees it: rows from the store, the user's closure, outcomes to the store.
 
+use super::readers::Readers;
 use crate::engine::Context;
 use crate::engine::body::{Ended, Work};
 use crate::engine::lane::Ending;
@@ -17,6 +18,7 @@ pub(crate) struct Rows<I, O> {
     pub(crate) published: Signal,
     /// Woken when rows were claimed: there is room to push.
     pub(crate) room: Signal,
+    pub(crate) readers: Mutex<Readers>,
 }
 
 /// The batch's work.

@@ -3,7 +3,7 @@
 //! Bounds. Rows wait in `waiting` up to the bound that each append names. Results wait in `log` until read. While
 //! an iterator of results is held, claims stop as soon as claimed-but-unread rows reach the window, so a slow
 //! reader pushes back on dispatch; without a reader they are kept for one that may come, until
-//! [`discard_unread`](Store::discard_unread) (a `wait` without a reader) lets them go. With a reader in input order
+//! [`discard_unread`](Store::discard_unread) (a `wait` without a reader) lets them go, and again when one has come. With a reader in input order
 //! the window counts from the oldest unread row, so the head of the order always has its place.
 
 use super::{AppendError, Appended, Claim, Order, Read, Row, Settled, Store};
@@ -225,6 +225,7 @@ impl<I: Send + Sync, O: Send> Store<I, O> for MemoryStore<I, O> {
         let log = &mut *guard;
         let step = |count: &mut usize| *count = if present { *count + 1 } else { *count - 1 };
         step(&mut log.readers);
+        log.discard &= !present;
         if order == Order::Input {
             step(&mut log.ordered_readers);
             if present {

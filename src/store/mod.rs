@@ -122,7 +122,7 @@ pub(crate) trait Store<I, O>: Send + Sync {
     /// A reader of this order came (true) or went (false).
     fn reader(&self, order: Order, present: bool);
 
-    /// From now on results that nobody reads are dropped (they stay counted).
+    /// From now on, until a reader comes, results are dropped (they stay counted).
     fn discard_unread(&self);
 
     /// Drops the rows that still wait to be claimed; returns how many.

@@ -346,68 +346,6 @@ fn set_concurrency_bounds_from_now_on() {
 }
 
 #[test]
-fn promise_10_opposite_demands_never_hang_and_nobody_holds_part() {
-    within(|| {
-        let engine = Engine::builder().workers(4).in_memory().quota("a", 1).quota("b", 1).open().unwrap();
-        let inside = Arc::new(AtomicUsize::new(0));
-        let run = |name: &str, first: &str, second: &str| {
-            let inside = inside.clone();
-            engine
-                .batch(name)
-                .needs(first, 1)
-                .needs(second, 1)
-                .submit(0..2000u32, move |_, _| {
-                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "both quotas are one");
-                    inside.fetch_sub(1, Ordering::SeqCst);
-                    Ok(())
-                })
-                .unwrap()
-        };
-        let (x, y) = (run("x", "a", "b"), run("y", "b", "a"));
-        let single = engine.batch("z").needs("a", 1).submit(0..500u32, |n, _| Ok(*n)).unwrap();
-        assert_eq!((report(&x).completed_items, report(&y).completed_items), (2000, 2000));
-        assert_eq!(report(&single).completed_items, 500);
-        until("all is back", || ["a", "b"].iter().all(|k| engine.in_use(&(*k).into()) == Some((0, 1))));
-    });
-}
-
-#[test]
-fn promise_10_the_window_law_holds_for_paced_starts() {
-    within(|| {
-        let time = ManualClock::new();
-        let rate = Rate::per_second(10).burst(3);
-        let engine =
-            Engine::builder().workers(3).in_memory().clock(time.clock()).rate("api", rate).open().unwrap();
-        let stamps = Arc::new(Mutex::new(Vec::new()));
-        let batches: Vec<_> = (0..2)
-            .map(|i| {
-                let (log, clock) = (stamps.clone(), time.clone());
-                engine
-                    .batch(format!("b{i}"))
-                    .paced_by("api")
-                    .submit(0..40u32, move |_, _| {
-                        log.lock().unwrap().push(clock.now());
-                        Ok(())
-                    })
-                    .unwrap()
-            })
-            .collect();
-        advance_until(&time, millis(20), "both end", || {
-            batches.iter().all(|batch| batch.wait_by(Deadline::NOW).is_ok())
-        });
-        let stamps = stamps.lock().unwrap();
-        assert_eq!(stamps.len(), 80);
-        for (i, from) in stamps.iter().enumerate() {
-            for (n, to) in stamps[i..].iter().enumerate() {
-                // burst + active lanes + rate * t
-                let most = 3.0 + 2.0 + 10.0 * (*to - *from).as_secs_f64();
-                assert!((n + 1) as f64 <= most + 1e-6, "{} starts in {:?}", n + 1, *to - *from);
-            }
-        }
-    });
-}
-
-#[test]
 fn the_configurations_caps_bind() {
     within(|| {
         for (config, most) in [

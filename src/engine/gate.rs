@@ -12,7 +12,7 @@
 //! | `Rate` | one reservation a rate, no permit | `RATE` | the supervisor's timer at its start |
 //!
 //! The reason is set first, then the waiter is entered, then the cause is tested again and the reason undone if it
-//! has passed. A lane whose reservation has come due holds a *prepaid* start: the next item through its gate uses
+//! has passed. A lane whose reservations have come due holds a *prepaid* start: the next item through its gate uses
 //! it. So the rate law holds on grant stamps, and what the service sees is within `burst + active lanes + rate·t`.
 
 use super::lane::{LaneCore, Shell};
@@ -24,7 +24,7 @@ use crate::limit::{RateLimiter, Reservation};
 use crate::resource::ResourceKind;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -275,12 +275,15 @@ impl LaneGate {
         if self.prepaid.load(Ordering::Relaxed) && self.prepaid.swap(false, Ordering::Acquire) {
             return Admission::Go;
         }
-        for (i, rate) in self.rates.iter().enumerate() {
-            if let Err(wait) = rate.try_acquire_at(now_raw, 1) {
-                return self.block_on_rate(shared, shell, held, i, wait);
+        // A token of one rate is of no use while another's is waited for: of several, all are reserved together.
+        if let [rate] = &*self.rates {
+            match rate.try_acquire_at(now_raw, 1) {
+                Ok(()) => return Admission::Go,
+                Err(wait) if spin(&shared.clock, rate, wait) => return Admission::Go,
+                Err(_) => {}
             }
         }
-        Admission::Go
+        self.reserve(shared, shell, held)
     }
 
     #[cold]
@@ -337,53 +340,34 @@ impl LaneGate {
         }
     }
 
+    /// Takes a place in every rate, and goes if all have come; else the lane waits with them.
+    ///
+    /// The latch is held from the look at `waiting` until the places stand in it: a worker that finds its lane waiting
+    /// has taken nothing that would be lost.
     #[cold]
-    fn block_on_rate(
-        &self,
-        shared: &Shared,
-        shell: &Arc<Shell>,
-        held: &mut Held,
-        from: usize,
-        wait_ticks: u64,
-    ) -> Admission {
-        let clock = &shared.clock;
-        if from + 1 == self.rates.len()
-            && clock.at_raw(wait_ticks).as_nanos() <= SPIN_NANOS
-            && clock.moves_alone()
-        {
-            let rate = &self.rates[from];
-            let until = clock.raw() + clock.raw_at(Timestamp::from_nanos(2 * SPIN_NANOS));
-            loop {
-                let now = clock.raw();
-                if rate.try_acquire_at(now, 1).is_ok() {
-                    return Admission::Go;
-                }
-                if now > until {
-                    break;
-                }
-                crate::sync::thread::yield_now();
-            }
-        }
-        held.release(shared);
-        let core = &shell.core;
+    fn reserve(&self, shared: &Shared, shell: &Arc<Shell>, held: &mut Held) -> Admission {
+        let (core, clock) = (&shell.core, &shared.clock);
         let mut waiting = self.waiting.lock();
         if !matches!(*waiting, Waiting::No) {
+            drop(waiting);
+            held.release(shared);
             return Admission::Blocked;
         }
-        core.word.block(Reason::Rate);
-        let mut tokens = Vec::with_capacity(self.rates.len() - from);
-        for rate in &self.rates[from..] {
-            match rate.reserve_owned(1) {
-                Ok(token) => tokens.push(token),
-                Err(error) => {
-                    shared.unblock(core, Reason::Rate);
-                    return Admission::Never(error.to_string());
-                }
-            }
-        }
+        let places: Result<Vec<_>, _> = self.rates.iter().map(|rate| rate.reserve_owned(1)).collect();
+        let tokens = match places {
+            Ok(tokens) => tokens,
+            Err(error) => return Admission::Never(error.to_string()),
+        };
         let due = start(&tokens);
+        if due <= clock.now() {
+            drop(waiting);
+            spend(tokens);
+            return Admission::Go;
+        }
+        core.word.block(Reason::Rate);
         *waiting = Waiting::Rate { tokens, due };
         drop(waiting);
+        held.release(shared);
         if due <= clock.now() {
             // The cause has passed meanwhile.
             self.due(shared, shell, clock.now());
@@ -428,10 +412,7 @@ impl LaneGate {
             shared.schedule(due, shell);
             return;
         }
-        for token in tokens.drain(..) {
-            // Its time has come: this does not wait.
-            let _spent = token.wait();
-        }
+        spend(std::mem::take(tokens));
         *waiting = Waiting::No;
         // ORDERING: Release pairs with the Acquire in `pay`.
         self.prepaid.store(true, Ordering::Release);
@@ -458,6 +439,32 @@ impl LaneGate {
             }
         }
         drop(waiting);
+    }
+}
+
+/// Uses up places whose time has come: this does not wait.
+fn spend(tokens: Vec<Reservation>) {
+    for token in tokens {
+        let _spent = token.wait();
+    }
+}
+
+/// Waits on the spot for the token of a rate that will be there in `wait_ticks`, if that is near. True: it was taken.
+#[cold]
+fn spin(clock: &Clock, rate: &RateLimiter, wait_ticks: u64) -> bool {
+    if clock.at_raw(wait_ticks).as_nanos() > SPIN_NANOS || !clock.moves_alone() {
+        return false;
+    }
+    let until = clock.raw() + clock.raw_at(Timestamp::from_nanos(2 * SPIN_NANOS));
+    loop {
+        let now = clock.raw();
+        if rate.try_acquire_at(now, 1).is_ok() {
+            return true;
+        }
+        if now > until {
+            return false;
+        }
+        crate::sync::thread::yield_now();
     }
 }
 

@@ -15,7 +15,7 @@ use super::gate::Admission;
 use super::lane::{Ending, LaneBody, Shell};
 use super::shared::Shared;
 use super::slot::Slot;
-use super::worker::{Fate, Place, WorkerState, caught, drop_quietly, with_item};
+use super::worker::{Fate, Place, WorkerState, caught, drop_quietly, text_of, with_item};
 use crate::core::chunk::Chunk as ChunkWord;
 use crate::core::waitlist::Demand;
 use crate::job::{
@@ -516,14 +516,7 @@ impl<W: Work> Body<W> {
             Verdict::Failed(failure) => {
                 let reason = if timed_out { DeadReason::TimedOut } else { DeadReason::Exhausted };
                 let kind = failure.kind();
-                // The user's error: to print it and to drop it runs code of the user's.
-                let message = caught(|| {
-                    let message = failure.message();
-                    drop(failure);
-                    message
-                });
-                let message =
-                    message.unwrap_or_else(|(panic, _)| format!("its error cannot be shown: {panic}"));
+                let message = text_of(failure);
                 let message = match core.spec.item_timeout {
                     Some(limit) if timed_out => format!("timed out after {limit:?}: {message}"),
                     _ => message,

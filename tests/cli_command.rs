@@ -160,3 +160,29 @@ fn help_goes_to_stdout() {
         assert!(ran.exits(0).text().contains(word), "{word}");
     }
 }
+
+#[test]
+fn a_mistake_in_the_options_is_one_line() {
+    for (options, word) in [
+        ("--rate 0/s -- true", "--rate"),
+        ("--rate -1/s -- true", "not a rate"),
+        ("--rate 2/s,burst=0 -- true", "burst"),
+        ("--delay 0s -- true", "--delay"),
+        ("--delay 1000000d -- true", "--delay"),
+        ("-j 1025 -- true", "1024 jobs"),
+        ("-j 1000000000000 -- true", "--jobs"),
+        ("-j -1 -- true", "--jobs"),
+        ("--halt now,fail=0 -- true", "fail=0"),
+        ("-0 -d , -- true", "--null"),
+        ("--progress sometimes -- true", "auto, always, never"),
+        ("--no-such-option -- true", "--no-such-option"),
+        ("", "<CMD>"),
+    ] {
+        run(options).ran().exits(2).says(word);
+    }
+}
+
+#[test]
+fn as_many_jobs_as_the_engine_has_workers() {
+    assert_eq!(run("-j 1024 -- echo").items(&["a"]).ran().exits(0).text(), "a\n");
+}

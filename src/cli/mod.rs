@@ -33,6 +33,7 @@ mod template;
 mod values;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use exit::Exit;
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -50,7 +51,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => {
             // Help goes to stdout with 0, a mistake to stderr with 2.
-            let _ = e.print();
+            match e.kind() {
+                ErrorKind::DisplayHelp
+                | ErrorKind::DisplayVersion
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => drop(e.print()),
+                _ => say(one_line(&e.to_string())),
+            }
             return ExitCode::from(if e.use_stderr() { Exit::Usage } else { Exit::Done });
         }
     };
@@ -60,6 +66,13 @@ pub fn main() -> ExitCode {
         trouble.exit
     });
     exit.into()
+}
+
+/// clap's error without its heading, its usage and its hints, which --help tells better.
+fn one_line(error: &str) -> String {
+    let first = error.split("\n\n").next().unwrap_or(error);
+    let words: Vec<_> = first.trim_start_matches("error: ").split_whitespace().collect();
+    format!("{} (--help tells more)", words.join(" "))
 }
 
 /// A line of our own on stderr.

@@ -5,7 +5,7 @@
 //! | `args.rs`, `values.rs` | what may be written, and what it means |
 //! | `input.rs`, `template.rs`, `bytes.rs` | items, and the command for one of them |
 //! | `job.rs` | an attempt: run it, judge its end |
-//! | `child.rs`, `group.rs`, `capture.rs` | a process, its group, its output |
+//! | `child.rs`, `group.rs`, `capture.rs`, `descriptors.rs` | a process, its group, its output, room for its files |
 //! | `drive.rs` | items to the scheduler, results from it |
 //! | `report.rs`, `order.rs`, `json.rs`, `progress.rs`, `tally.rs` | what is printed |
 //! | `controls.rs`, `signals.rs` | how a run is stopped |
@@ -17,6 +17,7 @@ mod bytes;
 mod capture;
 mod child;
 mod controls;
+mod descriptors;
 mod drive;
 mod exit;
 mod group;

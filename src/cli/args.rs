@@ -23,7 +23,8 @@ A job that exits with 0 is done, with 75 is tried again later (at most 20 times,
 a code of --fatal-exit is dead at once; with anything else, or killed by a signal, it is tried again while
 --retries lasts.
 
-Ctrl-C: once, no job starts any more; twice (or SIGTERM), running jobs are terminated; three times, leave at once.
+Ctrl-C: once, no job starts any more; twice (or SIGTERM), running jobs are terminated; three times (or Ctrl-\\),
+they are killed.
 
 Exit codes: 0 all done, 1 some dead, 2 wrong usage or unreadable input, 3 halted by --halt or --batch-timeout,
 4 cancelled by a signal or a closed stdout, 6 internal error or full disk.";

@@ -78,6 +78,8 @@ fn one_line(error: &str) -> String {
 
 /// A line of our own on stderr.
 fn say(line: impl Display) {
+    // A file name may hold anything.
+    let line = line.to_string().replace('\n', "\\n");
     // Nobody may be listening.
     let _ = progress::aside(|| writeln!(io::stderr(), "batchyard: {line}"));
 }

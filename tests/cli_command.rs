@@ -6,6 +6,7 @@
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 use support::{CommandExt, Dir, run};
 
 #[test]
@@ -159,4 +160,47 @@ fn help_goes_to_stdout() {
     for word in ["--halt", "--results", "BATCHYARD_KEY", "Exit codes", "{//}"] {
         assert!(ran.exits(0).text().contains(word), "{word}");
     }
+}
+
+#[test]
+fn a_mistake_in_the_options_is_one_line() {
+    for (options, word) in [
+        ("--rate 0/s -- true", "--rate"),
+        ("--rate -1/s -- true", "not a rate"),
+        ("--rate 2/s,burst=0 -- true", "burst"),
+        ("--delay 0s -- true", "--delay"),
+        ("--delay 1000000d -- true", "--delay"),
+        ("-j 1025 -- true", "1024 jobs"),
+        ("-j 1000000000000 -- true", "--jobs"),
+        ("-j -1 -- true", "--jobs"),
+        ("--halt now,fail=0 -- true", "fail=0"),
+        ("-0 -d , -- true", "--null"),
+        ("--progress sometimes -- true", "auto, always, never"),
+        ("--no-such-option -- true", "--no-such-option"),
+        ("", "<CMD>"),
+    ] {
+        run(options).ran().exits(2).says(word);
+    }
+}
+
+#[test]
+fn as_many_jobs_as_the_engine_has_workers() {
+    assert_eq!(run("-j 1024 -- echo").items(&["a"]).ran().exits(0).text(), "a\n");
+}
+
+/// `batchyard run OPTIONS` under this limit of open files.
+fn limited(limit: &str, options: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit {limit}; exec \"$0\" run {options}")]);
+    command.arg(env!("CARGO_BIN_EXE_batchyard"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn there_is_room_for_the_files_of_all_jobs() {
+    let ran = limited("-Sn 64", "-j 100 -- sh -c 'ulimit -n' sh ::: a").ran();
+    assert!(ran.exits(0).text().trim().parse::<u32>().unwrap() >= 100 * 5, "{ran:?}");
+    limited("-n 64", "-j 100 -- true ::: a").ran().exits(2).says("open files");
+    limited("-n 64", "-j 2 -- true ::: a").ran().exits(0);
 }

@@ -54,6 +54,7 @@ fn no_items_no_jobs() {
 fn a_file_that_cannot_be_read() {
     let dir = Dir::new("unreadable");
     run("-a /nonexistent/items -- true").ran().exits(2).says("/nonexistent/items");
+    run("-a").arg("two\nlines").args(["--", "true"]).ran().exits(2).says("two\\nlines");
     run("-a").arg(dir.path()).args(["--", "true"]).ran().exits(2).says("directory");
 }
 

@@ -70,7 +70,7 @@ fn a_job_may_open_its_own_stderr_again() {
 #[test]
 fn tags() {
     let ran = run("-k --tag").sh("echo 1; printf 2; echo e >&2").items(&["x y", "z"]).ran();
-    assert_eq!(ran.exits(0).text(), "x y\t1\nx y\t2z\t1\nz\t2");
+    assert_eq!(ran.exits(0).text(), "x y\t1\nx y\t2\nz\t1\nz\t2\n");
     assert_eq!(ran.stderr, "x y\te\nz\te\n");
 }
 

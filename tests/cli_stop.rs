@@ -113,6 +113,18 @@ fn the_third_interrupt_does_not_wait_for_the_grace() {
     assert!(!lives(&job));
 }
 
+/// The jobs are in process groups of their own: nobody else kills them.
+#[test]
+fn quit_leaves_no_job_behind() {
+    let dir = Dir::new("quit");
+    let up = dir.fifo("up");
+    let script = format!("trap '' TERM; echo $$ > {}; while :; do sleep 0.01; done", up.display());
+    let (live, job) = started(run("-j 1 --kill-after 1h").sh(&script).items(&["a"]), &up);
+    live.signal(Signal::QUIT);
+    live.end().exits(4);
+    assert!(!lives(&job));
+}
+
 #[test]
 fn an_ignored_interrupt_stays_ignored() {
     let dir = Dir::new("ignored");

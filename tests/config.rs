@@ -2,7 +2,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
 
-use batchyard::{EngineConfig, ResourceKind, Retry, Workers, millis, secs};
+use batchyard::{Engine, EngineConfig, Error, Rate, ResourceKind, Retry, Workers, millis, secs};
 
 #[track_caller]
 fn refused(field: &str, change: impl FnOnce(&mut EngineConfig)) -> String {
@@ -57,11 +57,25 @@ fn what_is_no_number_names_its_field() {
         refused("grace_seconds", |c| c.grace_seconds = wrong);
     }
     refused("grace_seconds", |c| c.grace_seconds = f64::INFINITY);
-    for wrong in ["", "10", "/s", "0/s", "-1/s", "NaN/s", "inf/s", "ten/s"] {
+    for wrong in [f64::MIN_POSITIVE, f64::MAX] {
+        refused("max_api_calls_per_second", |c| c.max_api_calls_per_second = wrong);
+    }
+    for wrong in ["", "10", "/s", "0/s", "-1/s", "NaN/s", "inf/s", "ten/s", "1/parsec", "1/s,burst=0"] {
         let problem = refused("rates.x", |c| c.rates.extend([("x".into(), wrong.into())]));
         assert!(problem.contains("10/s,burst=20"), "{problem}");
     }
     refused("rates", |c| c.rates.extend([(String::new(), "1/s".into())]));
+}
+
+#[test]
+fn what_is_too_much_names_its_field() {
+    refused("workers", |c| (c.max_total_concurrent_items, c.workers) = (usize::MAX, 1025.into()));
+    refused("workers", |c| (c.max_total_concurrent_items, c.workers) = (usize::MAX, usize::MAX.into()));
+    refused("grace_seconds", |c| c.grace_seconds = 1e30);
+    let endless = Engine::builder().workers(1).grace(std::time::Duration::MAX).open();
+    assert!(matches!(endless, Err(Error::Invalid(wrong)) if wrong.field == "grace_seconds"));
+    let endless = Engine::builder().rate("mail", Rate::per(1, std::time::Duration::MAX)).open();
+    assert!(matches!(endless, Err(Error::Invalid(wrong)) if wrong.field == "rates.mail"));
 }
 
 #[test]

@@ -191,6 +191,17 @@ fn promise_19_panics_outside_the_closure_take_nobody_with_them() {
         }
     }
     impl std::error::Error for Unspeakable {}
+    impl Drop for Unspeakable {
+        fn drop(&mut self) {
+            panic!("undroppable")
+        }
+    }
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("bomb")
+        }
+    }
 
     #[derive(serde::Serialize, serde::Deserialize)]
     struct Sticky(u32);
@@ -205,8 +216,28 @@ fn promise_19_panics_outside_the_closure_take_nobody_with_them() {
         let engine = engine(2);
         let batch = engine.batch("b").submit([1u32], |_, _| Err::<(), _>(Unspeakable.into())).unwrap();
         assert!(only(&batch).unwrap_err().to_string().contains("unspeakable"));
-
         report(&batch);
+        let inner = engine.clone();
+        let batch = engine
+            .batch("inline")
+            .submit([1u32], move |_, _| {
+                let dead = inner.map([1], |_, _| Err::<(), _>(Unspeakable.into())).remove(0).unwrap_err();
+                Ok(dead.to_string())
+            })
+            .unwrap();
+        assert!(only(&batch).unwrap().contains("unspeakable"));
+        report(&batch);
+
+        // What a closure panics with may panic when it is dropped.
+        let batch = engine
+            .batch("payload")
+            .submit(0..4u32, |n, _| if *n == 2 { std::panic::panic_any(Bomb) } else { Ok(*n) })
+            .unwrap();
+        let payload = report(&batch);
+        assert_eq!((payload.completed_items, payload.failed_items), (3, 1));
+        let mapped = engine.map(0..4, |n, _| if *n == 2 { std::panic::panic_any(Bomb) } else { Ok(*n) });
+        assert_eq!(mapped.iter().filter(|result| result.is_ok()).count(), 3);
+
         // Dropped by whoever settles the last of a chunk, by the store that nobody reads, by the canceller.
         let batch = engine
             .batch("b")

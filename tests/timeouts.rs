@@ -16,6 +16,17 @@ fn manual(workers: usize) -> (ManualClock, EngineBuilder) {
 }
 
 #[test]
+fn a_timeout_beyond_the_clock_is_none() {
+    within(|| {
+        let engine = engine(1);
+        let forever = std::time::Duration::MAX;
+        let batch = engine.batch("t").item_timeout(forever).grace(forever).deadline(forever);
+        let batch = batch.submit([1u32], |n, ctx| ctx.check().map(|()| *n)).unwrap();
+        assert_eq!(batch.wait().unwrap().completed_items, 1);
+    });
+}
+
+#[test]
 fn promise_11_at_the_deadline_the_token_is_cancelled() {
     within(|| {
         let (time, builder) = manual(1);

@@ -168,6 +168,7 @@ impl EngineBuilder {
                 rates.insert(name, limiter(rate, &clock)?);
             }
             for (name, rate) in self.rates {
+                rate.validate(&format!("rates.{name}"))?;
                 rates.insert(name, limiter(rate, &clock)?);
             }
         }

@@ -13,7 +13,7 @@
 use crate::engine::body::{Body, Ended, Work};
 use crate::engine::lane::{Ending, LaneBody, LaneCore, Shell};
 use crate::engine::shared::Shared;
-use crate::engine::worker::{caught, on_worker_of};
+use crate::engine::worker::{caught, on_worker_of, text_of};
 use crate::engine::{Context, Error};
 use crate::job::{
     AttemptError, AttemptKind, BatchStatus, Dead, DeadReason, Failure, FailureKind, HaltReason, Key, Report,
@@ -309,7 +309,8 @@ fn inline_item<I, O>(
                     FailureKind::Fatal => (AttemptKind::Fatal, DeadReason::Fatal),
                     FailureKind::Skip => (AttemptKind::Skipped, DeadReason::Skipped),
                 };
-                (AttemptError::new(ctx.tries + 1, kind, failure.message()), dead, failure.wait())
+                let wait = failure.wait();
+                (AttemptError::new(ctx.tries + 1, kind, text_of(failure)), dead, wait)
             }
         };
         errors.push(error);

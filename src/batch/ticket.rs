@@ -331,7 +331,9 @@ impl LaneBody for SpawnBody {
             shared.gate.returned(shared, &me.slot, &mut me.held);
             return Fate::Abandoned;
         }
-        drop_quietly(hand.lock().take());
+        // It may hold the last handle on the user's value: that is dropped with no latch of ours held.
+        let in_hand = hand.lock().take();
+        drop_quietly(in_hand);
         me.slot.leave_chunk();
         me.held.release(shared);
         let took = clock.at_raw(clock.raw().saturating_sub(start));

@@ -23,7 +23,8 @@ A job that exits with 0 is done, with 75 is tried again later (at most 20 times,
 a code of --fatal-exit is dead at once; with anything else, or killed by a signal, it is tried again while
 --retries lasts.
 
-Ctrl-C: once, no job starts any more; twice (or SIGTERM), running jobs are terminated; three times, leave at once.
+Ctrl-C: once, no job starts any more; twice (or SIGTERM), running jobs are terminated; three times (or Ctrl-\\),
+they are killed.
 
 Exit codes: 0 all done, 1 some dead, 2 wrong usage or unreadable input, 3 halted by --halt or --batch-timeout,
 4 cancelled by a signal or a closed stdout, 6 internal error or full disk.";
@@ -46,15 +47,16 @@ pub(crate) enum Command {
 #[command(after_help = EXIT_CODES, override_usage = "batchyard run [OPTIONS] -- CMD [ARGS…] [::: ITEM…]")]
 pub(crate) struct Run {
     /// Jobs at a time: a number, 0 for all cores, or a share of the cores like 50%
-    #[arg(short = 'j', long, value_name = "N|0|N%", default_value = "0", value_parser = values::jobs)]
+    #[arg(short = 'j', long, value_name = "N|0|N%", default_value = "0", value_parser = values::jobs,
+        allow_hyphen_values = true)]
     pub(crate) jobs: Jobs,
 
     /// Start at most this many jobs per time, like 2/s, 0.5/s, 100/m or 2/s,burst=5 (burst is 1 unless said)
-    #[arg(long, value_name = "N/s[,burst=N]", value_parser = values::rate)]
+    #[arg(long, value_name = "N/s[,burst=N]", value_parser = values::rate, allow_hyphen_values = true)]
     pub(crate) rate: Option<Rate>,
 
     /// Time between the starts of two jobs, at least
-    #[arg(long, value_name = "TIME", value_parser = values::time)]
+    #[arg(long, value_name = "TIME", value_parser = values::delay)]
     pub(crate) delay: Option<Duration>,
 
     /// Further tries for an item whose job fails

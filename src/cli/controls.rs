@@ -32,7 +32,7 @@ pub(crate) enum Stage {
 /// Why the run was stopped. The first reason decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Why {
-    /// SIGINT, SIGTERM or SIGHUP: its name.
+    /// SIGINT, SIGTERM, SIGHUP or SIGQUIT: its name.
     Signal(&'static str),
     /// The rule that struck.
     HaltRule(HaltRule),

@@ -5,7 +5,7 @@
 //! | `args.rs`, `values.rs` | what may be written, and what it means |
 //! | `input.rs`, `template.rs`, `bytes.rs` | items, and the command for one of them |
 //! | `job.rs` | an attempt: run it, judge its end |
-//! | `child.rs`, `group.rs`, `capture.rs` | a process, its group, its output |
+//! | `child.rs`, `group.rs`, `capture.rs`, `descriptors.rs` | a process, its group, its output, room for its files |
 //! | `drive.rs` | items to the scheduler, results from it |
 //! | `report.rs`, `order.rs`, `json.rs`, `progress.rs`, `tally.rs` | what is printed |
 //! | `controls.rs`, `signals.rs` | how a run is stopped |
@@ -17,6 +17,7 @@ mod bytes;
 mod capture;
 mod child;
 mod controls;
+mod descriptors;
 mod drive;
 mod exit;
 mod group;
@@ -33,6 +34,7 @@ mod template;
 mod values;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use exit::Exit;
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -50,7 +52,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => {
             // Help goes to stdout with 0, a mistake to stderr with 2.
-            let _ = e.print();
+            match e.kind() {
+                ErrorKind::DisplayHelp
+                | ErrorKind::DisplayVersion
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => drop(e.print()),
+                _ => say(one_line(&e.to_string())),
+            }
             return ExitCode::from(if e.use_stderr() { Exit::Usage } else { Exit::Done });
         }
     };
@@ -62,8 +69,17 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
+/// clap's error without its heading, its usage and its hints, which --help tells better.
+fn one_line(error: &str) -> String {
+    let first = error.split("\n\n").next().unwrap_or(error);
+    let words: Vec<_> = first.trim_start_matches("error: ").split_whitespace().collect();
+    format!("{} (--help tells more)", words.join(" "))
+}
+
 /// A line of our own on stderr.
 fn say(line: impl Display) {
+    // A file name may hold anything.
+    let line = line.to_string().replace('\n', "\\n");
     // Nobody may be listening.
     let _ = progress::aside(|| writeln!(io::stderr(), "batchyard: {line}"));
 }

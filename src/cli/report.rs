@@ -160,7 +160,9 @@ fn write_output(output: &Output, tag: Option<&[u8]>, to: &mut impl Write) -> io:
             line_begins = line.ends_with(b"\n");
         }
         Ok(())
-    })
+    })?;
+    // The next job's tag begins a line too.
+    if line_begins { Ok(()) } else { to.write_all(b"\n") }
 }
 
 /// `exit` is written last: where it is, the rest is whole.

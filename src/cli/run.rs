@@ -5,6 +5,7 @@ use super::bytes::Bytes;
 use super::capture::Spill;
 use super::child::{Nursery, is_dev_null};
 use super::controls::{Controls, Stage, Why};
+use super::descriptors::make_room;
 use super::drive::{Plan, drive};
 use super::exit::{Exit, Trouble};
 use super::job::{Job, Slots};
@@ -41,6 +42,8 @@ pub(crate) fn run(args: Run) -> Result<Exit, Trouble> {
     if args.dry_run {
         return dry_run(&template, inputs);
     }
+    let workers = args.jobs.count();
+    make_room(workers)?;
     let program = template.fixed_program().map(|name| find_program(&name)).transpose()?;
 
     let clock = Clock::os();
@@ -60,7 +63,7 @@ pub(crate) fn run(args: Run) -> Result<Exit, Trouble> {
         capture_stderr: wanted || !is_dev_null(io::stderr()),
     };
     let plan = Plan {
-        workers: args.jobs.count(),
+        workers,
         rates: args.rates(),
         retry: args.backoff.attempts(args.retries.saturating_add(1)),
         grace: args.kill_after,

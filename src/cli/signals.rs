@@ -4,6 +4,7 @@
 //! |---|---|
 //! | SIGINT | the next one: drain, cancel, kill and leave |
 //! | SIGTERM, SIGHUP | cancel |
+//! | SIGQUIT | kill and leave: the jobs are in groups of their own, so the terminal's Ctrl-\\ does not reach them |
 //!
 //! A signal that was ignored when we started (`nohup`, a background job of a script) stays ignored. Children get
 //! default dispositions either way: caught signals are reset by exec, and `std::process` resets SIGPIPE.
@@ -12,13 +13,13 @@ use super::controls::{Controls, Stage, Why};
 use super::exit::{Exit, Trouble};
 use crate::sync::{Arc, thread};
 use crate::time::millis;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs;
 
 /// Starts the thread that listens.
 pub(crate) fn listen(controls: &Arc<Controls>) -> Result<(), Trouble> {
-    let wanted: Vec<_> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|s| !is_ignored(*s)).collect();
+    let wanted: Vec<_> = [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|s| !is_ignored(*s)).collect();
     let mut signals =
         Signals::new(wanted).map_err(|e| Trouble::internal(format!("cannot listen for signals: {e}")))?;
     let controls = Arc::clone(controls);
@@ -28,6 +29,7 @@ pub(crate) fn listen(controls: &Arc<Controls>) -> Result<(), Trouble> {
                 (SIGINT, Stage::Running) => ("SIGINT", Stage::Draining),
                 (SIGINT, Stage::Draining) => ("SIGINT", Stage::Cancelling),
                 (SIGINT, _) => ("SIGINT", Stage::Killing),
+                (SIGQUIT, _) => ("SIGQUIT", Stage::Killing),
                 (SIGHUP, _) => ("SIGHUP", Stage::Cancelling),
                 _ => ("SIGTERM", Stage::Cancelling),
             };

@@ -1,6 +1,7 @@
 //! The values of options: what people write, and what it means. Each parser's error is the end of clap's sentence
 //! "invalid value '…' for '--option': …".
 
+use crate::core::ready::MAX_WORKERS;
 use crate::error::Invalid;
 use crate::job::{HaltRule, Retry};
 use crate::limit::Rate;
@@ -23,16 +24,17 @@ impl Jobs {
     /// The number for this machine: at least 1.
     pub(crate) fn count(self) -> usize {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        match self {
+        let jobs = match self {
             Jobs(0, Unit::Jobs) => cores,
             Jobs(n, Unit::Jobs) => n as usize,
             Jobs(n, Unit::PercentOfCores) => (cores * n as usize / 100).max(1),
-        }
+        };
+        jobs.min(MAX_WORKERS)
     }
 }
 
-/// A thread each: more than this is a slip of the finger.
-const MOST_JOBS: u32 = 10_000;
+/// A thread each, and so many the engine takes.
+const MOST_JOBS: u32 = MAX_WORKERS as u32;
 
 pub(crate) fn jobs(text: &str) -> Result<Jobs, String> {
     let (number, unit) = match text.strip_suffix('%') {
@@ -70,6 +72,12 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
         Duration::ZERO => Err("zero is not a time to wait".to_owned()),
         time => Ok(time),
     }
+}
+
+/// The time between two starts: a rate of one.
+pub(crate) fn delay(text: &str) -> Result<Duration, String> {
+    let time = time(text)?;
+    Rate::per(1, time).validate("delay").map(|()| time).map_err(problem)
 }
 
 /// The waits before further tries: full jitter under a bound that doubles from the first to the second.
@@ -138,9 +146,10 @@ mod tests {
     #[test]
     fn numbers_of_jobs() {
         assert_eq!(jobs("7").unwrap().count(), 7);
+        assert_eq!(jobs("1024").unwrap().count(), 1024);
         assert!(jobs("0").unwrap().count() >= 1);
         assert_eq!(jobs("1%").unwrap().count(), 1.max(jobs("0").unwrap().count() / 100));
-        for bad in ["", "x", "-1", "0%", "%", "1.5", "10001"] {
+        for bad in ["", "x", "-1", "0%", "%", "1.5", "1025"] {
             assert!(jobs(bad).is_err(), "{bad}");
         }
     }

@@ -252,7 +252,7 @@ impl<W: Work> Body<W> {
             }
             ctx.seq = self.work.seq(&chunk, at);
             ctx.key = self.work.key(&chunk, at);
-            ctx.deadline_raw = if timeout == 0 { 0 } else { now + timeout };
+            ctx.deadline_raw = if timeout == 0 { 0 } else { now.saturating_add(timeout) };
             if W::REFILLED
                 && let Some(queued) = self.work.queued(&chunk, at)
             {

@@ -1,13 +1,16 @@
 //! Everything an engine can be told in one plain structure: the Python service's options under their names and
 //! defaults, and ours. The checks are in [`EngineConfig::validate`]; nothing is clamped in silence.
 
+use crate::core::ready::MAX_WORKERS;
 use crate::engine::{Workers, unlimited};
 use crate::error::Invalid;
 use crate::job::Retry;
+use crate::limit::Rate;
 use crate::resource::ResourceKind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The most batches that can be active at once: an engine has 64 lanes, and keeps four for `map` and `spawn`.
 pub(crate) const MAX_BATCHES: usize = 60;
@@ -246,10 +249,16 @@ impl EngineConfig {
             let problem = format!("{rate} is not a rate: use a number above 0, or \"none\" for no limit");
             return Err(Invalid::new("max_api_calls_per_second", problem));
         }
+        if rate.is_finite() {
+            Rate::per_second_f64(rate).validate("max_api_calls_per_second")?;
+        }
         let grace = self.grace_seconds;
-        if !grace.is_finite() || grace <= 0.0 {
-            let problem = format!("{grace} is not a time: use a number of seconds above 0");
+        if grace <= 0.0 || Duration::try_from_secs_f64(grace).is_err() {
+            let problem = format!("{grace} is not a time: use a number of seconds above 0 and below 1.8e19");
             return Err(Invalid::new("grace_seconds", problem));
+        }
+        if self.workers.requested().is_some_and(|n| n > MAX_WORKERS) {
+            return Err(Invalid::new("workers", format!("must be at most {MAX_WORKERS}")));
         }
         Ok(())
     }
@@ -300,9 +309,8 @@ impl EngineConfig {
             let problem = format!("`{text}`, but max_api_calls_per_second is {calls}: give one");
             return Err(Invalid::new(field, problem));
         }
-        let number = text.split('/').next().unwrap_or("").trim();
-        match number.parse::<f64>() {
-            Ok(n) if n.is_finite() && n > 0.0 && text.contains('/') => Ok(()),
+        match text.parse::<Rate>() {
+            Ok(rate) if rate.validate(&field).is_ok() && rate.burst_size() > 0 => Ok(()),
             _ => Err(Invalid::new(field, format!("`{text}` is not a rate: write for example 10/s,burst=20"))),
         }
     }

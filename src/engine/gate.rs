@@ -309,7 +309,7 @@ impl LaneGate {
         core.word.block(Reason::Permit);
         let class = usize::from(core.tunables.get().class);
         // SAFETY: the node lives in the lane's shell, which the waiter's entry does not outlive: `withdraw` takes
-        // the node out before the lane ends, and it runs before the shell is dropped (see `LaneGate::drop`).
+        // the node out when the lane ends (`Shared::leave`), and then no item is left for which it could be entered again.
         let entered = unsafe {
             shared.gate.list.enqueue(
                 &self.node,

@@ -9,7 +9,7 @@ use super::body::{Body, Work};
 use super::entries::{Entry, Later};
 use super::lane::{Ending, LaneCore, Shell};
 use super::shared::Shared;
-use super::worker::{Place, WorkerState, caught};
+use super::worker::{Place, WorkerState, text_of};
 use crate::job::{AttemptError, AttemptKind, Dead, DeadReason, Failure, FailureKind};
 use crate::policy;
 use crate::sync::Arc;
@@ -66,14 +66,7 @@ impl<W: Work> Body<W> {
             Verdict::Failed(failure) => {
                 let reason = if timed_out { DeadReason::TimedOut } else { DeadReason::Exhausted };
                 let kind = failure.kind();
-                // The user's error: to print it and to drop it runs code of the user's.
-                let message = caught(|| {
-                    let message = failure.message();
-                    drop(failure);
-                    message
-                });
-                let message =
-                    message.unwrap_or_else(|(panic, _)| format!("its error cannot be shown: {panic}"));
+                let message = text_of(failure);
                 let message = match core.spec.item_timeout {
                     Some(limit) if timed_out => format!("timed out after {limit:?}: {message}"),
                     _ => message,

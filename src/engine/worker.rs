@@ -10,7 +10,7 @@ use super::lane::Shell;
 use super::shared::Shared;
 use super::slot::Slot;
 use crate::core::laneword::Take;
-use crate::job::Priority;
+use crate::job::{Failure, Priority};
 use crate::meter::Recorder;
 use crate::policy::{rng::Rng, stride};
 use crate::sync::atomic::{Ordering, fence};
@@ -86,6 +86,14 @@ pub(crate) fn belong_to(shared: &Arc<Shared>) {
 /// Drops a value of the user's, whose `Drop` may panic.
 pub(crate) fn drop_quietly<T>(value: T) {
     let _ = caught(move || drop(value));
+}
+
+/// What a failure says. To print its error and to drop it runs code of the user's, which may panic: one after the
+/// other, since a panic of the second while the first unwinds would end the process.
+pub(crate) fn text_of(failure: Failure) -> String {
+    let text = caught(|| failure.message());
+    drop_quietly(failure);
+    text.unwrap_or_else(|(panic, _)| format!("its error cannot be shown: {panic}"))
 }
 
 /// Takes the place of the panic that this thread caught last, to carry it to another thread.
@@ -290,7 +298,20 @@ impl fmt::Display for Place {
 pub(crate) fn caught<R>(f: impl FnOnce() -> R) -> Result<R, (String, Option<Place>)> {
     // Unwind safety: what the closure captured is shared user data; a panic in one item says nothing about the
     // others, and the item's own state is dropped with it.
-    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| (message(&*panic), PANICKED.take()))
+    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
+        let what = (message(&*panic), PANICKED.take());
+        drop_payload(panic);
+        what
+    })
+}
+
+/// What was panicked with is a value of the user's, and its `Drop` may panic in turn: with a payload that is then
+/// left where it is, since its `Drop` would be the next.
+#[cold]
+fn drop_payload(panic: Box<dyn Any + Send>) {
+    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(another);
+    }
 }
 
 #[cold]

@@ -1,5 +1,6 @@
 //! How many threads.
 
+use crate::core::ready::MAX_WORKERS;
 use crate::sync::thread;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
@@ -27,7 +28,7 @@ impl Workers {
         Workers(Choice::Auto)
     }
 
-    /// This many. Zero is an error when the configuration is validated.
+    /// This many. Zero, or more than 1,024, is an error when the configuration is validated.
     pub const fn fixed(n: usize) -> Self {
         Workers(Choice::Fixed(n))
     }
@@ -35,7 +36,7 @@ impl Workers {
     /// How many that is on this machine.
     pub fn count(self) -> usize {
         match self.0 {
-            Choice::Auto => thread::available_parallelism().map_or(1, usize::from),
+            Choice::Auto => thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS),
             Choice::Fixed(n) => n,
         }
     }

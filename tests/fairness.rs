@@ -238,3 +238,30 @@ fn more_batches_than_places_wait_their_turn() {
         at_rest(&engine);
     });
 }
+
+/// Who takes up a grant runs an item with it, even when all others wait: a grant that each passed on would go round
+/// for ever.
+#[test]
+fn promise_23_a_grant_is_not_passed_round() {
+    within(|| {
+        let engine = Engine::builder().workers(4).in_memory().quota("gpu", 1).open().unwrap();
+        let door = Door::new();
+        let there = door.clone();
+        let first = engine.batch("first").needs("gpu", 1).submit([0u32], move |_, _| {
+            there.pass();
+            Ok(())
+        });
+        let first = first.unwrap();
+        door.wait_for(1);
+        let others: Vec<_> = (0..8)
+            .map(|n| {
+                let batch = engine.batch(format!("other {n}")).needs("gpu", 1);
+                batch.submit(0..20u32, |_, ctx| ctx.sleep(millis(1))).unwrap()
+            })
+            .collect();
+        door.open();
+        for batch in others.iter().chain([&first]) {
+            assert_eq!(batch.wait().unwrap().failed_items, 0);
+        }
+    });
+}

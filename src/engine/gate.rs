@@ -78,7 +78,11 @@ enum Waiting {
 
 /// Permits that a worker holds for the item in hand and keeps for the next one of the same chunk.
 #[derive(Debug, Default)]
-pub(crate) struct Held(Demand);
+pub(crate) struct Held {
+    demand: Demand,
+    /// A grant that was taken up and has let no item through yet.
+    is_fresh: bool,
+}
 
 /// What the gate said.
 #[derive(Debug, PartialEq, Eq)]
@@ -238,12 +242,15 @@ impl LaneGate {
         held: &mut Held,
         now_raw: u64,
     ) -> Admission {
-        if !held.is_empty() && self.others_wait(shared, shell, demand) {
+        // A grant is for one item at least: if it were passed on because others wait, and they did the same, it would
+        // go round for ever.
+        let is_fresh = std::mem::take(&mut held.is_fresh);
+        if !held.is_empty() && !is_fresh && self.others_wait(shared, shell, demand) {
             held.release(shared);
         }
         if held.is_empty() && !demand.is_empty() {
             match shared.gate.list.try_take(demand, &mut |w| shared.wake(w)) {
-                Ok(()) => held.0 = *demand,
+                Ok(()) => held.demand = *demand,
                 Err(refused) => {
                     let admission = self.block_on_permits(shared, shell, demand, held, refused);
                     if admission != Admission::Go {
@@ -322,7 +329,7 @@ impl LaneGate {
         };
         match entered {
             Ok(Enqueued::Granted) => {
-                held.0 = *demand;
+                held.demand = *demand;
                 shared.unblock(core, Reason::Permit);
                 Admission::Go
             }
@@ -389,7 +396,7 @@ impl LaneGate {
         shared.unblock(core, Reason::Permit);
         drop(waiting);
         held.release(shared);
-        held.0 = demand;
+        *held = Held { demand, is_fresh: true };
         true
     }
 
@@ -476,22 +483,22 @@ impl Held {
     /// Gives back what is held.
     #[inline]
     pub(crate) fn release(&mut self, shared: &Shared) {
-        if !self.0.is_empty() {
-            let demand = std::mem::take(&mut self.0);
+        if !self.demand.is_empty() {
+            let demand = std::mem::take(self).demand;
             shared.gate.list.put(&demand, shared.nanos(), &mut |w| shared.wake(w));
         }
     }
 
     /// Keeps what is held only if it is exactly this.
     pub(crate) fn fit(&mut self, shared: &Shared, demand: &Demand) {
-        if self.0 != *demand {
+        if self.demand != *demand {
             self.release(shared);
         }
     }
 
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.demand.is_empty()
     }
 }
 

@@ -5,11 +5,13 @@
 use batchyard::limit::{Quota, RateLimiter};
 use batchyard::{Clock, Rate, Ticker};
 use criterion::Criterion;
+use crossbeam::utils::CachePadded;
 use governor::DefaultDirectRateLimiter;
 use hdrhistogram::Histogram;
 use parking_lot::{Condvar, Mutex};
 use std::hint::black_box;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 fn main() {
@@ -51,6 +53,18 @@ fn quota(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("quota");
     let ours = Quota::new(64).expect("64 permits are a valid quota");
     group.bench_function("batchyard", |b| b.iter(|| drop(black_box(ours.try_acquire(1)))));
+
+    // A load, a compare-exchange and an addition are the least that a take and a put cost: half the locked instructions
+    // of tokio's semaphore, and the load is why `duel` finds the quota a little above half of its cost.
+    let permits = CachePadded::new(AtomicU64::new(64));
+    group.bench_function("floor: one word", |b| {
+        b.iter(|| {
+            let free = permits.load(Ordering::Relaxed);
+            let taken = permits.compare_exchange(free, free - 1, Ordering::Acquire, Ordering::Relaxed);
+            assert!(black_box(taken).is_ok());
+            permits.fetch_add(1, Ordering::Release);
+        });
+    });
 
     let (send, receive) = crossbeam::channel::bounded(64);
     group.bench_function("crossbeam channel", |b| {

@@ -1,11 +1,13 @@
 //! `RateLimiter::try_acquire(1)` against governor's direct limiter on its default clock.
 //!
-//! Granting: a rate that no loop reaches. Denying: one unit an hour, and it has been taken.
+//! Granting: a rate that no loop reaches. Denying: one unit an hour, and it has been taken; once only noticed, once
+//! with the time after which to try again, which governor tells on demand, by another reading of its clock.
 
 use crate::common::rounds::{Contest, Plan, hold as hold_rounds, operation};
 use crate::common::row::Row;
 use batchyard::Rate;
 use batchyard::limit::RateLimiter;
+use governor::clock::Clock;
 use governor::{DefaultDirectRateLimiter, Quota};
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -16,6 +18,7 @@ const RATE: u32 = 1_000_000_000;
 /// and would be refused while the others are ahead of that time by more than the burst.
 const BURST: u32 = RATE;
 const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
 
 pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
     let ours = ours(Rate::per_second(RATE.into()), BURST.into());
@@ -36,6 +39,24 @@ pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
                 operation(threads, || || ours_spent.try_acquire(1).is_err()),
             )
             .against("governor", operation(threads, || || theirs_spent.check().is_err())),
+            Contest::new(
+                "denying, wait told",
+                threads,
+                TARGET,
+                operation(threads, || {
+                    || ours_spent.try_acquire(1).is_err_and(|denied| denied.ready_in > MINUTE)
+                }),
+            )
+            .against(
+                "governor",
+                operation(threads, || {
+                    || {
+                        theirs_spent
+                            .check()
+                            .is_err_and(|denied| denied.wait_time_from(theirs_spent.clock().now()) > MINUTE)
+                    }
+                }),
+            ),
         ]
     });
     hold_rounds(group, plan, contests.collect())
@@ -69,6 +90,6 @@ fn runs_out(ours: &RateLimiter, theirs: &DefaultDirectRateLimiter) {
     assert!(about_an_hour.contains(&denied.ready_in), "{denied:?}");
     assert!(theirs.check().is_ok());
     let denied = theirs.check().expect_err("the unit is spent");
-    let wait = denied.wait_time_from(governor::clock::Clock::now(theirs.clock()));
+    let wait = denied.wait_time_from(theirs.clock().now());
     assert!(about_an_hour.contains(&wait), "{wait:?}");
 }

@@ -50,13 +50,10 @@ pub use self::line::{Pace, fraction_below};
 use self::line::{Line, Point};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{CachePadded, Mutex, armed, hint, ordering};
+use std::hint::select_unpredictable;
 
 /// The largest burst, in grains.
 const MOST: u64 = 1 << 60;
-/// Grains a tick at the highest rate, so that [`END`](line::END) is 2^60 ticks away (36 years of nanoseconds).
-const FAST: u64 = 8;
-/// As [`FAST`], where a finer token makes the pace whole: 9 years at the highest rate, 36 at a quarter of it.
-const FAST_AND_WHOLE: u64 = 32;
 /// Grains to the token at the most (reached by rates under one an hour): leaves room for bursts of 2^16.
 const FINEST: u64 = 1 << 44;
 /// The epoch of a slot that started before a change, so that no further one can move it.
@@ -79,10 +76,13 @@ pub enum Unfit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Short {
     /// It asks for more than the burst.
-    NeverFits,
+    NeverFits {
+        /// How many are there.
+        left: u64,
+    },
     /// Not enough of them now.
     Until {
-        /// When the asked number is there; `None`: beyond the clock's reach.
+        /// When the asked number is there, see [`Bucket::tells_late`]; `None`: beyond the clock's reach.
         tick: Option<u64>,
         /// The reading that was decided by.
         now: u64,
@@ -111,6 +111,8 @@ struct Terms {
     burst: u64,
     barrier: u64,
     grains: u64,
+    /// Whether a refusal tells its tick exactly.
+    exact: bool,
 }
 
 /// The terms, and a reading of the clock taken while they stood.
@@ -138,24 +140,28 @@ impl Terms {
         n.checked_mul(self.grains).filter(|cost| *cost <= self.burst)
     }
 
-    /// The table at the head of the file.
+    /// The table at the head of the file, for a cost within the burst: who is idle has room for it.
+    ///
+    /// Idle and in use are told apart without a branch. A counter that ticks in strides of some nanoseconds makes a
+    /// busy limiter alternate between them, and a wrong guess costs more than the decision.
     #[inline(always)]
     fn decide(&self, tat: u64, point: Point, cost: u64) -> Option<End> {
         let t = tat.max(self.barrier);
-        if t <= point.floor {
-            Some(point.ceil() + cost)
-        } else if t + cost <= point.floor + self.burst {
-            Some(t + cost)
-        } else {
-            None
-        }
+        let from = select_unpredictable(t <= point.floor, point.ceil(), t);
+        (t + cost <= point.floor + self.burst).then_some(from + cost)
     }
 
-    /// The tick at which [`decide`](Self::decide), which has just said no, will say yes if nobody comes in between.
+    /// The tick at which [`decide`](Self::decide), which has just said no, will say yes if nobody comes in between; not
+    /// `exact`: or up to [`Line::LOSS`] ticks later, at half the cost.
     #[inline(always)]
-    fn ready(&self, tat: u64, point: Point, cost: u64) -> Option<u64> {
+    fn ready(&self, tat: u64, point: Point, cost: u64, exact: bool) -> Option<u64> {
         let position = tat.max(self.barrier) + cost - self.burst;
-        let ready = point.tick.checked_add(self.line.ticks_until(point, position))?;
+        let wait = if exact {
+            self.line.ticks_until(point, position)
+        } else {
+            self.line.least_ticks_until(point, position).saturating_add(Line::LOSS)
+        };
+        let ready = point.tick.checked_add(wait)?;
         (ready - self.line.t0 <= self.line.span).then_some(ready)
     }
 
@@ -209,6 +215,8 @@ struct Shared {
     since: AtomicU64,
     /// Grains to the token, for life: positions outlive every change of the rate.
     grains: u64,
+    /// For life, see [`Bucket::tells_late`].
+    exact: bool,
 }
 
 impl Bucket {
@@ -222,7 +230,7 @@ impl Bucket {
         if room == 0 {
             return Err(Unfit::Burst(MOST));
         }
-        let grains = grains(pace, max, room.min(FINEST)).ok_or(Unfit::Rate)?;
+        let grains = pace.grains(max, room.min(FINEST)).ok_or(Unfit::Rate)?;
         let line = Line::new(now, 0, pace, grains).ok_or(Unfit::Rate)?;
         let shared = Shared {
             sequence: AtomicU64::new(0),
@@ -238,13 +246,20 @@ impl Bucket {
             barrier: AtomicU64::new(0),
             since: AtomicU64::new(now),
             grains,
+            exact: true,
         };
-        let terms = Terms { line, burst: burst * grains, barrier: 0, grains };
+        let terms = Terms { line, burst: burst * grains, barrier: 0, grains, exact: true };
         Ok(Bucket {
             tat: CachePadded::new(AtomicU64::new(0)),
             terms: CachePadded::new(shared),
             latest: Mutex::new(Latest { terms, since: now, epoch: 0 }),
         })
+    }
+
+    /// Refusals may tell a tick up to three late, never early: for a clock whose ticks are finer than what is told.
+    pub fn tells_late(mut self) -> Bucket {
+        self.terms.exact = false;
+        self
     }
 
     /// Takes `n` tokens now; the stamp of the grant. `n` of zero is the caller's to answer. A refusal writes nothing.
@@ -256,31 +271,35 @@ impl Bucket {
     /// [`Short`] says when there will be enough.
     #[inline(always)]
     pub fn try_take(&self, now: impl Fn() -> u64, n: u64) -> Result<u64, Short> {
-        match self.read_once(&now) {
-            Some(view) => self.take_by(&view, n),
-            None => self.take_again(now(), n),
+        match self.read_once(&now).and_then(|view| self.take_once(&view, n)) {
+            Some(decided) => decided,
+            None => self.take_again(now, n),
         }
     }
 
     /// [`try_take`](Self::try_take) by terms and a time that were read before.
-    #[inline(always)]
     pub fn take_by(&self, view: &View, n: u64) -> Result<u64, Short> {
-        let Some(cost) = view.terms.cost(n) else { return Err(Short::NeverFits) };
+        self.take_once(view, n).unwrap_or_else(|| self.take_again(|| view.now, n))
+    }
+
+    /// `None`: a lost race, or it never fits.
+    #[inline(always)]
+    fn take_once(&self, view: &View, n: u64) -> Option<Result<u64, Short>> {
+        let cost = view.terms.cost(n)?;
         let tat = self.tat.load(Ordering::Relaxed);
-        let Some(end) = view.terms.decide(tat, view.point, cost) else { return Err(view.short(tat, cost)) };
-        match self.advance(tat, end) {
-            Ok(()) => Ok(view.point.tick),
-            Err(_) => self.take_again(view.now, n),
+        match view.terms.decide(tat, view.point, cost) {
+            Some(end) => self.advance(tat, end).ok().map(|()| Ok(view.point.tick)),
+            None => Some(Err(view.short(tat, cost))),
         }
     }
 
-    /// After a lost race: by a reading that is stale by now, which costs less than another one.
+    /// When a change was met half-way, a race was lost, or it never fits: one call, so that the inlined part is small.
     #[cold]
     #[inline(never)]
-    fn take_again(&self, now: u64, n: u64) -> Result<u64, Short> {
-        let view = self.view(&|| now);
-        let Some(cost) = view.terms.cost(n) else { return Err(Short::NeverFits) };
+    fn take_again(&self, now: impl Fn() -> u64, n: u64) -> Result<u64, Short> {
+        let view = self.view(&now);
         let mut tat = self.tat.load(Ordering::Relaxed);
+        let cost = view.terms.cost(n).ok_or_else(|| view.never(tat))?;
         let mut spins = 1;
         loop {
             let Some(end) = view.terms.decide(tat, view.point, cost) else {
@@ -309,14 +328,14 @@ impl Bucket {
         if n == 0 {
             return Ok(Slot { start: now, made: now, end: 0, before: 0, epoch, n });
         }
-        let cost = terms.cost(n).ok_or(Short::NeverFits)?;
         let mut tat = self.tat.load(Ordering::Relaxed);
+        let cost = terms.cost(n).ok_or_else(|| view.never(tat))?;
         let mut spins = 1;
         loop {
             let (start, end) = match terms.decide(tat, point, cost) {
                 Some(end) => (point.tick, end),
                 None => {
-                    let in_time = terms.ready(tat, point, cost).filter(|start| *start <= latest);
+                    let in_time = terms.ready(tat, point, cost, true).filter(|start| *start <= latest);
                     let Some(start) = in_time else { return Err(view.short(tat, cost)) };
                     let end = terms.decide(tat, terms.line.at(start), cost);
                     (start, end.expect("`ready` is a tick at which `decide` says yes"))
@@ -509,13 +528,18 @@ impl Bucket {
 }
 
 impl View {
+    fn never(&self, tat: u64) -> Short {
+        Short::NeverFits { left: self.terms.left(tat, self.point) }
+    }
+
     /// Pure arithmetic, inlined: who asks only whether it was granted does not pay for it.
     #[inline(always)]
     fn short(&self, tat: u64, cost: u64) -> Short {
-        let View { terms, point, now, .. } = self;
+        let View { terms, point, now, .. } = *self;
         // Less than the asked cost is left, so with one token asked there is no need to divide.
-        let left = if cost == terms.grains { 0 } else { terms.left(tat, *point) };
-        Short::Until { tick: terms.ready(tat, *point, cost), now: *now, left }
+        let left = if cost == terms.grains { 0 } else { terms.left(tat, point) };
+        let tick = terms.ready(tat, point, cost, terms.exact);
+        Short::Until { tick, now, left }
     }
 }
 
@@ -534,7 +558,8 @@ impl Shared {
             den: term(&self.den),
             ticks: term(&self.ticks),
         };
-        Terms { line, burst: term(&self.burst), barrier: term(&self.barrier), grains: self.grains }
+        let (burst, barrier) = (term(&self.burst), term(&self.barrier));
+        Terms { line, burst, barrier, grains: self.grains, exact: self.exact }
     }
 
     /// Writes what differs, in the reverse order of [`load`](Self::load): a reader that meets the new terms half-way
@@ -558,20 +583,6 @@ impl Shared {
         put(&self.t0, old.line.t0, new.line.t0);
         put(&self.since, old_since, since);
     }
-}
-
-/// How many grains make a token: a number that makes the pace whole over a tick (no rounding at all), else over a
-/// thousand, a million, a billion of them (none at times as people and tests write them, when a tick is a
-/// nanosecond), as fine as range allows. `None`: the highest rate leaves no room for one grain.
-fn grains(pace: Pace, max: Pace, room: u64) -> Option<u64> {
-    let fine = max.fits_into(FAST).min(room);
-    let whole = max.fits_into(FAST_AND_WHOLE).min(room);
-    let exact = [1, 1_000, 1_000_000, 1_000_000_000]
-        .into_iter()
-        .map(|ticks| pace.whole_over(ticks))
-        .find(|grains| *grains <= whole)
-        .map(|grains| grains * (fine / grains).max(1));
-    (fine > 0).then(|| exact.unwrap_or(fine))
 }
 
 /// After a lost CAS: doubling pauses, so that the winner's line is not pulled away before it can win again.

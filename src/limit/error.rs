@@ -45,7 +45,8 @@ pub enum LimitError {
 #[non_exhaustive]
 pub struct Denied {
     /// When the asked tokens will be there, from now and if nobody comes in between: what a `Retry-After` header
-    /// says. [`Duration::MAX`] when they [never fit](Denied::never_fits).
+    /// says. Never too short; exact on a clock of nanoseconds, up to five nanoseconds too long on the
+    /// [fast](crate::Clock::fast) one. [`Duration::MAX`] when they [never fit](Denied::never_fits).
     pub ready_in: Duration,
     /// How many tokens are there.
     pub remaining: u64,

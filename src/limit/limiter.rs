@@ -137,10 +137,13 @@ impl RateLimiterBuilder {
         }
         let field = if self.max_rate.is_some() { "max_rate" } else { "rate" };
         let bucket = built.map_err(|unfit| invalid(unfit, field))?;
-        let nanos = clock.scale().nanos_per_tick() == (1, 1);
+        let (nanos, ticks) = clock.scale().nanos_per_tick();
         let settings = Mutex::new(Settings { rate: self.rate, max_rate });
+        // Three ticks of such a clock are about the nanoseconds that a refusal is rounded up by anyway.
+        let bucket = if nanos < ticks { bucket.tells_late() } else { bucket };
         let scale = clock.scale();
-        let inner = Inner { bucket, clock, scale, nanos, settings, sleepers: Mutex::default() };
+        let inner =
+            Inner { bucket, clock, scale, nanos: nanos == ticks, settings, sleepers: Mutex::default() };
         Ok(RateLimiter { inner: Arc::new(inner) })
     }
 }
@@ -379,7 +382,8 @@ impl RateLimiter {
     }
 
     /// As [`try_acquire`](Self::try_acquire) at a reading of its own clock that the caller has; a stale one keeps the
-    /// law. Refused: how many raw ticks after that reading the tokens will be there, at least 1; `u64::MAX` is never.
+    /// law. Refused: how many raw ticks after that reading the tokens will be there, at least 1, and up to three too
+    /// many where a tick is less than a nanosecond; `u64::MAX` is never.
     #[inline]
     #[allow(dead_code)]
     pub(crate) fn try_acquire_at(&self, raw_now: u64, n: u64) -> Result<(), u64> {
@@ -389,7 +393,7 @@ impl RateLimiter {
         match self.inner.bucket.try_take(|| raw_now, n) {
             Ok(_) => Ok(()),
             Err(Short::Until { tick: Some(tick), .. }) => Err(tick.saturating_sub(raw_now).max(1)),
-            Err(Short::Until { tick: None, .. } | Short::NeverFits) => Err(u64::MAX),
+            Err(Short::Until { tick: None, .. } | Short::NeverFits { .. }) => Err(u64::MAX),
         }
     }
 
@@ -495,21 +499,16 @@ impl Inner {
             Short::Until { tick, now, left } => {
                 Denied { ready_in: self.ready_in(tick, now), remaining: left, never_fits: false }
             }
-            Short::NeverFits => self.too_much(),
+            Short::NeverFits { left } => {
+                Denied { ready_in: Duration::MAX, remaining: left, never_fits: true }
+            }
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn too_much(&self) -> Denied {
-        let remaining = self.bucket.left(|| self.clock.raw());
-        Denied { ready_in: Duration::MAX, remaining, never_fits: true }
     }
 
     #[cold]
     fn refused(&self, short: Short, asked: u64) -> LimitError {
         match short {
-            Short::NeverFits => {
+            Short::NeverFits { .. } => {
                 LimitError::NeverFits { asked, burst: self.settings.lock().rate.burst_size() }
             }
             Short::Until { tick, now, .. } => {

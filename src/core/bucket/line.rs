@@ -19,6 +19,10 @@
 
 /// No position on the line is at or beyond it, so sums of a position, a burst and a cost fit 64 bits.
 pub(super) const END: u64 = 1 << 63;
+/// Grains a tick at the highest rate, so that [`END`] is 2^60 ticks away (36 years of nanoseconds).
+const FAST: u64 = 8;
+/// As [`FAST`], where a finer token makes the pace whole: 9 years at the highest rate, 36 at a quarter of it.
+const FAST_AND_WHOLE: u64 = 32;
 
 /// An exact fraction, units a tick. Both halves are positive and below 2^63.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +51,28 @@ impl Pace {
         u128::from(self.num) <= u128::from(self.den) * u128::from(units)
     }
 
+    /// How many grains make a token at this pace: a number that makes it whole over a tick (no rounding at all), else
+    /// over a thousand, a million, a billion of them (none at times as people and tests write them, when a tick is a
+    /// nanosecond), as fine as range allows. `None`: the highest rate leaves no room for one grain.
+    pub(super) fn grains(self, max: Pace, room: u64) -> Option<u64> {
+        let fine = max.fits_into(FAST).min(room);
+        let whole = max.fits_into(FAST_AND_WHOLE).min(room);
+        let exact = [1, 1_000, 1_000_000, 1_000_000_000]
+            .into_iter()
+            .map(|ticks| self.whole_over(ticks))
+            .find(|grains| *grains <= whole)
+            .map(|grains| grains * (fine / grains).max(1));
+        (fine > 0).then(|| exact.unwrap_or(fine))
+    }
+
     /// The largest whole number that, multiplied by this pace, is at most `units`.
-    pub(super) fn fits_into(self, units: u64) -> u64 {
+    fn fits_into(self, units: u64) -> u64 {
         let fits = u128::from(units) * u128::from(self.den) / u128::from(self.num);
         u64::try_from(fits).unwrap_or(u64::MAX)
     }
 
     /// The smallest whole number that makes this pace, multiplied by it, whole over `ticks` ticks.
-    pub(super) fn whole_over(self, ticks: u64) -> u64 {
+    fn whole_over(self, ticks: u64) -> u64 {
         self.den / gcd(u128::from(self.den), u128::from(ticks)) as u64
     }
 }
@@ -128,6 +146,8 @@ impl Point {
 
 impl Line {
     const TICKS_SHIFT: u32 = 61;
+    /// What [`least_ticks_until`](Self::least_ticks_until) is short by, at the most.
+    pub(super) const LOSS: u64 = 3;
 
     /// A line through `(t0, v0)` at `pace` units a tick, `grains` to the unit. `None`: too steep to be told.
     pub(super) fn new(t0: u64, v0: u64, pace: Pace, grains: u64) -> Option<Line> {
@@ -169,24 +189,35 @@ impl Line {
     /// No loop and nothing that can fail: who does not look at the result does not pay for it.
     #[inline(always)]
     pub(super) fn ticks_until(&self, point: Point, position: u64) -> u64 {
-        let gap = position.wrapping_sub(point.floor);
-        let (num, den) = (u128::from(self.num), u128::from(self.den));
-        let climb = (u128::from(gap) * den).wrapping_sub(u128::from(point.rest));
+        let w = self.least_ticks_until(point, position);
+        let num = u128::from(self.num);
+        // Three exact steps, all tried at once.
+        let (missing, step) =
+            (self.climb(point, position) as i128 - (u128::from(w) * num) as i128, num as i128);
+        let steps = u64::from(missing > 0) + u64::from(missing > step) + u64::from(missing > 2 * step);
+        w.saturating_add(steps)
+    }
+
+    /// A lower bound of [`ticks_until`](Self::ticks_until), at half its cost.
+    #[inline(always)]
+    pub(super) fn least_ticks_until(&self, point: Point, position: u64) -> u64 {
         if self.ticks == 0 {
+            let num = u128::from(self.num);
+            let climb = self.climb(point, position);
             return climb.saturating_add(num - 1).checked_div(num).unwrap_or(0).min(u64::MAX.into()) as u64;
         }
-        // A lower bound: both factors are rounded down, what is taken off is rounded up. Then by exact steps; the
-        // roundings lose under a tick each, so three will do.
+        // Both factors are rounded down, what is taken off is rounded up; the roundings lose under a tick each.
+        let gap = u128::from(position.wrapping_sub(point.floor));
         let rest = (u128::from(point.about) * u128::from(self.ticks)) >> 64;
-        let least = (u128::from(gap) * u128::from(self.ticks)).wrapping_sub(rest + 1) >> Self::TICKS_SHIFT;
-        let mut w = u64::try_from(least).unwrap_or(u64::MAX);
-        let mut missing = climb as i128 - (u128::from(w) * num) as i128;
-        for _ in 0..3 {
-            let step = missing > 0;
-            w = w.saturating_add(u64::from(step));
-            missing -= if step { num as i128 } else { 0 };
-        }
-        w
+        let least = (gap * u128::from(self.ticks)).wrapping_sub(rest + 1) >> Self::TICKS_SHIFT;
+        u64::try_from(least).unwrap_or(u64::MAX)
+    }
+
+    /// From the point to the position, in 1/den of a grain.
+    #[inline(always)]
+    fn climb(&self, point: Point, position: u64) -> u128 {
+        let gap = u128::from(position.wrapping_sub(point.floor));
+        (gap * u128::from(self.den)).wrapping_sub(u128::from(point.rest))
     }
 
     /// The first tick, not before `t0`, at which the line has reached `position`. `None`: never.
@@ -200,6 +231,7 @@ impl Line {
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+    use crate::core::bucket::{Bucket, Short};
     use proptest::prelude::*;
 
     #[test]
@@ -256,6 +288,27 @@ mod tests {
             let w = u128::from(line.ticks_until(point, point.floor + gap));
             let climb = |w| u128::from(point.rest) + w * u128::from(line.num) >= u128::from(gap) * u128::from(line.den);
             prop_assert!(climb(w) && !climb(w - 1));
+            let least = u128::from(line.least_ticks_until(point, point.floor + gap));
+            prop_assert!(least <= w && w <= least + u128::from(Line::LOSS));
+        }
+
+        #[test]
+        fn a_refusal_that_tells_late_is_never_early(
+            num in 1u64..1 << 30, den in 1u64..1 << 30, n in 1u64..9, taken in 1u64..9, now in 0u64..1 << 40,
+        ) {
+            let pace = Pace::new(num.into(), den.into()).unwrap();
+            let bucket = || Bucket::new(0, pace, pace, 8).ok();
+            let (Some(exact), Some(late)) = (bucket(), bucket().map(Bucket::tells_late)) else { return Ok(()) };
+            let taken = taken.max(9 - n);
+            for bucket in [&exact, &late] {
+                prop_assert_eq!(bucket.try_take(|| now, taken), Ok(now));
+            }
+            let Err(Short::Until { tick: Some(tick), left, .. }) = exact.try_take(|| now, n) else { panic!("granted") };
+            let Err(Short::Until { tick: Some(told), left: same, .. }) = late.try_take(|| now, n) else { panic!("granted") };
+            prop_assert!(tick <= told && told <= tick + Line::LOSS);
+            prop_assert_eq!(left, same);
+            let slots = [exact, late].map(|bucket| bucket.reserve(|| now, n, u64::MAX).map(|slot| slot.start));
+            prop_assert_eq!(slots, [Ok(tick); 2]);
         }
 
         #[test]

@@ -353,6 +353,10 @@ impl LaneGate {
             held.release(shared);
             return Admission::Blocked;
         }
+        // A start that came due since we looked is spent, or the next one that comes due would take its place.
+        if self.prepaid.swap(false, Ordering::Relaxed) {
+            return Admission::Go;
+        }
         let places: Result<Vec<_>, _> = self.rates.iter().map(|rate| rate.reserve_owned(1)).collect();
         let tokens = match places {
             Ok(tokens) => tokens,

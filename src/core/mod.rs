@@ -10,6 +10,7 @@
 //! | `lifecycle` | running, draining, stopped, and how many are inside | lock-free |
 //! | `permits` | a counting semaphore's word: free permits and waiters | lock-free |
 //! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
+//! | `tenancy` | lanes' numbers that are used again: whose hint is cleared | wait-free |
 //! | `waitlist` | who waits for permits, over several kinds, all or nothing | blocking, one short latch per list |
 
 // `pub`, not `pub(crate)`: the model checkers reach these through `__model`.
@@ -22,4 +23,5 @@ pub mod laneword;
 pub mod lifecycle;
 pub mod permits;
 pub mod ready;
+pub mod tenancy;
 pub mod waitlist;

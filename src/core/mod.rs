@@ -13,7 +13,7 @@
 //! | `tenancy` | lanes' numbers that are used again: whose hint is cleared | wait-free |
 //! | `waitlist` | who waits for permits, over several kinds, all or nothing | blocking, one short latch per list |
 
-// `pub`, not `pub(crate)`: the model checkers reach these through `__model`.
+// `pub`, not `pub(crate)`: the model checkers reach these through `__model`, and some of it the engine does not use.
 #![allow(unreachable_pub, dead_code)]
 // The parker of floor 0 is not public; the models bring it in through a wrapper of their own.
 #![cfg_attr(any(loom, shuttle), allow(private_bounds, private_interfaces))]

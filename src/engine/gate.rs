@@ -277,6 +277,7 @@ impl LaneGate {
         }
         // A token of one rate is of no use while another's is waited for: of several, all are reserved together.
         if let [rate] = &*self.rates {
+            debug_assert!(rate.uses_clock(&shared.clock), "the engine's rates are counted on its own clock");
             match rate.try_acquire_at(now_raw, 1) {
                 Ok(()) => return Admission::Go,
                 Err(wait) if spin(&shared.clock, rate, wait) => return Admission::Go,

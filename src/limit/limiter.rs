@@ -381,7 +381,6 @@ impl RateLimiter {
     /// As [`try_acquire`](Self::try_acquire) at a reading of its own clock that the caller has; a stale one keeps the
     /// law. Refused: how many raw ticks after that reading the tokens will be there, at least 1; `u64::MAX` is never.
     #[inline]
-    #[allow(dead_code)]
     pub(crate) fn try_acquire_at(&self, raw_now: u64, n: u64) -> Result<(), u64> {
         if n == 0 {
             return Ok(());
@@ -404,7 +403,6 @@ impl RateLimiter {
     }
 
     /// Whether raw readings of `clock` are good for [`try_acquire_at`](Self::try_acquire_at).
-    #[allow(dead_code)]
     pub(crate) fn uses_clock(&self, clock: &Clock) -> bool {
         self.inner.clock.same(clock)
     }

@@ -49,6 +49,7 @@
 //! It does not run futures. It cannot stop a thread that ignores its cancellation: it can only replace it, and drops
 //! what comes late. It promises "exactly once" for nothing outside the process: an item whose attempt failed, timed
 //! out or was abandoned may run again, under the same [idempotency key](Context::idempotency_key).
+// The models see floor 1 alone: what serves the floors above is unused there, and what serves the models is public.
 #![cfg_attr(any(loom, shuttle), allow(dead_code, unused_imports, unreachable_pub))]
 
 mod core;

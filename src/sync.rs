@@ -10,6 +10,7 @@
 //! [`armed!`] is the seam for mutants: in a `--cfg mutants` build the environment variable `BATCHYARD_MUTANT`
 //! names one deliberate bug; in every other build it is the constant `false`.
 
+// What the lints keep from everybody else is wrapped here.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod parker;
@@ -112,6 +113,7 @@ pub(crate) mod atomic {
             #[repr(transparent)]
             pub(crate) struct $name(imp::$name);
 
+            // The whole face for every type: each build and each type uses a part of it.
             #[allow(dead_code)]
             impl $name {
                 model_const! {
@@ -196,6 +198,7 @@ pub(crate) mod atomic {
     #[repr(transparent)]
     pub(crate) struct AtomicBool(imp::AtomicBool);
 
+    // As above.
     #[allow(dead_code)]
     impl AtomicBool {
         model_const! {
@@ -249,16 +252,15 @@ pub(crate) mod hint {
 }
 
 /// Threads.
-#[allow(unused_imports)]
 pub(crate) mod thread {
     #[cfg(loom)]
-    pub(crate) use loom::thread::{JoinHandle, yield_now};
+    pub(crate) use loom::thread::yield_now;
     #[cfg(shuttle)]
-    pub(crate) use shuttle::thread::{JoinHandle, yield_now};
+    pub(crate) use shuttle::thread::yield_now;
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub(crate) use std::thread::scope;
     #[cfg(not(any(loom, shuttle)))]
-    pub(crate) use std::thread::{
-        Builder, JoinHandle, ThreadId, available_parallelism, current, panicking, scope, yield_now,
-    };
+    pub(crate) use std::thread::{Builder, ThreadId, available_parallelism, current, yield_now};
 }
 
 /// A value on cache lines of its own (two of them: prefetchers pull pairs). No padding under the models.
@@ -315,26 +317,12 @@ impl<T> Mutex<T> {
             Err(std::sync::TryLockError::WouldBlock) => None,
         }
     }
-
-    /// The value, without locking.
-    #[cfg(not(any(loom, shuttle)))]
-    #[allow(dead_code)]
-    pub(crate) fn get_mut(&mut self) -> &mut T {
-        self.0.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// The value.
-    #[allow(dead_code)]
-    pub(crate) fn into_inner(self) -> T {
-        self.0.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
 }
 
 /// A condition variable for [`Mutex`].
 #[derive(Debug, Default)]
 pub(crate) struct Condvar(imp::Condvar);
 
-#[allow(dead_code)]
 impl Condvar {
     model_const! {
         pub(crate) const fn new() -> Self { Self(imp::Condvar::new()) }
@@ -371,7 +359,6 @@ pub(crate) struct UnsafeCell<T>(
     #[cfg(not(loom))] std::cell::UnsafeCell<T>,
 );
 
-#[allow(dead_code)]
 impl<T> UnsafeCell<T> {
     model_const! {
         pub(crate) const fn new(value: T) -> Self {
@@ -379,19 +366,6 @@ impl<T> UnsafeCell<T> {
             { Self(loom::cell::UnsafeCell::new(value)) }
             #[cfg(not(loom))]
             { Self(std::cell::UnsafeCell::new(value)) }
-        }
-    }
-
-    /// A shared access. The pointer is good for reads as long as nobody writes.
-    #[inline(always)]
-    pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
-        #[cfg(loom)]
-        {
-            self.0.with(f)
-        }
-        #[cfg(not(loom))]
-        {
-            f(self.0.get())
         }
     }
 
@@ -406,10 +380,5 @@ impl<T> UnsafeCell<T> {
         {
             f(self.0.get())
         }
-    }
-
-    /// The value.
-    pub(crate) fn into_inner(self) -> T {
-        self.0.into_inner()
     }
 }

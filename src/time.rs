@@ -12,6 +12,7 @@
 //! A [`Timestamp`] counts nanoseconds from its clock's origin; timestamps of different kinds of clocks do not mix.
 //! All fast clocks of a process share one origin, all OS clocks another.
 
+// What the lints keep from everybody else is wrapped here.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +40,6 @@ pub const fn millis(n: u64) -> Duration {
 }
 
 /// Milliseconds since 1970, for what people read and what outlives the process. Never used to measure.
-#[allow(dead_code)]
 pub(crate) fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| saturating_u64(d.as_millis()))
 }
@@ -142,7 +142,6 @@ impl Scale {
     pub(crate) const NANOS: Scale = Scale { mult: 1 << Self::SHIFT };
 
     /// Nanoseconds a tick as an exact fraction `(numerator, denominator)`, in lowest terms.
-    #[allow(dead_code)]
     pub(crate) fn nanos_per_tick(self) -> (u64, u64) {
         let cut = self.mult.trailing_zeros().min(Self::SHIFT);
         (self.mult >> cut, 1 << (Self::SHIFT - cut))
@@ -161,7 +160,6 @@ impl Scale {
     }
 
     /// The first tick that is not before `nanos`.
-    #[allow(dead_code)]
     fn ticks_ceil(self, nanos: u64) -> u64 {
         saturating_u64((u128::from(nanos) << Self::SHIFT).div_ceil(u128::from(self.mult)))
     }
@@ -202,7 +200,6 @@ impl Clock {
 
     /// The raw counter, in ticks of [`scale`](Self::scale) since the origin. What a hot path stores and compares.
     #[inline(always)]
-    #[allow(dead_code)]
     pub(crate) fn raw(&self) -> u64 {
         match &self.0 {
             Kind::Fast(fast) => fast.raw(),
@@ -216,13 +213,11 @@ impl Clock {
     }
 
     /// Whether time goes on while a thread spins: a manual clock's does not.
-    #[allow(dead_code)]
     pub(crate) fn moves_alone(&self) -> bool {
         !matches!(self.0, Kind::Manual(_))
     }
 
     /// What a tick of [`raw`](Self::raw) is worth.
-    #[allow(dead_code)]
     pub(crate) fn scale(&self) -> Scale {
         match &self.0 {
             Kind::Fast(fast) => fast.scale,
@@ -231,7 +226,6 @@ impl Clock {
     }
 
     /// Whether raw readings of both clocks may be compared.
-    #[allow(dead_code)]
     pub(crate) fn same(&self, other: &Clock) -> bool {
         match (&self.0, &other.0) {
             (Kind::Fast(_), Kind::Fast(_)) | (Kind::Os(_), Kind::Os(_)) => true,
@@ -242,13 +236,11 @@ impl Clock {
 
     /// The time of a raw reading.
     #[inline(always)]
-    #[allow(dead_code)]
     pub(crate) fn at_raw(&self, raw: u64) -> Timestamp {
         Timestamp(self.scale().nanos(raw))
     }
 
     /// The first raw reading at which the time is not before `t`.
-    #[allow(dead_code)]
     pub(crate) fn raw_at(&self, t: Timestamp) -> u64 {
         self.scale().ticks_ceil(t.0)
     }
@@ -463,7 +455,6 @@ impl Deadline {
     }
 
     /// The point on `clock`; `None` is never.
-    #[allow(dead_code)]
     pub(crate) fn on(self, clock: &Clock) -> Option<Timestamp> {
         match self.0 {
             Until::Never => None,
@@ -533,7 +524,6 @@ impl Ticker {
 /// # Errors
 ///
 /// A sentence that names the text and the forms that are understood.
-#[allow(dead_code)]
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is not a duration: write for example 250ms, 1.5s, 2m, 1h or 1d");
     let cut = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());

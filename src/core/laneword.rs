@@ -105,7 +105,11 @@ impl LaneWord {
     #[must_use = "true: the caller marks the lane in the ready set"]
     pub fn add(&self, n: u32) -> bool {
         // ORDERING: Release publishes the inserted entries to the take that gets their ticket (Acquire in `take_if`).
-        let old = State(self.0.fetch_add(u64::from(n), ordering!(Release, mutant = "laneword_add_relaxed")));
+        // Acquire pairs with the Release in `unblock`: who marks a lane that another let go on marks after what that one
+        // did before, such as moving it in (see `tenancy`).
+        let order = ordering!(AcqRel, mutant = "laneword_add_relaxed");
+        let order = if armed!(mutant = "laneword_add_release") { Ordering::Release } else { order };
+        let old = State(self.0.fetch_add(u64::from(n), order));
         debug_assert!(old.pending().checked_add(n).is_some(), "a lane holds fewer than 2^32 entries");
         !old.ready() && State(old.0 + u64::from(n)).ready()
     }

@@ -10,9 +10,10 @@
 //! | `lifecycle` | running, draining, stopped, and how many are inside | lock-free |
 //! | `permits` | a counting semaphore's word: free permits and waiters | lock-free |
 //! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
+//! | `tenancy` | lanes' numbers that are used again: whose hint is cleared | wait-free |
 //! | `waitlist` | who waits for permits, over several kinds, all or nothing | blocking, one short latch per list |
 
-// `pub`, not `pub(crate)`: the model checkers reach these through `__model`.
+// `pub`, not `pub(crate)`: the model checkers reach these through `__model`, and some of it the engine does not use.
 #![allow(unreachable_pub, dead_code)]
 // The parker of floor 0 is not public; the models bring it in through a wrapper of their own.
 #![cfg_attr(any(loom, shuttle), allow(private_bounds, private_interfaces))]
@@ -22,4 +23,5 @@ pub mod laneword;
 pub mod lifecycle;
 pub mod permits;
 pub mod ready;
+pub mod tenancy;
 pub mod waitlist;

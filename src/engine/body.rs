@@ -12,7 +12,7 @@ use super::gate::Admission;
 use super::lane::{Ending, LaneBody, Shell};
 use super::shared::Shared;
 use super::slot::Slot;
-use super::verdict::{History, Verdict};
+use super::verdict::{FailedAttempt, History, Verdict};
 use super::worker::{Fate, WorkerState, caught, drop_quietly, with_item};
 use crate::core::chunk::Chunk as ChunkWord;
 use crate::core::waitlist::Demand;
@@ -296,23 +296,14 @@ impl<W: Work> Body<W> {
                     done += 1;
                 }
                 Ok(Err(failure)) => {
-                    let history = take_history(seat);
-                    settled += self.failed(
-                        shared,
-                        shell,
-                        me,
-                        id,
-                        &chunk,
-                        at,
-                        history,
-                        Verdict::Failed(failure),
-                        now,
-                    );
+                    let (history, verdict) = (take_history(seat), Verdict::Failed(failure));
+                    let attempt = FailedAttempt { seat: id, chunk: &chunk, at, history, verdict, now };
+                    settled += self.failed(shared, shell, me, attempt);
                 }
                 Err((message, place)) => {
-                    let history = take_history(seat);
-                    let verdict = Verdict::Panicked { message, place };
-                    settled += self.failed(shared, shell, me, id, &chunk, at, history, verdict, now);
+                    let (history, verdict) = (take_history(seat), Verdict::Panicked { message, place });
+                    let attempt = FailedAttempt { seat: id, chunk: &chunk, at, history, verdict, now };
+                    settled += self.failed(shared, shell, me, attempt);
                     // Its thread-locals may be in any state: the rest goes back, a new thread takes the place.
                     self.take_back_seat(shared, shell, seat, u64::MAX);
                     fate = Fate::Replace;
@@ -445,18 +436,15 @@ impl<W: Work> LaneBody for Body<W> {
         let Some(hand) = seat.hand.lock().take() else { return };
         let (before, done) = seat.tally.read();
         let mut me = WorkerState::stand_in(slot, shared.nanos());
-        let now = shared.clock.raw();
-        let settled = self.failed(
-            shared,
-            shell,
-            &mut me,
-            worker,
-            &hand.chunk,
+        let attempt = FailedAttempt {
+            seat: worker,
+            chunk: &hand.chunk,
             at,
-            hand.history,
-            Verdict::Abandoned { hung },
-            now,
-        );
+            history: hand.history,
+            verdict: Verdict::Abandoned { hung },
+            now: shared.clock.raw(),
+        };
+        let settled = self.failed(shared, shell, &mut me, attempt);
         self.work.publish(worker);
         shared.settled(shell, before + settled, done);
     }

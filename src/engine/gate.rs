@@ -284,6 +284,7 @@ impl LaneGate {
         }
         // A token of one rate is of no use while another's is waited for: of several, all are reserved together.
         if let [rate] = &*self.rates {
+            debug_assert!(rate.uses_clock(&shared.clock), "the engine's rates are counted on its own clock");
             match rate.try_acquire_at(now_raw, 1) {
                 Ok(()) => return Admission::Go,
                 Err(wait) if spin(&shared.clock, rate, wait) => return Admission::Go,
@@ -359,6 +360,10 @@ impl LaneGate {
             drop(waiting);
             held.release(shared);
             return Admission::Blocked;
+        }
+        // A start that came due since we looked is spent, or the next one that comes due would take its place.
+        if self.prepaid.swap(false, Ordering::Relaxed) {
+            return Admission::Go;
         }
         let places: Result<Vec<_>, _> = self.rates.iter().map(|rate| rate.reserve_owned(1)).collect();
         let tokens = match places {

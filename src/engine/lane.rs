@@ -160,7 +160,6 @@ pub(crate) struct Steer {
 }
 
 impl LaneCore {
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         name: String,
         spec: LaneSpec,

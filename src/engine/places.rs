@@ -10,6 +10,7 @@ use super::gate::LANES;
 use super::lane::{Shell, paused};
 use super::shared::Shared;
 use crate::core::laneword::LaneWord;
+use crate::core::tenancy::Tenant;
 use crate::job::Priority;
 use crate::policy;
 use crate::sync::Arc;
@@ -46,19 +47,14 @@ impl Shared {
         places.active.iter().chain(&places.waiting).cloned().collect()
     }
 
-    /// How many lanes have had this place; read before a look at the lane, for [`forget`](Self::forget).
-    pub(crate) fn seated(&self, lane: usize) -> u64 {
-        self.seated[lane].load(Ordering::Acquire)
+    /// Who has this number; read before a look at the lane, for [`forget`](Self::forget).
+    pub(super) fn tenant(&self, lane: usize) -> Tenant {
+        self.tenancy.at(lane)
     }
 
-    /// Clears a hint after a look at the lane that had the place then. If another has it now, the hint was perhaps
-    /// set for that one, whose word was not looked at: the hint stays. (It was set after the place was taken, and our
-    /// clearing read it: so we see the new number here.)
-    pub(crate) fn forget(&self, lane: usize, class: usize, word: &LaneWord, seated: u64) {
-        self.ready.clear(lane, class, word);
-        if self.seated(lane) != seated {
-            self.ready.mark(lane, class);
-        }
+    /// Clears a hint after a look at the lane that had the number then.
+    pub(super) fn forget(&self, lane: usize, class: usize, word: &LaneWord, then: Tenant) {
+        self.tenancy.forget(&self.ready, lane, class, word, then);
     }
 
     /// Uses the lane's number, if it still has one, with the place held for it.
@@ -166,7 +162,6 @@ impl Shared {
                 .find(|index| !self.gate.is_lane_charged(*index))
                 .unwrap_or(places.free.trailing_zeros() as usize);
             places.free &= !(1 << index);
-            self.seated[index].fetch_add(1, Ordering::AcqRel);
             core.place(index);
             let tunables = core.tunables.get();
             self.gate.set_lane_cap(self, index, tunables.cap);
@@ -174,7 +169,8 @@ impl Shared {
                 self.virtual_time[usize::from(tunables.class)].load(Ordering::Relaxed),
                 Ordering::Relaxed,
             );
-            *self.lanes[index].lock() = Some(Arc::clone(shell));
+            // It stands still, or is empty, until after this.
+            self.tenancy.move_in(index, || *self.lanes[index].lock() = Some(Arc::clone(shell)));
         }
         self.resume_lane(shell, paused::DISPLACED);
         Ok(())

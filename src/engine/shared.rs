@@ -15,6 +15,7 @@ use super::timers::Timers;
 use super::worker::{self, WorkerState};
 use crate::core::laneword::{LaneWord, Reason};
 use crate::core::ready::ReadySet;
+use crate::core::tenancy::Tenancy;
 use crate::core::waitlist::Waiter;
 use crate::job::{Dead, Priority};
 use crate::meter::Throughput;
@@ -70,9 +71,8 @@ pub(crate) struct Shared {
     /// A word that is never ready: stands for a lane that is gone.
     pub(crate) void: LaneWord,
     pub(super) lanes: Box<[Mutex<Option<Arc<Shell>>>]>,
-    /// By lane: how many lanes have had this place. A hint that is cleared after a look at one lane may have been set
-    /// for its successor: see [`forget`](Shared::forget).
-    pub(super) seated: Box<[AtomicU64]>,
+    /// Whose hints a number's are.
+    pub(super) tenancy: Tenancy,
     /// Every lane stands still, also those that come. Written under the latch of the places.
     pub(super) paused: AtomicBool,
     pub(crate) passes: Box<[AtomicU64]>,
@@ -124,7 +124,7 @@ impl Shared {
             ready: ReadySet::new(limits.workers),
             void: LaneWord::new(),
             lanes: (0..LANES).map(|_| Mutex::new(None)).collect(),
-            seated: (0..LANES).map(|_| AtomicU64::new(0)).collect(),
+            tenancy: Tenancy::new(),
             paused: AtomicBool::new(false),
             passes: (0..LANES).map(|_| AtomicU64::new(0)).collect(),
             virtual_time: std::array::from_fn(|_| CachePadded::new(AtomicU64::new(0))),

@@ -39,22 +39,28 @@ pub(super) enum Verdict {
     },
 }
 
+/// An attempt that did not succeed: of which item, what it had behind it, and how this one ended.
+pub(super) struct FailedAttempt<'a, C> {
+    pub(super) seat: usize,
+    pub(super) chunk: &'a C,
+    pub(super) at: u32,
+    pub(super) history: Option<Box<History>>,
+    pub(super) verdict: Verdict,
+    /// Raw reading at its end.
+    pub(super) now: u64,
+}
+
 impl<W: Work> Body<W> {
     /// Decides what becomes of an item whose attempt did not succeed. 1: it is settled, 0: it will be tried again.
     #[cold]
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn failed(
         &self,
         shared: &Shared,
         shell: &Arc<Shell>,
         me: &mut WorkerState,
-        seat: usize,
-        chunk: &W::Chunk,
-        at: u32,
-        history: Option<Box<History>>,
-        verdict: Verdict,
-        now: u64,
+        attempt: FailedAttempt<'_, W::Chunk>,
     ) -> u64 {
+        let FailedAttempt { seat, chunk, at, history, verdict, now } = attempt;
         let core = &shell.core;
         let mut history = history.unwrap_or_default();
         let since = me.slot.since();

@@ -239,9 +239,9 @@ fn look(shared: &Arc<Shared>, me: &mut WorkerState) -> Option<Next> {
         loop {
             let bits = shared.ready.bits(class);
             let Some(lane) = least_pass(shared, bits) else { break };
-            let seated = shared.seated(lane);
+            let tenant = shared.tenant(lane);
             let Some(shell) = shared.lane(lane) else {
-                shared.forget(lane, class, &shared.void, seated);
+                shared.forget(lane, class, &shared.void, tenant);
                 continue;
             };
             let core = &shell.core;
@@ -251,15 +251,15 @@ fn look(shared: &Arc<Shared>, me: &mut WorkerState) -> Option<Next> {
                     if own != class {
                         // An aged lane's turn in a higher class is one chunk; or its class was changed just now. What
                         // is left is to be found in its own class.
-                        shared.forget(lane, class, &shared.void, seated);
-                        shared.forget(lane, own, &core.word, seated);
+                        shared.forget(lane, class, &shared.void, tenant);
+                        shared.forget(lane, own, &core.word, tenant);
                     } else if left == 0 {
-                        shared.forget(lane, class, &core.word, seated);
+                        shared.forget(lane, class, &core.word, tenant);
                     }
                     shared.ready.wake_more();
                     return Some(Next::Serve(shell));
                 }
-                Take::Empty | Take::Blocked => shared.forget(lane, class, &core.word, seated),
+                Take::Empty | Take::Blocked => shared.forget(lane, class, &core.word, tenant),
             }
         }
     }

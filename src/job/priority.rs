@@ -26,7 +26,6 @@ pub enum Priority {
 
 named!(Priority, "priority", { Low = "low", Normal = "normal", High = "high", Critical = "critical" });
 
-#[allow(dead_code)]
 impl Priority {
     /// How many classes there are.
     pub(crate) const CLASSES: usize = 4;

@@ -385,7 +385,6 @@ impl RateLimiter {
     /// law. Refused: how many raw ticks after that reading the tokens will be there, at least 1, and up to three too
     /// many where a tick is less than a nanosecond; `u64::MAX` is never.
     #[inline]
-    #[allow(dead_code)]
     pub(crate) fn try_acquire_at(&self, raw_now: u64, n: u64) -> Result<(), u64> {
         if n == 0 {
             return Ok(());
@@ -408,7 +407,6 @@ impl RateLimiter {
     }
 
     /// Whether raw readings of `clock` are good for [`try_acquire_at`](Self::try_acquire_at).
-    #[allow(dead_code)]
     pub(crate) fn uses_clock(&self, clock: &Clock) -> bool {
         self.inner.clock.same(clock)
     }

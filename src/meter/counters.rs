@@ -9,7 +9,6 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(crate) struct Counter(AtomicU64);
 
-#[allow(dead_code)]
 impl Counter {
     pub(crate) const fn new() -> Self {
         Counter(AtomicU64::new(0))
@@ -21,34 +20,7 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// Replaces the value, for gauges such as "the item in hand".
     #[inline(always)]
-    pub(crate) fn set(&self, v: u64) {
-        self.0.store(v, Ordering::Relaxed);
-    }
-
-    #[inline(always)]
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A count that any thread writes: for events that are rare (a submission's page, an abandoned attempt).
-#[derive(Debug)]
-pub(crate) struct SharedCounter(CachePadded<AtomicU64>);
-
-#[allow(dead_code)]
-impl SharedCounter {
-    pub(crate) fn new() -> Self {
-        SharedCounter(CachePadded::new(AtomicU64::new(0)))
-    }
-
-    #[inline]
-    pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    #[inline]
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -71,7 +43,6 @@ macro_rules! worker_counters {
             $($(#[$doc])* pub(crate) $name: u64,)*
         }
 
-        #[allow(dead_code)]
         impl WorkerCounters {
             pub(crate) fn new() -> Self {
                 WorkerCounters(CachePadded::new(Block { $($name: Counter::new(),)* }))
@@ -146,16 +117,5 @@ mod tests {
         let mut sum = counters.read();
         sum += counters.read();
         assert_eq!((sum.completed, sum.busy_ns, sum.failed), (2000, 14_000, 0));
-    }
-
-    #[test]
-    fn shared_counters_lose_nothing() {
-        let shared = SharedCounter::new();
-        thread::scope(|s| {
-            for _ in 0..2 {
-                s.spawn(|| (0..1000).for_each(|_| shared.add(1)));
-            }
-        });
-        assert_eq!(shared.get(), 2000);
     }
 }

@@ -31,7 +31,6 @@ pub(crate) struct Samples {
     max_ns: u64,
 }
 
-#[allow(dead_code)]
 impl Samples {
     fn histogram(&mut self) -> &mut Histogram<u64> {
         self.histogram.get_or_insert_with(|| {
@@ -158,8 +157,8 @@ pub(crate) struct Recorder {
     on: bool,
 }
 
-#[allow(dead_code)]
 impl Recorder {
+    #[cfg(test)]
     pub(crate) fn new() -> Self {
         Self::switched(true)
     }
@@ -230,7 +229,6 @@ pub(crate) struct Reader {
     wait: Arc<Mutex<Samples>>,
 }
 
-#[allow(dead_code)]
 impl Reader {
     /// A copy of the run times poured so far.
     pub(crate) fn run(&self) -> Samples {
@@ -250,7 +248,6 @@ pub(crate) struct LaneLatency {
     wait: Striped,
 }
 
-#[allow(dead_code)]
 impl LaneLatency {
     pub(crate) fn new() -> Self {
         Self::default()

@@ -12,11 +12,8 @@ mod latency;
 mod percentiles;
 mod throughput;
 
-#[allow(unused_imports)]
-pub(crate) use self::counters::{Counter, SharedCounter, WorkerCounters, WorkerCounts};
-#[allow(unused_imports)]
+pub(crate) use self::counters::{Counter, WorkerCounters, WorkerCounts};
 pub(crate) use self::latency::{LaneLatency, Reader, Recorder, Samples};
 pub use self::percentiles::Percentiles;
 pub(crate) use self::percentiles::seconds;
-#[allow(unused_imports)]
 pub(crate) use self::throughput::Throughput;

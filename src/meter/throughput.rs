@@ -17,7 +17,6 @@ pub(crate) struct Throughput {
     taken: usize,
 }
 
-#[allow(dead_code)]
 impl Throughput {
     /// Starts at `now` with a count of zero.
     pub(crate) fn new(now: Timestamp) -> Self {

@@ -6,7 +6,6 @@ use crate::policy::rng::scale;
 use std::time::Duration;
 
 /// The wait after `failures` failed attempts (at least 1), with `random` uniform over all `u64`.
-#[allow(dead_code)]
 pub(crate) fn delay(retry: &Retry, failures: u32, random: u64) -> Duration {
     let waits = retry.waits();
     let nominal = nominal(waits.start, waits.end, failures);

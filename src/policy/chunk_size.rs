@@ -16,7 +16,6 @@ const SMOOTHING: u32 = 3;
 
 /// The predicted cost of an item in nanoseconds after a chunk of `items` items took `took_ns` in all; `known` is the
 /// prediction before it, 0 when there is none. Never 0.
-#[allow(dead_code)]
 #[inline]
 pub(crate) fn learn(known: u64, took_ns: u64, items: u32) -> u64 {
     let sample = (took_ns / u64::from(items.max(1))).max(1);
@@ -33,7 +32,6 @@ pub(crate) fn learn(known: u64, took_ns: u64, items: u32) -> u64 {
 
 /// The size of the next chunk, 1 to [`MAX`], after one of `last` items (0: the first) when an item is predicted to
 /// cost `cost_ns` (0: unknown).
-#[allow(dead_code)]
 #[inline]
 pub(crate) fn next(last: u32, cost_ns: u64) -> u32 {
     if cost_ns == 0 || last == 0 {

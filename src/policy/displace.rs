@@ -15,7 +15,6 @@ pub(crate) struct Seat {
 }
 
 /// The index of the lane that makes room for a newcomer, if one has to.
-#[allow(dead_code)]
 pub(crate) fn displaced(seats: &[Seat], newcomer: Priority) -> Option<usize> {
     let (index, seat) =
         seats.iter().enumerate().min_by_key(|(_, seat)| (seat.priority, std::cmp::Reverse(seat.since)))?;

@@ -6,7 +6,6 @@ use crate::job::{HaltAt, HaltRule};
 pub(crate) const MINIMUM: u64 = 20;
 
 /// Whether `rule` says stop when `failed` of the `ended` items are dead.
-#[allow(dead_code)]
 #[inline]
 pub(crate) fn says_stop(rule: &HaltRule, failed: u64, ended: u64) -> bool {
     match rule.fail {

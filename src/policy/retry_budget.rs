@@ -6,7 +6,6 @@ pub(crate) const ALLOWANCE: u64 = 10;
 
 /// Whether the next retry fits, after `first_attempts` items have started and `retries` retries been granted.
 /// Without a share everything fits.
-#[allow(dead_code)]
 pub(crate) fn affords(share: Option<f64>, first_attempts: u64, retries: u64) -> bool {
     share.is_none_or(|share| retries < limit(share, first_attempts))
 }

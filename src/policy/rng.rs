@@ -5,7 +5,6 @@
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
-#[allow(dead_code)]
 impl Rng {
     /// The generator of this seed: the same seed, the same numbers.
     pub(crate) const fn seeded(seed: u64) -> Self {
@@ -21,15 +20,9 @@ impl Rng {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
-
-    /// The next number below `n`; 0 for 0. Off uniform by less than n / 2⁶⁴.
-    #[inline]
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        scale(self.next_u64(), n)
-    }
 }
 
-/// A number below `n` from one below 2⁶⁴ (Lemire's multiply and shift); 0 for 0.
+/// A number below `n` from one below 2⁶⁴ (Lemire's multiply and shift); 0 for 0. Off uniform by less than n / 2⁶⁴.
 #[inline]
 pub(crate) const fn scale(random: u64, n: u64) -> u64 {
     ((random as u128 * n as u128) >> 64) as u64
@@ -48,12 +41,12 @@ mod tests {
     }
 
     #[test]
-    fn below_stays_below_and_reaches_all() {
+    fn scaled_stays_below_and_reaches_all() {
         let mut rng = Rng::seeded(1);
         let mut seen = [0_u32; 10];
-        (0..10_000).for_each(|_| seen[rng.below(10) as usize] += 1);
+        (0..10_000).for_each(|_| seen[scale(rng.next_u64(), 10) as usize] += 1);
         assert!(seen.iter().all(|n| (800..1200).contains(n)), "{seen:?}");
-        assert_eq!(rng.below(0), 0);
+        assert_eq!(scale(rng.next_u64(), 0), 0);
         assert_eq!(scale(u64::MAX, u64::MAX), u64::MAX - 1);
     }
 }

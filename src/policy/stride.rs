@@ -12,11 +12,9 @@
 const K: u64 = 1 << 32;
 
 /// The largest weight. The smallest is 1.
-#[allow(dead_code)]
 pub(crate) const MAX_WEIGHT: u32 = 1 << 16;
 
 /// The pass of a lane after it took `items` items. A weight outside 1 to [`MAX_WEIGHT`] counts as the nearest.
-#[allow(dead_code)]
 #[inline]
 pub(crate) const fn advance(pass: u64, weight: u32, items: u32) -> u64 {
     let weight = if weight == 0 {
@@ -30,7 +28,6 @@ pub(crate) const fn advance(pass: u64, weight: u32, items: u32) -> u64 {
 }
 
 /// Whether `a` goes before `b`.
-#[allow(dead_code)]
 #[inline]
 pub(crate) const fn before(a: u64, b: u64) -> bool {
     (a.wrapping_sub(b) as i64) < 0
@@ -38,7 +35,6 @@ pub(crate) const fn before(a: u64, b: u64) -> bool {
 
 /// The pass of a lane that joins, or comes back, with the pass `own` to a class whose lowest pass is `lowest`
 /// (`None`: it is alone). It keeps what it owes, and loses what it did not use.
-#[allow(dead_code)]
 #[inline]
 pub(crate) const fn join(own: u64, lowest: Option<u64>) -> u64 {
     match lowest {

@@ -58,7 +58,6 @@ impl Unparker {
     }
 
     /// Whether both wake the same parker.
-    #[allow(dead_code)]
     pub(crate) fn same(&self, other: &Unparker) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
@@ -281,7 +280,7 @@ mod tests {
         thread::current().unpark();
         let p = Parker::new();
         assert!(!p.park_timeout(Duration::from_millis(2)));
-        #[allow(clippy::disallowed_methods)]
+        #[allow(clippy::disallowed_methods)] // what the lint forbids is what is tested
         std::thread::park(); // returns at once: the token is still the user's
     }
 

@@ -31,6 +31,7 @@ mod events;
 pub(crate) mod gate;
 pub(crate) mod lane;
 mod places;
+mod quotas;
 mod recovery;
 pub(crate) mod shared;
 pub(crate) mod signal;

@@ -30,6 +30,9 @@
 //! - [`resource`] names the resources that items use.
 //! - [`Clock`] and [`ManualClock`]: everything is timed by a clock that a test can move by hand.
 //!
+//! Two programs to start from are in `examples/`: `paced_batch`, a rate-limited batch whose failures are retried and whose
+//! results are printed as they come, and `map_progress`, `map` over borrowed data with a line that tells how far it is.
+//!
 //! # What it re-implements
 //!
 //! A Python service for "concurrency control in batch processing". Its names and where they went:

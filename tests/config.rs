@@ -93,6 +93,10 @@ fn a_contradiction_names_its_field_and_the_other() {
         c.max_database_connections = 4;
         c.quotas.insert(ResourceKind::DatabaseConnection, 5);
     });
+    let problem = refused("quotas.DatabaseConnection", |c| {
+        c.quotas.insert(ResourceKind::Custom("DatabaseConnection".into()), 5);
+    });
+    assert_eq!(problem, "a kind of that name is there: use ResourceKind::DatabaseConnection");
     refused("rates.api", |c| {
         c.max_api_calls_per_second = 4.0;
         c.rates.insert("api".into(), "5/s".into());
@@ -163,6 +167,41 @@ mod toml {
         refused("max_workers_per_batch = 0", "max_workers_per_batch");
         assert!(refused("workers = ", "workers").contains("line 1"));
         refused("é = \"", "é");
+    }
+
+    /// A quota under another name would leave the connections without one.
+    #[test]
+    fn a_known_kind_is_known_in_every_spelling() {
+        for name in ["DatabaseConnection", "database-connection", "DATABASE_CONNECTION", "databaseConnection"]
+        {
+            let config = EngineConfig::from_toml(&format!("[quotas]\n{name} = 4")).unwrap();
+            assert_eq!(
+                config.quotas.into_iter().collect::<Vec<_>>(),
+                [(ResourceKind::DatabaseConnection, 4)]
+            );
+
+            let engine = Engine::from_toml(&format!("[quotas]\n{name} = 4")).unwrap();
+            assert_eq!(engine.in_use(&ResourceKind::DatabaseConnection), Some((0, 4)));
+
+            let problem = refused(
+                &format!("max_database_connections = 5\n[quotas]\n{name} = 4"),
+                "quotas.database_connection",
+            );
+            assert_eq!(problem, "4, but max_database_connections is 5: give one");
+        }
+        // A name of one's own is what it is.
+        let config = EngineConfig::from_toml("[quotas]\nGpu = 1\ngpu = 2").unwrap();
+        assert_eq!(config.quotas.len(), 2);
+    }
+
+    #[test]
+    fn a_kind_given_in_two_spellings_is_refused() {
+        let problem = refused("[quotas]\nFileHandle = 4\ngpu = 1\nfile_handle = 4", "file_handle");
+        assert_eq!(problem, "`file_handle` and `FileHandle` are the same resource: give one (line 4)");
+        refused("quotas = { file-handle = 4, FileHandle = 5 }", "quotas");
+        let json = r#"{"quotas":{"api_request":1,"ApiRequest":2}}"#;
+        let wrong = serde_json::from_str::<EngineConfig>(json).unwrap_err().to_string();
+        assert!(wrong.contains("`ApiRequest` and `api_request` are"), "{wrong}");
     }
 
     #[test]

@@ -10,29 +10,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use support::*;
 
-/// xorshift64*
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
-
 const KIND_A: ResourceKind = ResourceKind::DatabaseConnection;
 const KIND_B: ResourceKind = ResourceKind::FileHandle;
 
 fn program(seed: u64) {
-    let mut rng = Rng(seed | 1);
+    let mut rng = Rng::new(seed);
     let workers = 1 + rng.below(6) as usize;
     let mut config = EngineConfig { workers: workers.into(), seed: Some(seed), ..EngineConfig::open() };
     config.max_concurrent_batches = 1 + rng.below(4) as usize;

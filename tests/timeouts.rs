@@ -6,7 +6,7 @@ mod support;
 
 use batchyard::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use support::*;
 
 fn manual(workers: usize) -> (ManualClock, EngineBuilder) {
@@ -97,6 +97,48 @@ fn promise_11_after_the_grace_it_is_abandoned_its_permit_stays_charged_and_its_l
 }
 
 /// The items before it in its chunk were done, and nobody had been told yet.
+/// Its thread has a successor already: it must not be taken for a worker that panicked, and get another.
+#[test]
+fn promise_11_a_late_return_whose_item_cannot_be_dropped_is_over() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Sticky;
+    impl Drop for Sticky {
+        fn drop(&mut self) {
+            if std::thread::current().name().is_some_and(|name| name.starts_with("batchyard-")) {
+                panic!("sticky")
+            }
+        }
+    }
+    within(|| {
+        let replaced = Arc::new(Mutex::new(Vec::new()));
+        let there = replaced.clone();
+        let engine = Engine::builder().workers(1).in_memory().on_event(move |event| {
+            if let Event::WorkerReplaced { why, .. } = event {
+                there.lock().unwrap().push(*why);
+            }
+        });
+        let engine = engine.open().unwrap();
+        let door = Door::new();
+        let there = door.clone();
+        let batch = engine
+            .batch("b")
+            .item_timeout(millis(1))
+            .grace(millis(1))
+            .submit([Sticky], move |_: &Sticky, _: &Context| {
+                there.pass();
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(report(&batch).failed_items, 1);
+        drop(batch);
+        door.open();
+        until("it has come late", || engine.stats().late_results == 1);
+        assert_eq!(engine.map(0..100, |n, _| Ok(*n)).len(), 100);
+        engine.shutdown(secs(60)).unwrap();
+        assert_eq!(*replaced.lock().unwrap(), ["does not return from its item"]);
+    });
+}
+
 #[test]
 fn promise_11_abandoning_settles_what_the_chunk_did_before() {
     within(|| {

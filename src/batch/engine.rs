@@ -1,5 +1,8 @@
 //! The engine's handle.
 
+#[cfg(test)]
+mod broken;
+
 use super::map;
 use super::ticket::{Spawns, Ticket};
 use super::{BatchBuilder, EngineBuilder};

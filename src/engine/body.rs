@@ -10,6 +10,7 @@ use super::context::Context;
 use super::entries::{Entry, Later};
 use super::gate::Admission;
 use super::lane::{Ending, LaneBody, Shell};
+use super::recovery::InHand;
 use super::shared::Shared;
 use super::slot::Slot;
 use super::verdict::{FailedAttempt, History, Verdict};
@@ -79,16 +80,16 @@ pub(crate) trait Work: Send + Sync {
 }
 
 pub(super) struct Seat<C> {
-    word: ChunkWord,
-    hand: Mutex<Option<Hand<C>>>,
-    tally: Tally,
+    pub(super) word: ChunkWord,
+    pub(super) hand: Mutex<Option<Hand<C>>>,
+    pub(super) tally: Tally,
     /// Items begun here for the first time: what the retry budget is a share of. Written by the seat's worker alone.
     begun: Counter,
 }
 
-/// What the worker has settled of the chunk in hand and not told the lane yet: written before every item that may be
-/// abandoned, so that whoever takes the item away can tell the lane in the worker's stead.
-struct Tally {
+/// What the worker has settled of the chunk in hand and not told the lane yet: written after every item, so that
+/// whoever takes the next one away, or clears up after a panic, can tell the lane in the worker's stead.
+pub(super) struct Tally {
     settled: AtomicU64,
     done: AtomicU64,
 }
@@ -100,23 +101,23 @@ impl Tally {
 
     /// Published with the attempt, by the Release in `Slot::begin`.
     #[inline(always)]
-    fn note(&self, settled: u64, done: u64) {
+    pub(super) fn note(&self, settled: u64, done: u64) {
         self.settled.store(settled, Ordering::Relaxed);
         self.done.store(done, Ordering::Relaxed);
     }
 
-    fn read(&self) -> (u64, u64) {
+    pub(super) fn read(&self) -> (u64, u64) {
         (self.settled.load(Ordering::Relaxed), self.done.load(Ordering::Relaxed))
     }
 }
 
 /// What a worker has in hand.
-struct Hand<C> {
-    chunk: C,
+pub(super) struct Hand<C> {
+    pub(super) chunk: C,
     since: u64,
     /// What each of its items holds while it runs.
     demand: Demand,
-    history: Option<Box<History>>,
+    pub(super) history: Option<Box<History>>,
 }
 
 /// The typed part of a lane.
@@ -177,6 +178,8 @@ impl<W: Work> Body<W> {
         let epoch = {
             let mut hand = seat.hand.lock();
             *hand = Some(Hand { chunk: chunk.clone(), since: start, demand, history });
+            me.in_hand = InHand::First;
+            seat.tally.note(0, 0);
             seat.word.arm(range.start, range.end)
         };
         slot.enter_chunk(core.index(), several, start);
@@ -230,15 +233,16 @@ impl<W: Work> Body<W> {
         let publish_after = clock.raw_at(Timestamp::ZERO + PUBLISH_AFTER);
 
         while let Some(at) = seat.word.next(epoch) {
+            me.in_hand = InHand::Item(at);
             if gated {
                 match core.gate.admit(shared, shell, &demand, &mut me.held, now) {
                     Admission::Go => {}
                     Admission::Blocked => {
-                        self.put_off(shared, shell, seat, &chunk, at);
+                        self.put_off(shared, shell, me, &chunk, at);
                         break;
                     }
                     Admission::Never(why) => {
-                        self.put_off(shared, shell, seat, &chunk, at);
+                        self.put_off(shared, shell, me, &chunk, at);
                         shared.halt(shell, HaltReason::Impossible { demand: why });
                         break;
                     }
@@ -261,9 +265,6 @@ impl<W: Work> Body<W> {
             if budgeted && !came_back {
                 seat.begun.add(1);
             }
-            if may_abandon {
-                seat.tally.note(settled, done);
-            }
             ctx.run = slot.begin(at, now, ctx.deadline_raw);
             let result = caught(|| with_item(&ctx, || self.work.call(&chunk, at, &ctx)));
             if !may_abandon {
@@ -271,6 +272,7 @@ impl<W: Work> Body<W> {
             } else if !slot.settle(ctx.run) {
                 // The supervisor has the item, the seat with its tally and a successor for this thread. What came is
                 // dropped; the permits were charged until now.
+                me.in_hand = InHand::Lost;
                 shared.came_late(core);
                 shared.gate.returned(shared, &slot, &mut me.held);
                 drop_quietly(result);
@@ -310,6 +312,8 @@ impl<W: Work> Body<W> {
                     break;
                 }
             }
+            me.in_hand = InHand::Between;
+            seat.tally.note(settled, done);
             if came_back {
                 came_back = false;
                 ctx.tries = 0;
@@ -317,6 +321,7 @@ impl<W: Work> Body<W> {
             }
             if W::REFILLED && now - published > publish_after {
                 self.work.publish(id);
+                seat.tally.note(0, 0);
                 shared.settled(shell, settled, done);
                 (settled, done, published) = (0, 0, now);
             }
@@ -344,6 +349,8 @@ impl<W: Work> Body<W> {
         }
         me.recorder.pour_also(&core.latency);
         self.work.publish(id);
+        me.in_hand = InHand::Between;
+        seat.tally.note(0, 0);
         shared.settled(shell, settled, done);
         fate
     }
@@ -367,9 +374,11 @@ impl<W: Work> Body<W> {
 
     /// The gate held an item up: it and the rest of its chunk go back, the item first.
     #[cold]
-    fn put_off(&self, shared: &Shared, shell: &Arc<Shell>, seat: &Seat<W::Chunk>, chunk: &W::Chunk, at: u32) {
+    fn put_off(&self, shared: &Shared, shell: &Arc<Shell>, me: &mut WorkerState, chunk: &W::Chunk, at: u32) {
+        let seat = &self.seats[me.slot.id];
         let history = take_history(seat);
         self.take_back_seat(shared, shell, seat, u64::MAX);
+        me.in_hand = InHand::Between;
         self.give_back(shared, shell, [Entry { chunk: chunk.clone(), range: at..at + 1, history }]);
     }
 
@@ -400,8 +409,15 @@ impl<W: Work> LaneBody for Body<W> {
             me.held.release(shared);
             return Fate::GoOn;
         };
-        self.fill(shared, shell);
-        self.run(shared, shell, me, entry)
+        let mut entry = Some(entry);
+        let served = caught(|| {
+            self.fill(shared, shell);
+            entry.take().map(|entry| self.run(shared, shell, me, entry))
+        });
+        match served {
+            Ok(fate) => fate.unwrap_or(Fate::GoOn),
+            Err(panic) => self.recover(shared, shell, me, entry, panic),
+        }
     }
 
     fn refill(&self, shared: &Shared, shell: &Arc<Shell>) {

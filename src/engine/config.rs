@@ -2,7 +2,7 @@
 //! defaults, and ours. The checks are in [`EngineConfig::validate`]; nothing is clamped in silence.
 
 use crate::core::ready::MAX_WORKERS;
-use crate::engine::{Workers, unlimited};
+use crate::engine::{Workers, quotas, unlimited};
 use crate::error::Invalid;
 use crate::job::Retry;
 use crate::limit::Rate;
@@ -90,7 +90,8 @@ pub struct EngineConfig {
     pub reclaim_after_seconds: u64,
     /// How batches retry that do not say it themselves. Default: not at all.
     pub retry: Retry,
-    /// Limits by kind of resource.
+    /// Limits by kind of resource, each given once, in whatever spelling.
+    #[serde(deserialize_with = "quotas::deserialize")]
     pub quotas: BTreeMap<ResourceKind, usize>,
     /// Rates by name, as text: `"10/s"`, `"600/m,burst=20"`.
     pub rates: BTreeMap<String, String>,
@@ -287,6 +288,14 @@ impl EngineConfig {
 
     fn quota(&self, kind: &ResourceKind, limit: usize) -> Result<(), Invalid> {
         let field = format!("quotas.{kind}");
+        if let ResourceKind::Custom(name) = kind
+            && let Some(meant) = ResourceKind::named(name)
+        {
+            return Err(Invalid::new(
+                field,
+                format!("a kind of that name is there: use ResourceKind::{meant:?}"),
+            ));
+        }
         let defaults = [Self::default().max_database_connections, usize::MAX, limit];
         if *kind == ResourceKind::DatabaseConnection && !defaults.contains(&self.max_database_connections) {
             let problem = format!(

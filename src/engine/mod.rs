@@ -12,6 +12,7 @@
 //! | `ending` | how a lane ends |
 //! | `gate` | permits all or none, the rate token last |
 //! | `worker`, `slot` | the threads, and their public places |
+//! | `recovery` | what is left of a chunk after a panic of the engine's own |
 //! | `supervisor`, `timers` | deadlines, items that do not come back, and when to look |
 //! | `context` | what a closure sees |
 //! | `tunables` | what may change while a lane runs |
@@ -30,6 +31,8 @@ mod events;
 pub(crate) mod gate;
 pub(crate) mod lane;
 mod places;
+mod quotas;
+mod recovery;
 pub(crate) mod shared;
 pub(crate) mod signal;
 mod slot;

@@ -8,6 +8,7 @@
 use super::body::{Body, Work};
 use super::entries::{Entry, Later};
 use super::lane::{Ending, LaneCore, Shell};
+use super::recovery::InHand;
 use super::shared::Shared;
 use super::worker::{Place, WorkerState, text_of};
 use crate::job::{AttemptError, AttemptKind, Dead, DeadReason, Failure, FailureKind};
@@ -24,6 +25,20 @@ pub(super) struct History {
     pub(super) tries: u32,
     pub(super) deferrals: u32,
     errors: Vec<AttemptError>,
+}
+
+impl History {
+    /// The end of an item that a bug of the engine's took with it.
+    pub(super) fn broken(mut self, message: String, place: Option<Place>) -> Dead {
+        self.tries += 1;
+        let message = format!("internal error of batchyard, please report it: {message}");
+        let error = AttemptError::new(self.tries, AttemptKind::Panicked, message);
+        self.errors.push(match place {
+            Some(place) => error.at(place.to_string()),
+            None => error,
+        });
+        Dead::new(DeadReason::Panicked, self.tries, self.errors)
+    }
 }
 
 /// How one attempt ended, before anybody decides what becomes of the item.
@@ -98,6 +113,7 @@ impl<W: Work> Body<W> {
         if over && !matches!(kind, FailureKind::Fatal | FailureKind::Skip) {
             let ending = core.steer.lock().ending.clone().unwrap_or(Ending::Cancelled);
             self.work.cancelled(chunk, at..at + 1, &ending);
+            me.in_hand = InHand::Settled;
             core.counts.cancelled.add(1);
             return 1;
         }
@@ -133,11 +149,13 @@ impl<W: Work> Body<W> {
                 let entry = Entry { chunk: chunk.clone(), range: at..at + 1, history: Some(history) };
                 if wait.is_zero() {
                     // Behind what waits already: a failing item must not keep its lane busy alone.
+                    me.in_hand = InHand::Between;
                     self.returned.lock().push_back(entry);
                     shared.add(shell, 1);
                 } else {
                     let due = shared.clock.now() + wait;
                     core.counts.waiting_retry.add(1);
+                    me.in_hand = InHand::Between;
                     self.backoff.lock().push(Reverse(Later { due, entry }));
                     shared.schedule(due, shell);
                 }
@@ -158,6 +176,7 @@ impl<W: Work> Body<W> {
                     shared.dead(shell, self.work.seq(chunk, at), &dead);
                 }
                 self.work.keep(seat, chunk, at, Err(dead), ended);
+                me.in_hand = InHand::Settled;
                 if reason != DeadReason::Skipped {
                     shared.check_halt(shell);
                 }

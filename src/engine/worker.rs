@@ -7,6 +7,7 @@
 use super::context::Context;
 use super::gate::Held;
 use super::lane::Shell;
+use super::recovery::InHand;
 use super::shared::Shared;
 use super::slot::Slot;
 use crate::core::laneword::Take;
@@ -35,6 +36,7 @@ pub(crate) enum Fate {
 pub(crate) struct WorkerState {
     pub(crate) slot: Arc<Slot>,
     pub(crate) held: Held,
+    pub(super) in_hand: InHand,
     pub(crate) rng: Rng,
     pub(crate) recorder: Recorder,
 }
@@ -46,6 +48,7 @@ impl WorkerState {
         Self {
             slot: Arc::new(Slot::new(id, recorder.reader())),
             held: Held::default(),
+            in_hand: InHand::default(),
             rng: Rng::seeded(seed.wrapping_add(id as u64)),
             recorder,
         }
@@ -183,7 +186,7 @@ fn work(shared: &Arc<Shared>, me: &mut WorkerState) -> Fate {
                     .wait(&shared.clock, None, || (!slot.is_paused() || shared.is_stopped()).then_some(()));
             }
             Next::Serve(shell) => {
-                // What the chunk did is settled before anything of it is dropped; a panic here is one of a user's `Drop`.
+                // A panic here is a second one: the body clears up after the first.
                 let served =
                     caught(|| shell.with(|body| body.serve(shared, &shell, me))).unwrap_or_else(|_| {
                         me.slot.leave_chunk();

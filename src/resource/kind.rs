@@ -16,8 +16,15 @@ use std::str::FromStr;
 /// assert_eq!(GPU, "gpu".into());
 /// ```
 ///
-/// Make a custom kind by `from`, which knows the names of the others: a `Custom("file_handle")` written out would
-/// be a kind of its own.
+/// The names of the kinds below are read in every spelling: case, `_` and `-` make no difference. Make a custom kind by
+/// `from`, which knows them: a `Custom("file_handle")` written out would be a kind of its own, and
+/// [`EngineConfig::validate`](crate::EngineConfig::validate) refuses it.
+///
+/// ```
+/// use batchyard::ResourceKind;
+/// assert_eq!(ResourceKind::from("FileHandle"), ResourceKind::FileHandle);
+/// assert_eq!(ResourceKind::from("file-handle"), ResourceKind::FileHandle);
+/// ```
 #[doc(alias = "ResourceType")]
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -62,8 +69,13 @@ impl ResourceKind {
         }
     }
 
-    fn named(name: &str) -> Option<Self> {
-        Self::NAMED.into_iter().find(|kind| kind.as_str() == name)
+    /// The kind of this name, however it is spelt. A person who writes `DatabaseConnection` means it: to make a kind of
+    /// its own of that would leave the connections unlimited in silence.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        fn letters(name: &str) -> impl Iterator<Item = u8> {
+            name.bytes().filter(|b| !matches!(b, b'_' | b'-')).map(|b| b.to_ascii_lowercase())
+        }
+        Self::NAMED.into_iter().find(|kind| letters(kind.as_str()).eq(letters(name)))
     }
 }
 
@@ -125,6 +137,19 @@ mod tests {
             assert_eq!(ResourceKind::from(kind.to_string()), kind);
             let json = serde_json::to_string(&kind).unwrap();
             assert_eq!(serde_json::from_str::<ResourceKind>(&json).unwrap(), kind);
+        }
+        for kind in ResourceKind::NAMED {
+            let name = kind.as_str();
+            for spelling in
+                [name.to_uppercase(), name.replace('_', "-"), name.replace('_', ""), format!("{kind:?}")]
+            {
+                assert_eq!(ResourceKind::from(&*spelling), kind);
+                assert_eq!(ResourceKind::from(spelling.clone()), kind);
+                assert_eq!(spelling.parse(), Ok(kind.clone()));
+            }
+        }
+        for other in ["database", "database_connections", "database connection", "Gpu", ""] {
+            assert_eq!(ResourceKind::from(other).as_str(), other);
         }
         for wrong in ["", "a b", "a,b", "a=1"] {
             assert!(wrong.parse::<ResourceKind>().is_err(), "{wrong}");

@@ -30,6 +30,25 @@ fn hopeless_codes_are_not_tried_again() {
 }
 
 #[test]
+fn promise_14_a_run_with_dead_items_never_exits_as_done() {
+    for (options, script, code) in [
+        ("", "[ $1 != b ]", 1),
+        ("--retries 2", "[ $1 != b ]", 1),
+        ("", "[ $1 != b ] || exit 127", 1),
+        ("", "[ $1 != b ] || kill -9 $$", 1),
+        ("--timeout 300ms", "[ $1 != b ] || sleep 1000", 1),
+        ("-j 1 --halt soon,fail=1", "[ $1 != b ]", 3),
+        ("-j 1 --halt now,fail=1", "[ $1 != b ]", 3),
+    ] {
+        let ran = run(&format!("--json --backoff 1ms {options}")).sh(script).items(&["a", "b"]).ran();
+        ran.exits(code);
+        let dead: Vec<_> = ran.objects().into_iter().filter(|object| object["status"] == "dead").collect();
+        assert_eq!(dead.len(), 1, "{options} {script}");
+        assert!(["error", "exit_code", "signal"].iter().any(|why| !dead[0][*why].is_null()), "{:?}", dead[0]);
+    }
+}
+
+#[test]
 fn a_deferred_try_does_not_count() {
     let dir = Dir::new("defer");
     let log = dir.path().join("log");

@@ -25,6 +25,8 @@
 //! - [`Engine`] runs things: [`Engine::map`] and its kin for data on the stack, [`Engine::batch`] for batches that are
 //!   submitted, watched and steered through a [`Batch`], [`Engine::spawn`] for single closures. What a closure sees is
 //!   its [`Context`]; what it returns on failure is a [`Failure`], into which any error converts.
+//! - With a journal ([`EngineBuilder::journal`]) batches survive the process: the same batch opened again goes on where
+//!   it was.
 //! - [`limit`] has the limits for use on their own: [`RateLimiter`] and [`Quota`].
 //! - [`job`] is plain data: keys, failures, retry policies, dead items, reports. [`stats`] is what an engine counts.
 //! - [`resource`] names the resources that items use.
@@ -46,12 +48,16 @@
 //! | ConcurrentBatchConfig | [`EngineConfig`] |
 //! | WorkerInfo, ConcurrentBatchStatistics | [`WorkerStats`], [`Stats`] |
 //! | BatchPriority | [`Priority`] |
+//! | TransactionManager, managed_transaction | [`Context::commit_with`], [`BatchBuilder::write_with`] |
 //!
 //! # What it does not do
 //!
 //! It does not run futures. It cannot stop a thread that ignores its cancellation: it can only replace it, and drops
 //! what comes late. It promises "exactly once" for nothing outside the process: an item whose attempt failed, timed
-//! out or was abandoned may run again, under the same [idempotency key](Context::idempotency_key).
+//! out or was abandoned may run again, under the same [idempotency key](Context::idempotency_key). Inside the journal's
+//! own file there is more: see [`Context::commit_with`].
+// Much of the seam for a journal is unused where there is none; a build with one sees what is dead.
+#![cfg_attr(not(feature = "sqlite"), allow(dead_code))]
 // The models see floor 1 alone: what serves the floors above is unused there, and what serves the models is public.
 #![cfg_attr(any(loom, shuttle), allow(dead_code, unused_imports, unreachable_pub))]
 
@@ -84,6 +90,9 @@ mod store;
 #[cfg(not(any(loom, shuttle)))]
 mod time;
 
+#[cfg(all(feature = "sqlite", not(any(loom, shuttle))))]
+pub use rusqlite;
+
 #[cfg(not(any(loom, shuttle)))]
 pub use crate::{
     batch::{
@@ -93,12 +102,13 @@ pub use crate::{
     engine::{CancelToken, Context, EngineConfig, Error, Event, PushError, Workers},
     error::Invalid,
     job::{
-        AttemptError, AttemptKind, BatchStatus, Dead, DeadItem, DeadReason, Duplicates, Failure, FailureKind,
-        HaltReason, HaltRule, ItemResult, Key, Payload, Priority, Report, Retry,
+        AttemptError, AttemptKind, BatchStatus, Dead, DeadItem, DeadReason, Duplicates, Durability, Failure,
+        FailureKind, HaltReason, HaltRule, ItemResult, Key, Payload, Priority, Report, Retry,
     },
     limit::{Quota, Rate, RateLimiter},
     resource::ResourceKind,
     stats::{BatchStats, Stats, WorkerStats},
+    store::JournalError,
     time::{Clock, Deadline, ManualClock, Ticker, Timestamp, millis, secs},
 };
 

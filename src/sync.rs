@@ -257,6 +257,8 @@ pub(crate) mod thread {
     pub(crate) use loom::thread::yield_now;
     #[cfg(shuttle)]
     pub(crate) use shuttle::thread::yield_now;
+    #[cfg(all(feature = "sqlite", not(any(loom, shuttle))))]
+    pub(crate) use std::thread::JoinHandle;
     #[cfg(all(test, not(any(loom, shuttle))))]
     pub(crate) use std::thread::scope;
     #[cfg(not(any(loom, shuttle)))]
@@ -316,6 +318,12 @@ impl<T> Mutex<T> {
             Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(std::sync::TryLockError::WouldBlock) => None,
         }
+    }
+
+    /// The value, without locking.
+    #[cfg(not(any(loom, shuttle)))]
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

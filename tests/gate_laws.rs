@@ -263,10 +263,13 @@ fn program(seed: u64) {
         let report = report(&lane.batch);
         let read = seen.iter().sum::<u64>();
         assert!(seen.iter().all(|n| *n <= 1), "an item ended twice: {seen:?}");
-        assert_eq!(read + report.cancelled_items, lane.returned.len() as u64, "{report:?}");
+        // One that is halted or stopped while it is submitted takes no more.
+        assert_eq!(read + report.cancelled_items, report.total_items, "{report:?}");
+        assert!(report.total_items <= lane.returned.len() as u64, "{report:?}");
         assert_eq!(good, report.completed_items, "{report:?}");
         if calm && !lane.stopped {
             assert_eq!(report.cancelled_items, 0, "{report:?}");
+            assert_eq!(report.total_items, lane.returned.len() as u64, "{report:?}");
         }
         if !lane.stubborn {
             // Whose item returned a value has it as its result; without a late one there is no other.

@@ -4,6 +4,8 @@ mod allocations;
 pub(crate) mod build;
 pub(crate) mod cli;
 pub(crate) mod floor;
+#[cfg(feature = "sqlite")]
+pub(crate) mod journal;
 pub(crate) mod limiter;
 pub(crate) mod map;
 mod outside;
@@ -24,6 +26,8 @@ pub(crate) const GROUPS: &[Group] = &[
     Group { name: "map", hold: map::hold },
     Group { name: "item", hold: outside::hold },
     Group { name: "cli", hold: cli::hold },
+    #[cfg(feature = "sqlite")]
+    Group { name: "journal", hold: journal::hold },
     Group { name: "floor", hold: floor::hold },
 ];
 

@@ -8,13 +8,16 @@ use crate::engine::supervisor::supervise;
 use crate::engine::worker::{self, WorkerState};
 use crate::engine::{EngineConfig, Error, Event, Listener, Workers};
 use crate::error::Invalid;
-use crate::job::Retry;
+use crate::job::{Durability, Retry};
 use crate::limit::{Rate, RateLimiter};
 use crate::resource::ResourceKind;
+#[cfg(feature = "sqlite")]
+use crate::store::sqlite::{Journal, News, Options, Orphans};
 use crate::sync::{Arc, Parker, thread};
 use crate::time::Clock;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What [`Engine::builder`] collects before [`open`](EngineBuilder::open).
@@ -41,6 +44,8 @@ pub struct EngineBuilder {
     rayon_threads: Option<usize>,
     panic_hook: bool,
     listener: Option<Listener>,
+    #[cfg(feature = "sqlite")]
+    kill: Option<Box<dyn FnMut(&Orphans) + Send>>,
 }
 
 impl EngineBuilder {
@@ -52,6 +57,8 @@ impl EngineBuilder {
             rayon_threads: None,
             panic_hook: true,
             listener: None,
+            #[cfg(feature = "sqlite")]
+            kill: None,
         }
     }
 
@@ -64,6 +71,52 @@ impl EngineBuilder {
     /// Keeps everything in memory. It is the default, and says so in the reader's face.
     pub fn in_memory(mut self) -> Self {
         self.config.journal = None;
+        self
+    }
+
+    /// Keeps batches in this file, which is made if it is not there: a SQLite database that survives `kill -9`. The same
+    /// batch, opened again, goes on where it was. One engine at a time has a journal; that of a process that died is
+    /// taken over.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("batchyard-doc-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&dir)?;
+    /// # let path = dir.join("work.db");
+    /// use batchyard::Engine;
+    /// for run in 1..=2 {
+    ///     let engine = Engine::builder().workers(2).journal(&path).open()?;
+    ///     let batch = engine.batch("squares").submit(0..10u64, |n, _| Ok(n * n))?;
+    ///     let sum: u64 = batch.results().map(|item| item.unwrap().outcome.unwrap()).sum();
+    ///     let report = batch.wait()?;
+    ///     // The second run finds all of them done.
+    ///     assert_eq!((sum, report.resumed_items), (285, if run == 1 { 0 } else { 10 }));
+    ///     engine.shutdown(batchyard::secs(5))?;
+    /// }
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn journal(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config.journal = Some(path.into());
+        self
+    }
+
+    /// What the journal's commits survive. By default [`Durability::ProcessCrash`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.config.durability = durability;
+        self
+    }
+
+    /// How long a full disk is waited for before the batches are halted. By default for ever.
+    pub fn disk_wait(mut self, limit: Duration) -> Self {
+        // 0 stands for ever, so a part of a second is a whole one.
+        self.config.disk_wait_seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
+        self
+    }
+
+    /// Called with what a dead owner of the journal left running, before its items run again.
+    #[cfg(feature = "cli")]
+    pub(crate) fn on_orphans(mut self, kill: impl FnMut(&Orphans) + Send + 'static) -> Self {
+        self.kill = Some(Box::new(kill));
         self
     }
 
@@ -152,10 +205,14 @@ impl EngineBuilder {
     pub fn open(self) -> Result<Engine, Error> {
         let config = self.config;
         config.validate()?;
+        if config.journal.is_some() && config.durability == Durability::Memory {
+            let problem = "`memory` keeps nothing: leave the journal out, or choose another durability";
+            return Err(Invalid::new("durability", problem).into());
+        }
+        #[cfg(not(feature = "sqlite"))]
         if config.journal.is_some() {
-            return Err(
-                Invalid::new("journal", "this build has no journal: leave it out to run in memory").into()
-            );
+            let problem = "this build has no journal (feature `sqlite`): leave it out to run in memory";
+            return Err(Invalid::new("journal", problem).into());
         }
         if self.rayon_threads == Some(0) {
             return Err(Invalid::new("rayon_threads", "must be at least 1").into());
@@ -207,7 +264,35 @@ impl EngineBuilder {
         let slots = states.iter().map(|state| Arc::clone(&state.slot)).collect();
         let pool = Pool::new(self.rayon_threads.unwrap_or_else(|| Workers::auto().count()));
         let gate = Gate::new(total, quotas, rates, seconds(config.reclaim_after_seconds));
-        let shared = Arc::new(Shared::new(clock, limits, gate, pool, slots, self.listener));
+        let listener = self.listener.map(Arc::new);
+        #[cfg(feature = "sqlite")]
+        let journal = match &config.journal {
+            Some(path) => {
+                let there = listener.clone();
+                let mut kill = self.kill.unwrap_or_else(|| Box::new(|_: &Orphans| ()));
+                Some(Journal::open(
+                    path,
+                    Options {
+                        durability: config.durability,
+                        workers,
+                        patience: seconds(config.disk_wait_seconds),
+                        kill: &mut kill,
+                        tell: Box::new(move |news| tell_of_journal(there.as_deref(), news)),
+                    },
+                )?)
+            }
+            None => None,
+        };
+        let shared = Arc::new(Shared::new(
+            clock,
+            limits,
+            gate,
+            pool,
+            slots,
+            #[cfg(feature = "sqlite")]
+            journal,
+            listener,
+        ));
         let engine = Engine::of(Arc::clone(&shared));
         // From here on an error drops the engine, which stops what has started.
         let parker = Parker::new();
@@ -229,6 +314,17 @@ impl EngineBuilder {
         }
         Ok(engine)
     }
+}
+
+/// Tells the listener what happens to the journal.
+#[cfg(feature = "sqlite")]
+fn tell_of_journal(listener: Option<&Listener>, news: News<'_>) {
+    let event = match news {
+        News::Stalled(error) => Event::JournalStalled { error },
+        News::GoesOn => Event::JournalResumed,
+        News::Lost(error) => Event::JournalLost { error },
+    };
+    crate::engine::tell(listener, &event);
 }
 
 /// The configuration's rates; `max_api_calls_per_second` is the one named `api`.

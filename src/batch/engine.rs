@@ -94,6 +94,12 @@ impl Engine {
         &self.handle.shared
     }
 
+    /// Its journal, if it has one.
+    #[cfg(feature = "cli")]
+    pub(crate) fn journal(&self) -> Option<&Arc<crate::store::sqlite::Journal>> {
+        self.shared().journal.as_ref()
+    }
+
     /// A batch to be. The name is its identity: one batch of a name runs at a time.
     pub fn batch(&self, name: impl Into<String>) -> BatchBuilder {
         BatchBuilder::new(Arc::clone(self.shared()), name.into())
@@ -413,6 +419,11 @@ fn shutdown(shared: &Arc<Shared>, drain: Duration) {
     shared.stop();
     let until = clock.now() + shared.limits.grace;
     shared.gone.wait(clock, Some(until), || (shared.threads() <= shared.lost_threads()).then_some(()));
+    // What was settled is written, then the journal is let go of.
+    #[cfg(feature = "sqlite")]
+    if let Some(journal) = &shared.journal {
+        journal.close();
+    }
 }
 
 fn stop_all(shared: &Arc<Shared>) {
@@ -431,6 +442,7 @@ pub(super) fn plain_core(shared: &Shared, name: &str, retry: Retry) -> LaneCore 
         hang_after: None,
         halt: None,
         may_abandon: false,
+        in_journal: false,
         max_abandoned: limits.max_abandoned,
     };
     let tunables = LaneTunables {

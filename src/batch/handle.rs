@@ -1,5 +1,7 @@
 //! A batch under way.
 
+#[cfg(feature = "sqlite")]
+use super::link::LaneLink;
 use super::readers::Readers;
 use super::request::KeyOf;
 use super::results::Results;
@@ -14,9 +16,12 @@ use crate::engine::{Context, Error, PushError};
 use crate::error::Invalid;
 use crate::job::{DeadItem, Duplicates, Failure, Key, Payload, Priority, Report};
 use crate::stats::BatchStats;
-use crate::store::{AppendError, MemoryStore, Order};
+use crate::store::{AppendError, BatchId, Earlier, MemoryStore, Order, Store, Unsealed};
+#[cfg(feature = "sqlite")]
+use crate::store::{WriteWith, sqlite::JournalStore};
 use crate::sync::{Arc, Mutex};
 use crate::time::{Deadline, Timestamp};
+use std::any::Any;
 use std::fmt;
 
 /// A batch under way: push items, read results, steer it, wait for its end.
@@ -26,7 +31,6 @@ pub struct Batch<I, O> {
     shared: Arc<Shared>,
     shell: Arc<Shell>,
     rows: Arc<Rows<I, O>>,
-    key: Box<dyn KeyOf<I>>,
     settings: Settings,
 }
 
@@ -36,6 +40,15 @@ pub(super) struct Settings {
     pub(super) window: usize,
     pub(super) capacity: usize,
     pub(super) duplicates: Duplicates,
+}
+
+/// Where a batch's items come from.
+pub(super) struct Source {
+    pub(super) id: BatchId,
+    /// Items are submitted. Otherwise those that the journal has.
+    pub(super) with_input: bool,
+    /// A `WriteWith` of the type of the results.
+    pub(super) write_with: Option<Box<dyn Any + Send>>,
 }
 
 /// How far a batch is.
@@ -72,6 +85,7 @@ pub(super) fn open<I, O, F>(
     core: LaneCore,
     settings: Settings,
     key: Box<dyn KeyOf<I>>,
+    source: Source,
     run: F,
 ) -> Result<Batch<I, O>, Error>
 where
@@ -79,11 +93,47 @@ where
     O: Payload,
     F: Fn(&I, &Context) -> Result<O, Failure> + Send + Sync + 'static,
 {
+    if source.write_with.is_some() && !shared.has_journal() {
+        return Err(Invalid::new("write_with", "needs a journal: there is no transaction in memory").into());
+    }
+    // One at a time, so that nobody begins a run of a batch that is under way.
+    let engine = Arc::clone(&shared);
+    let _one = engine.opening.lock();
+    if shared.is_under_way(&core.name) {
+        return Err(Error::BatchActive { name: core.name.clone() });
+    }
+    #[cfg(feature = "sqlite")]
+    let journalled = match &shared.journal {
+        Some(journal) => {
+            let opened = journal.open_batch(&source.id, source.with_input)?;
+            let store = JournalStore::<I, O>::new(journal, &opened, shared.limits.workers, &shared.clock);
+            if let Some(write) = source.write_with {
+                let Ok(write) = write.downcast::<WriteWith<O>>() else {
+                    let problem =
+                        format!("it takes other results than the batch has ({})", std::any::type_name::<O>());
+                    return Err(Invalid::new("write_with", problem).into());
+                };
+                Store::<I, O>::write_with(&store, *write);
+            }
+            Some((store, opened))
+        }
+        None => None,
+    };
+    #[cfg(feature = "sqlite")]
+    let store: Box<dyn Store<I, O>> = match &journalled {
+        Some((store, _)) => Box::new(Arc::clone(store)),
+        None => Box::new(MemoryStore::new(settings.window)),
+    };
+    #[cfg(not(feature = "sqlite"))]
+    let store: Box<dyn Store<I, O>> = Box::new(MemoryStore::new(settings.window));
     let rows = Arc::new(Rows {
-        store: Box::new(MemoryStore::new(settings.window)),
+        store,
         published: Signal::new(),
         room: Signal::new(),
         readers: Mutex::new(Readers::default()),
+        key,
+        capacity: settings.capacity,
+        clock: shared.clock.clone(),
     });
     let outboxes = (0..shared.limits.workers).map(|_| Mutex::new(Vec::new())).collect();
     let work = BatchWork { rows: Arc::clone(&rows), run, outboxes };
@@ -91,11 +141,45 @@ where
     core.steer.lock().paused = paused::DISPLACED;
     core.word.block(crate::core::laneword::Reason::Paused);
     let shell = Shell::owned(core, Box::new(Body::new(work, shared.limits.workers)));
+    #[cfg(feature = "sqlite")]
+    let in_journal = journalled.is_some();
+    #[cfg(feature = "sqlite")]
+    if let Some((store, opened)) = journalled {
+        let counts = &shell.core.counts;
+        if !source.with_input {
+            // Without input the batch is what the journal has of it.
+            let (done, dead, skipped) = opened.before;
+            let before = (done + dead + skipped) as u64;
+            let open = opened.unclaimed + opened.again.len() as u64;
+            counts.done.add(done as u64);
+            counts.dead.add(dead as u64);
+            counts.skipped.add(skipped as u64);
+            counts.submitted.add(before + open);
+            counts.open.add(open);
+            shell.core.steer.lock().earlier.resumed = before;
+        }
+        if opened.paused {
+            shell.core.steer.lock().paused |= paused::BATCH;
+        }
+        let shown = Arc::downgrade(&rows);
+        let notify = Box::new(move || {
+            if let Some(rows) = shown.upgrade() {
+                rows.published.notify();
+                rows.room.notify();
+            }
+        });
+        let link = LaneLink { shared: Arc::clone(&shared), shell: Arc::downgrade(&shell), notify };
+        store.link(Arc::new(link), &opened.again);
+    }
     shared.enter(&shell)?;
+    #[cfg(feature = "sqlite")]
+    if in_journal {
+        shell.with(|body| body.refill(&shared, &shell));
+    }
     if let Some(deadline) = shell.core.deadline() {
         shared.schedule(deadline, &shell);
     }
-    Ok(Batch { shared, shell, rows, key, settings })
+    Ok(Batch { shared, shell, rows, settings })
 }
 
 impl<I: 'static, O> Batch<I, O> {
@@ -155,7 +239,7 @@ impl<I: 'static, O> Batch<I, O> {
         self.shell.with(|body| body.refill(&self.shared, &self.shell));
         loop {
             let room = || {
-                (self.rows.store.waiting() < self.settings.capacity || self.shell.core.is_sealed())
+                (self.rows.store.has_room(self.settings.capacity) || self.shell.core.is_sealed())
                     .then_some(())
             };
             if self.rows.room.wait(clock, until, room).is_none() {
@@ -180,7 +264,7 @@ impl<I: 'static, O> Batch<I, O> {
 
     fn key_for(&self, item: &I) -> Result<Key, String> {
         // The user's code: its panic is this call's error.
-        crate::engine::worker::caught(|| self.key.key_of(item))
+        crate::engine::worker::caught(|| self.rows.key.key_of(item))
             .unwrap_or_else(|(message, _)| Err(format!("the key function panicked: {message}")))
     }
 
@@ -218,6 +302,7 @@ impl<I: 'static, O> Batch<I, O> {
                     AppendError::Full(item) => (key, PushError::Full(item)),
                     AppendError::Sealed(item) => (key, PushError::Closed(item)),
                     AppendError::Duplicate(there, item) => (key, PushError::Duplicate(there, item)),
+                    AppendError::Unwritable(why, item) => (key, PushError::Key(why, item)),
                 });
             }
         }
@@ -225,22 +310,58 @@ impl<I: 'static, O> Batch<I, O> {
             if core.is_stopping() {
                 // The stop may have dropped what waited just before this came.
                 body.clear(shared, shell);
-            } else {
+            } else if !core.spec.in_journal {
+                // A journal says when its rows can be claimed.
                 body.refill(shared, shell);
             }
         });
         Ok(())
     }
 
-    /// Says that no more items will come: the batch ends when all have.
+    /// Says that no more items will come: the batch ends when all have. With a journal it returns when all of them are
+    /// durable, or the journal is lost, which halts the batch.
     pub fn seal(&self) {
+        // A lost journal is told by the batch's report; a key that came twice was told to who pushed it.
+        let _ = self.finish();
+    }
+
+    /// All items are known already.
+    pub(super) fn no_input(&self) {
+        self.rows.store.seal();
         self.close();
+    }
+
+    /// Waits until what was submitted is durable, and closes the batch.
+    pub(super) fn finish(&self) -> Result<(), Unsealed> {
+        let sealed = self.rows.store.sealed();
+        let sealed = sealed.map(|earlier| {
+            let there = &mut self.shell.core.steer.lock().earlier;
+            *there = Earlier { resumed: there.resumed + earlier.resumed, ..earlier };
+        });
+        if sealed.is_ok() {
+            // Items that other items had submitted may have come with it.
+            self.shell.with(|body| body.due(&self.shared, &self.shell, self.shared.clock.now()));
+        }
+        self.close();
+        sealed
     }
 
     /// Lets results go that nobody reads: they are counted only. For a caller whose closures deliver their own.
     #[cfg(feature = "cli")]
     pub(crate) fn discard_results(&self) {
         self.rows.discard_unread();
+    }
+
+    /// Looks for results until there is something to tell: `look` is called anew whenever some were published, and once
+    /// more, with `true`, when the batch has ended.
+    #[cfg(feature = "cli")]
+    pub(crate) fn watch<R>(&self, mut look: impl FnMut(bool) -> Option<R>) -> Option<R> {
+        let core = &self.shell.core;
+        // Asked first: whatever was settled before the end is found by the look behind it.
+        self.rows.published.wait(&self.shared.clock, None, || {
+            let ended = core.report().is_some();
+            look(ended)
+        })
     }
 
     /// The results in the order of completion, each once, as they come; it ends with the batch.
@@ -276,8 +397,9 @@ impl<I: 'static, O> Batch<I, O> {
     }
 
     /// The items given up so far, with the error of every attempt, whether their results were read or not.
+    /// From a journal that cannot be read none come; [`results`](Batch::results) says why.
     pub fn dead(&self) -> Vec<DeadItem> {
-        self.rows.store.dead()
+        self.rows.store.dead().unwrap_or_default()
     }
 
     /// The results in the order of submission. Dispatch is kept within `result_window` of the oldest unread one.

@@ -14,6 +14,8 @@
 mod builder;
 mod engine;
 mod handle;
+#[cfg(feature = "sqlite")]
+mod link;
 mod map;
 mod readers;
 mod request;

@@ -13,7 +13,9 @@ use crate::error::Invalid;
 use crate::job::{Dead, Duplicates, Failure, HaltRule, Key, Payload, Priority, Report, Retry};
 use crate::limit::RateLimiter;
 use crate::resource::ResourceKind;
+use crate::store::{BatchId, Unsealed};
 use crate::sync::Arc;
+use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -100,6 +102,11 @@ pub struct BatchBuilder<K = ByHash> {
     result_window: usize,
     capacity: usize,
     max_abandoned: u32,
+    parameters: String,
+    processor: String,
+    version: String,
+    /// A `WriteWith` of the type of the results.
+    write_with: Option<Box<dyn Any + Send>>,
     key: K,
 }
 
@@ -123,6 +130,10 @@ impl BatchBuilder<ByHash> {
             result_window: limits.result_window,
             capacity: limits.waiting_rows,
             max_abandoned: limits.max_abandoned,
+            parameters: String::new(),
+            processor: String::new(),
+            version: String::new(),
+            write_with: None,
             key: ByHash,
             shared,
         }
@@ -152,12 +163,67 @@ impl BatchBuilder<ByHash> {
             result_window: self.result_window,
             capacity: self.capacity,
             max_abandoned: self.max_abandoned,
+            parameters: self.parameters,
+            processor: self.processor,
+            version: self.version,
+            write_with: self.write_with,
             key: ByKey(f, PhantomData),
         }
     }
 }
 
 impl<K> BatchBuilder<K> {
+    /// What tells batches of one name apart in a journal, such as the day they are for.
+    pub fn parameters(mut self, parameters: impl Into<String>) -> Self {
+        self.parameters = parameters.into();
+        self
+    }
+
+    /// SQL of yours in the transaction that marks items done, once for every group of them: as
+    /// [`Context::commit_with`](crate::Context::commit_with), but for many items at a time, with their results. If it
+    /// fails, all items of the group have failed with its error.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("batchyard-write-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&dir)?;
+    /// # let path = dir.join("work.db");
+    /// use batchyard::Engine;
+    /// let engine = Engine::builder().workers(2).journal(&path).open()?;
+    /// let batch = engine
+    ///     .batch("squares")
+    ///     .key(|n: &u64| *n)
+    ///     .write_with(|tx, done: &[(batchyard::Key, u64)]| {
+    ///         tx.execute("CREATE TABLE IF NOT EXISTS square (n TEXT PRIMARY KEY, value INTEGER)", [])?;
+    ///         for (key, value) in done {
+    ///             tx.execute("INSERT INTO square VALUES (?, ?)", (key.to_string(), *value as i64))?;
+    ///         }
+    ///         Ok(())
+    ///     })
+    ///     .submit(0..100u64, |n, _ctx| Ok(n * n))?;
+    /// assert_eq!(batch.wait()?.completed_items, 100);
+    /// # engine.shutdown(batchyard::secs(1))?;
+    /// let rows: i64 = batchyard::rusqlite::Connection::open(&path)?
+    ///     .query_row("SELECT count(*) FROM square", [], |row| row.get(0))?;
+    /// assert_eq!(rows, 100);
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "sqlite")]
+    pub fn write_with<O: Payload>(
+        mut self,
+        sql: impl Fn(&rusqlite::Connection, &[(Key, O)]) -> Result<(), Failure> + Send + Sync + 'static,
+    ) -> Self {
+        let write: crate::store::WriteWith<O> = Arc::new(sql);
+        self.write_with = Some(Box::new(write));
+        self
+    }
+
+    /// What runs the items, by name and version. A journal refuses to go on with a batch of another one.
+    pub fn processor(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
+        (self.processor, self.version) = (name.into(), version.into());
+        self
+    }
+
     /// The class it is served in: a higher class goes first, strictly, but for one class of ageing per 10 s of
     /// waiting.
     pub fn priority(mut self, priority: Priority) -> Self {
@@ -283,7 +349,60 @@ impl<K> BatchBuilder<K> {
             capacity: self.capacity,
             duplicates: self.duplicates,
         };
-        handle::open(self.shared, core, settings, Box::new(self.key), f)
+        let source = handle::Source { id: self.id(), with_input: true, write_with: self.write_with };
+        handle::open(self.shared, core, settings, Box::new(self.key), source, f)
+    }
+
+    /// Goes on with a batch that a journal knows, without its input: what has not ended runs.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("batchyard-resume-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&dir)?;
+    /// # let path = dir.join("work.db");
+    /// use batchyard::{Engine, Failure};
+    /// let engine = Engine::builder().workers(2).journal(&path).open()?;
+    /// let first = engine.batch("b").submit(0..9u32, |n, _| if *n < 3 { Ok(*n) } else { Err(Failure::fatal("no")) })?;
+    /// assert_eq!(first.wait()?.completed_items, 3);
+    /// let again = engine.batch("b").resume(|n: &u32, _ctx| Ok(*n))?;
+    /// assert_eq!(again.wait()?.resumed_items, 9); // all had ended: the dead are tried again by a submission
+    /// # engine.shutdown(batchyard::secs(1))?;
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] without a journal; [`Error::Journal`] when it has no such batch, or its submission was cut
+    /// short; and as [`open`](Self::open).
+    pub fn resume<I, O, F>(self, f: F) -> Result<Batch<I, O>, Error>
+    where
+        I: Payload,
+        O: Payload,
+        F: Fn(&I, &Context) -> Result<O, Failure> + Send + Sync + 'static,
+        K: KeyOf<I>,
+    {
+        if !self.shared.has_journal() {
+            return Err(Invalid::new("journal", "an engine in memory knows no earlier batches").into());
+        }
+        let core = self.core(true)?;
+        let settings = handle::Settings {
+            window: self.result_window,
+            capacity: self.capacity,
+            duplicates: self.duplicates,
+        };
+        let source = handle::Source { id: self.id(), with_input: false, write_with: self.write_with };
+        let batch = handle::open(self.shared, core, settings, Box::new(self.key), source, f)?;
+        batch.no_input();
+        Ok(batch)
+    }
+
+    fn id(&self) -> BatchId {
+        BatchId {
+            name: self.name.clone(),
+            parameters: self.parameters.clone(),
+            processor: self.processor.clone(),
+            version: self.version.clone(),
+        }
     }
 
     /// Opens the batch, pushes all items, and seals it. Returns when the last item was taken over; work starts with
@@ -314,7 +433,13 @@ impl<K> BatchBuilder<K> {
                 _ => Error::Closed,
             });
         }
-        batch.seal();
+        if let Err(why) = batch.finish() {
+            batch.cancel();
+            return Err(match why {
+                Unsealed::Duplicate(key) => Error::DuplicateKey { batch: name, key },
+                Unsealed::Journal(why) => Error::Journal(why),
+            });
+        }
         Ok(batch)
     }
 
@@ -423,6 +548,7 @@ impl<K> BatchBuilder<K> {
             hang_after: self.hang_after,
             halt: self.halt,
             may_abandon,
+            in_journal: may_abandon && shared.has_journal(),
             max_abandoned: self.max_abandoned,
         };
         let own = self.concurrency.map_or(LaneTunables::UNCAPPED, |n| u32::try_from(n).unwrap_or(u32::MAX));

@@ -4,9 +4,9 @@ use super::work::Rows;
 use crate::engine::worker::on_worker_of;
 use crate::engine::{Error, shared::Shared};
 use crate::job::ItemResult;
-use crate::store::{Order, Read, Settled};
-use crate::sync::Arc;
+use crate::store::{Order, Read, Reader, Settled};
 use crate::sync::thread::{ThreadId, current};
+use crate::sync::{Arc, Mutex};
 use std::fmt;
 
 /// Iterates over a batch's results, waiting for each. It ends when the batch has ended and all was read.
@@ -17,7 +17,7 @@ use std::fmt;
 /// In memory each result is handed out once, to whichever iterator asks first.
 ///
 /// An `Err` is about the wait, not about an item: [`Error::WouldBlockWorker`] when an item of the same engine would
-/// have to wait. The iterator ends after it.
+/// have to wait, [`Error::Journal`] when the journal cannot be read. The iterator ends after it.
 pub struct Results<I, O> {
     pub(super) shared: Arc<Shared>,
     pub(super) rows: Arc<Rows<I, O>>,
@@ -27,6 +27,8 @@ pub struct Results<I, O> {
     /// Results before this cursor are passed over.
     pub(super) from: u64,
     pub(super) cursor: u64,
+    /// A place of its own in a journal's results.
+    own: Option<Mutex<Box<dyn Reader<O>>>>,
     /// Its number among the iterators that are held, and the thread that has it.
     number: u64,
     thread: ThreadId,
@@ -41,7 +43,16 @@ impl<I, O> Results<I, O> {
         from: u64,
     ) -> Self {
         let number = rows.hold(order);
-        Self { shared, rows, refill, order, over: false, from, cursor: from, number, thread: current().id() }
+        let own = rows.store.own_reader(order, from).map(Mutex::new);
+        let thread = current().id();
+        Self { shared, rows, refill, order, over: false, from, cursor: from, own, number, thread }
+    }
+
+    fn read(&self) -> Read<O> {
+        match &self.own {
+            Some(own) => own.lock().read(),
+            None => self.rows.store.read(self.order),
+        }
     }
 
     /// It may have been handed to this thread.
@@ -57,7 +68,7 @@ impl<I, O> Results<I, O> {
     pub fn try_next(&mut self) -> Option<ItemResult<O>> {
         self.in_hand();
         loop {
-            match self.rows.store.read(self.order) {
+            match self.read() {
                 Read::Row(row, cursor) => {
                     (self.refill)();
                     if cursor > self.from {
@@ -65,7 +76,7 @@ impl<I, O> Results<I, O> {
                         return Some(item(row));
                     }
                 }
-                Read::Pending | Read::End => return None,
+                Read::Pending | Read::End | Read::Failed(_) => return None,
             }
         }
     }
@@ -86,7 +97,7 @@ impl<I, O> Iterator for Results<I, O> {
         }
         self.in_hand();
         loop {
-            let read = || match self.rows.store.read(self.order) {
+            let read = || match self.read() {
                 Read::Pending => None,
                 found => Some(found),
             };
@@ -110,6 +121,10 @@ impl<I, O> Iterator for Results<I, O> {
                 Read::Pending | Read::End => {
                     self.over = true;
                     return None;
+                }
+                Read::Failed(why) => {
+                    self.over = true;
+                    return Some(Err(Error::Journal(why)));
                 }
             }
         }

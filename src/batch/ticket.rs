@@ -321,7 +321,10 @@ impl LaneBody for SpawnBody {
             seq: 0,
             key: None,
             tries: 0,
+            lost: 0,
             deferrals: 0,
+            epoch: 1,
+            effects: Mutex::new(Vec::new()),
             deadline_raw: 0,
         };
         // With a context, so that a `map` inside runs inline.

@@ -1,14 +1,19 @@
 //! A submitted batch as its lane sees it: rows from the store, the user's closure, outcomes to the store.
 
 use super::readers::Readers;
+use super::request::KeyOf;
 use crate::engine::Context;
-use crate::engine::body::{Ended, Work};
+use crate::engine::body::{ChildError, Ended, Tried, Work};
 use crate::engine::lane::Ending;
 use crate::engine::signal::Signal;
+use crate::engine::worker::caught;
 use crate::job::{Dead, Failure, Key, Report};
-use crate::store::{Claim, Page, Settled, Store};
+use crate::store::{
+    AppendError, Claim, Effects, JournalError, Origin, Page, Past, Retried, Row, RowPast, Settled, Store,
+};
 use crate::sync::{Arc, Mutex};
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
+use std::any::Any;
 use std::ops::Range;
 
 /// What batch, readers and lane share.
@@ -19,6 +24,10 @@ pub(crate) struct Rows<I, O> {
     /// Woken when rows were claimed: there is room to push.
     pub(crate) room: Signal,
     pub(crate) readers: Mutex<Readers>,
+    pub(crate) key: Box<dyn KeyOf<I>>,
+    /// Rows that may wait.
+    pub(crate) capacity: usize,
+    pub(crate) clock: Clock,
 }
 
 /// The batch's work.
@@ -31,8 +40,8 @@ pub(crate) struct BatchWork<I, O, F> {
 
 impl<I, O, F> Work for BatchWork<I, O, F>
 where
-    I: Send + Sync,
-    O: Send,
+    I: Send + Sync + 'static,
+    O: Send + 'static,
     F: Fn(&I, &Context) -> Result<O, Failure> + Send + Sync,
 {
     type Chunk = Page<I>;
@@ -73,15 +82,28 @@ where
     }
 
     fn keep(&self, seat: usize, page: &Page<I>, at: u32, outcome: Result<O, Dead>, ended: Ended) {
-        let row = &page[at as usize];
-        self.outboxes[seat].lock().push(Settled {
-            seq: row.seq,
-            key: row.key.clone(),
-            outcome,
-            attempts: ended.attempts,
-            run_time: ended.run_time,
-            queued_time: ended.queued_time,
-        });
+        self.put(seat, page, at, outcome, ended, None, None);
+    }
+
+    fn keep_with(
+        &self,
+        seat: usize,
+        page: &Page<I>,
+        at: u32,
+        out: O,
+        ended: Ended,
+        effects: Option<Effects>,
+    ) {
+        let origin: Origin = Box::new((Arc::clone(page), at));
+        self.put(seat, page, at, Ok(out), ended, effects, Some(origin));
+    }
+
+    fn may_refuse(&self) -> bool {
+        self.rows.store.may_refuse()
+    }
+
+    fn chunk_of(&self, origin: &(dyn Any + Send)) -> Option<(Page<I>, u32)> {
+        origin.downcast_ref::<(Page<I>, u32)>().cloned()
     }
 
     fn publish(&self, seat: usize) {
@@ -100,11 +122,124 @@ where
         dropped
     }
 
-    fn cancelled(&self, _page: &Page<I>, _range: Range<u32>, _ending: &Ending) {}
+    fn cancelled(&self, page: &Page<I>, range: Range<u32>, _ending: &Ending) {
+        let suspect = past_of(&page[range.start as usize]).is_some_and(|past| past.suspect);
+        self.rows.store.unclaim(range.len(), suspect);
+    }
+
+    fn settles_later(&self) -> bool {
+        self.rows.store.settles_later()
+    }
+
+    fn past<'a>(&self, page: &'a Page<I>) -> Option<&'a RowPast> {
+        page[0].past.as_deref()
+    }
+
+    fn in_hand(&self, worker: usize, page: &Page<I>, range: &Range<u32>) {
+        let seq = |at: u32| page[at as usize].seq;
+        debug_assert!(!range.is_empty(), "an entry has items");
+        self.rows.store.in_hand(worker, seq(range.start), seq(range.end - 1));
+    }
+
+    fn off_hand(&self, worker: usize) {
+        self.rows.store.off_hand(worker);
+    }
+
+    fn again(&self, page: &Page<I>, at: u32, tried: Tried<'_>) -> bool {
+        if !self.rows.store.settles_later() {
+            return false;
+        }
+        let row = &page[at as usize];
+        self.rows.store.again(&Retried {
+            seq: row.seq,
+            past: past_of(row),
+            tries: tried.tries,
+            lost: tried.lost,
+            deferrals: tried.deferrals,
+            due: tried.due,
+            error: tried.error.cloned(),
+        })
+    }
+
+    fn append_child(&self, item: Box<dyn Any>, parent: u64) -> Result<bool, ChildError> {
+        let item = match item.downcast::<I>() {
+            Ok(item) => *item,
+            Err(other) => {
+                let why = format!("the items of the batch are of the type {}", std::any::type_name::<I>());
+                return Err(ChildError::Other(why, other));
+            }
+        };
+        let key = caught(|| self.rows.key.key_of(&item))
+            .unwrap_or_else(|(message, _)| Err(format!("the key function panicked: {message}")));
+        let key = match key {
+            Ok(key) => key,
+            Err(why) => return Err(ChildError::Other(why, Box::new(item))),
+        };
+        let taken =
+            self.rows.store.append_child(key, item, self.rows.capacity, parent, self.rows.clock.now());
+        taken.map_err(|error| match error {
+            AppendError::Full(item) => ChildError::Full(Box::new(item)),
+            AppendError::Sealed(item) => ChildError::Closed(Box::new(item)),
+            AppendError::Duplicate(key, item) => ChildError::Duplicate(key, Box::new(item)),
+            AppendError::Unwritable(why, item) => ChildError::Other(why, Box::new(item)),
+        })
+    }
+
+    fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        self.rows.store.due(now)
+    }
+
+    fn end(&self, status: &str) -> bool {
+        self.rows.store.end(status)
+    }
+
+    #[cfg(feature = "cli")]
+    fn number(&self, seq: u64) -> Option<i64> {
+        self.rows.store.number(seq)
+    }
+
+    fn step(&self, seq: u64, name: &str) -> Option<Result<Option<String>, Arc<JournalError>>> {
+        self.rows.store.step(seq, name)
+    }
+
+    fn keep_step(&self, seq: u64, epoch: u32, name: &str, output: &str) -> Result<bool, Arc<JournalError>> {
+        self.rows.store.keep_step(seq, epoch, name, output)
+    }
 
     fn ended(&self, _report: &Report) {
         self.rows.store.close();
         self.rows.published.notify();
         self.rows.room.notify();
+    }
+}
+
+fn past_of<I>(row: &Row<I>) -> Option<Past> {
+    row.past.as_ref().map(|past| Past { epoch: past.epoch, suspect: past.suspect })
+}
+
+impl<I, O, F> BatchWork<I, O, F> {
+    #[allow(clippy::too_many_arguments, reason = "the parts of one outcome")]
+    fn put(
+        &self,
+        seat: usize,
+        page: &Page<I>,
+        at: u32,
+        outcome: Result<O, Dead>,
+        ended: Ended,
+        effects: Option<Effects>,
+        origin: Option<Origin>,
+    ) {
+        let row = &page[at as usize];
+        self.outboxes[seat].lock().push(Settled {
+            seq: row.seq,
+            past: past_of(row),
+            key: row.key.clone(),
+            outcome,
+            attempts: ended.attempts,
+            run_time: ended.run_time,
+            queued_time: ended.queued_time,
+            effects,
+            origin,
+        });
     }
 }

@@ -1,5 +1,6 @@
 //! The command line as clap reads it. What the values mean is in `values.rs`.
 
+use super::args_journal::{At, Keep, Outputs, Revive};
 use super::values::{self, ExitSet, Jobs};
 use crate::job::{HaltRule, Retry};
 use crate::limit::Rate;
@@ -17,19 +18,39 @@ Placeholders in CMD and its arguments:
 Without any, the item is appended as the last argument.
 
 A job finds in its environment: BATCHYARD_KEY, BATCHYARD_ATTEMPT (from 1), BATCHYARD_IDEMPOTENCY_KEY (the same in
-every attempt), and, if a timeout is set, BATCHYARD_DEADLINE_MS (milliseconds since 1970). Its stdin is /dev/null.
+every attempt), if a timeout is set, BATCHYARD_DEADLINE_MS (milliseconds since 1970), and with a journal
+BATCHYARD_OWNER, by which what a killed run leaves behind is found and killed before its items run again. Its stdin is
+/dev/null.
 
 A job that exits with 0 is done, with 75 is tried again later (at most 20 times, no try counted), with 126, 127 or
 a code of --fatal-exit is dead at once; with anything else, or killed by a signal, it is tried again while
 --retries lasts.
 
+With a journal an item's output is printed when its result is committed, and once: after kill -9 the same line prints
+what had not been printed yet. With -k the order is that in which the items were given for the first time. Output above
+16 KiB goes into the journal in pieces, so `results` prints all of it. Of an attempt that was broken off nothing is kept
+or printed; its item stays pending. An item that took the program down with it three times is dead, and tried again
+only after `batchyard retry`.
+
 Ctrl-C: once, no job starts any more; twice (or SIGTERM), running jobs are terminated; three times (or Ctrl-\\),
 they are killed.
 
-Exit codes: 0 all done, 1 some dead, 2 wrong usage or unreadable input, 3 halted by --halt or --batch-timeout,
-4 cancelled by a signal or a closed stdout, 6 internal error or full disk.";
+Exit codes: 0 all done, 1 some dead, 2 wrong usage, unreadable input, a file that is no journal, another command under
+the same name or an item twice under --duplicates error, 3 halted by --halt or --batch-timeout, 4 cancelled by a
+signal, a closed stdout or `batchyard cancel`, 5 the journal is in use, 6 internal error or full disk.";
 
-/// Runs a command for every item: rate-limited, retried, with its output kept together.
+const RETRY: &str = "\
+What was dead is pending afterwards: the next run of the batch (the same line again) tries it, with all its tries
+before it. While a run has the journal this is refused, with exit code 5.";
+
+const STEERING: &str = "\
+A run in another process is asked, and answers within a second or so. Without one the batch itself is changed: a paused
+batch starts paused; a cancelled one is as a run leaves it that was cancelled: what has not ended stays pending, and the
+same line again goes on.
+
+Exit codes: 0 it is so, 2 no such journal or batch, 5 the owner of the journal does not answer.";
+
+/// Runs a command for every item: rate-limited, retried, resumable, with its output kept together.
 #[derive(Debug, Parser)]
 #[command(name = "batchyard", version, max_term_width = 110)]
 pub(crate) struct Cli {
@@ -40,6 +61,26 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Run(Box<Run>),
+    /// Tell how far the batches of a journal are
+    Status(At),
+    /// List the items that were given up, with the error of every attempt
+    Dead(At),
+    /// Let items that were given up be tried again
+    #[command(after_help = RETRY)]
+    Retry(Revive),
+    /// Print the stored outputs
+    Results(Outputs),
+    /// Let no further job of a batch start
+    #[command(after_help = STEERING)]
+    Pause(At),
+    /// End a pause
+    #[command(after_help = STEERING)]
+    Resume(At),
+    /// End a batch: running jobs are terminated
+    #[command(after_help = STEERING)]
+    Cancel(At),
+    /// Tell the counts, timings and failures of a batch
+    Report(At),
 }
 
 /// Run a command for every item of `:::`, of a file or of stdin
@@ -138,6 +179,9 @@ pub(crate) struct Run {
     /// The command and its arguments, then the items after `:::`
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+
+    #[command(flatten)]
+    pub(crate) keep: Keep,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -208,8 +252,10 @@ mod tests {
 
     fn run(line: &str) -> Run {
         let words = ["batchyard", "run"].into_iter().chain(line.split(' '));
-        let Command::Run(run) = Cli::try_parse_from(words).unwrap().command;
-        *run
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Run(run) => *run,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -235,6 +281,17 @@ mod tests {
         assert!(run("-- ::: a").command_and_source().is_err());
         assert!(run("-- true ::: a ::: b").command_and_source().is_err());
         assert!(run("-a f -- true ::: a").command_and_source().is_err());
+    }
+
+    #[test]
+    fn what_goes_with_a_journal_needs_one() {
+        for option in ["--name x", "--durability power-loss", "--disk-wait 1s"] {
+            let words = |more: &str| format!("batchyard run {option} {more} -- true");
+            let parsed =
+                |line: String| Cli::try_parse_from(line.split_whitespace().map(str::to_owned)).is_ok();
+            assert!(!parsed(words("")), "{option}");
+            assert!(parsed(words("--journal j")), "{option}");
+        }
     }
 
     #[test]

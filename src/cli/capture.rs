@@ -7,6 +7,7 @@
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
 use rustix::fs::{FallocateFlags, fallocate};
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
@@ -35,16 +36,26 @@ impl Spill {
         if let Some(file) = &*slot {
             return Ok(Arc::clone(file));
         }
-        let path =
-            self.directory.join(format!("batchyard-{}-{:x}", std::process::id(), crate::time::wall_ms()));
-        let open = || {
-            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-            std::fs::remove_file(&path)?;
-            Ok(Arc::new(file))
-        };
-        let file = open().map_err(|e| self.named(e))?;
+        let file = self.open().map_err(|e| self.named(e))?;
         *slot = Some(Arc::clone(&file));
         Ok(file)
+    }
+
+    fn open(&self) -> io::Result<Arc<File>> {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        loop {
+            // A program of the same number may have been killed between the two steps.
+            let number = MADE.fetch_add(1, Ordering::Relaxed);
+            let path = self.directory.join(format!("batchyard-{}-{number}", std::process::id()));
+            match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path) {
+                Ok(file) => {
+                    std::fs::remove_file(&path)?;
+                    return Ok(Arc::new(file));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn store(&self, bytes: &[u8]) -> io::Result<Range<u64>> {
@@ -59,15 +70,36 @@ impl Spill {
     }
 }
 
+/// An output that lies somewhere else.
+pub(crate) trait Elsewhere: fmt::Debug + Send + Sync {
+    /// Hands all of it to `take`, in order, in pieces.
+    fn read(&self, take: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>;
+}
+
 /// All that a job wrote to one stream.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     head: Vec<u8>,
     rest: Vec<Range<u64>>,
     spill: Option<Arc<Spill>>,
+    elsewhere: Option<Box<dyn Elsewhere>>,
 }
 
 impl Output {
+    /// One that is known as a whole.
+    pub(crate) fn of(bytes: Vec<u8>) -> Self {
+        Self { head: bytes, rest: Vec::new(), spill: None, elsewhere: None }
+    }
+
+    pub(crate) fn from_elsewhere(there: Box<dyn Elsewhere>) -> Self {
+        Self { head: Vec::new(), rest: Vec::new(), spill: None, elsewhere: Some(there) }
+    }
+
+    /// Its length in bytes, where it is ours.
+    pub(crate) fn len(&self) -> u64 {
+        self.head.len() as u64 + self.rest.iter().map(|piece| piece.end - piece.start).sum::<u64>()
+    }
+
     /// Adds to its end.
     pub(crate) fn push(&mut self, bytes: &[u8], spill: &Arc<Spill>) -> io::Result<()> {
         let (head, rest) = bytes.split_at(bytes.len().min(IN_MEMORY - self.head.len()));
@@ -85,13 +117,16 @@ impl Output {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.head.is_empty()
+        self.head.is_empty() && self.elsewhere.is_none()
     }
 
     /// Hands all of it to `take`, in order, in pieces of at most 64 KiB.
     pub(crate) fn read(&self, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         if !self.head.is_empty() {
             take(&self.head)?;
+        }
+        if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.read(&mut take)?;
         }
         let Some(spill) = &self.spill else { return Ok(()) };
         let file = spill.file()?;

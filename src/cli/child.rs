@@ -79,7 +79,13 @@ pub(crate) enum Failed {
 
 impl Nursery {
     /// Runs `command` to its end, or terminates it after `limit`.
-    pub(crate) fn run(&self, mut command: Command, limit: Option<Duration>) -> Result<Ended, Failed> {
+    /// `started` is told of it, right after its start.
+    pub(crate) fn run(
+        &self,
+        mut command: Command,
+        limit: Option<Duration>,
+        started: &dyn Fn(Pid),
+    ) -> Result<Ended, Failed> {
         command.process_group(0);
         let mut streams = [None, None];
         if self.capture_stdout {
@@ -92,16 +98,17 @@ impl Nursery {
             command.stderr(write);
             streams[1] = Some(Stream::new(read));
         }
-        let started = self.clock.now();
+        let began = self.clock.now();
         let mut child = command.spawn().map_err(Failed::Spawn)?;
-        let deadline = limit.map(|limit| started + limit);
+        started(pid_of(&child));
+        let deadline = limit.map(|limit| began + limit);
         let watched = self.watch(&child, command, deadline, &mut streams);
         if watched.is_err() {
             // Not reaped yet, so the id is still its own.
             group::kill(pid_of(&child));
         }
         let status = child.wait().map_err(Failed::Broken)?;
-        let run_time = self.clock.now() - started;
+        let run_time = self.clock.now() - began;
         let (cut, command) = watched.map_err(Failed::Broken)?;
         self.linger(pid_of(&child), command, &mut streams).map_err(Failed::Broken)?;
         let [stdout, stderr] = streams.map(|s| s.map(|s| s.output).unwrap_or_default());

@@ -37,6 +37,8 @@ pub(crate) enum Why {
     /// The rule that struck.
     HaltRule(HaltRule),
     BatchTimeout,
+    /// The engine, for another process or since its journal is lost.
+    Elsewhere,
     /// Nobody reads stdout any more.
     StdoutClosed,
     /// An error of the input, the disk or the program.

@@ -5,18 +5,21 @@ use super::capture::Output;
 use super::child::{Cut, Ended, Failed, Nursery};
 use super::controls::{Stage, Why};
 use super::exit::Trouble;
+use super::joblog::{Entry, JobLog};
 use super::tally::Tally;
-use super::template::{Filling, Template};
+use super::template::{Filling, Template, quoted};
 use super::values::ExitSet;
 use crate::job::{HaltRule, Retry};
 use crate::policy::{backoff, halt};
 use crate::sync::{Arc, Mutex};
 use crate::time::{Timestamp, wall_ms};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -25,6 +28,10 @@ use std::time::Duration;
 const LATER: i32 = 75;
 /// What shells say when a command cannot be executed or is not there: no further try will change it.
 const HOPELESS: [i32; 2] = [126, 127];
+/// What is told of a stderr, at most.
+const LAST_WORDS: usize = 1024;
+/// The variable of a child's environment that names the run which started it.
+pub(crate) const OWNER: &str = "BATCHYARD_OWNER";
 /// How often an item may be put off.
 const MOST_DEFERRALS: u32 = 20;
 
@@ -38,6 +45,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) idempotency_key: &'a str,
     /// From 1; attempts that were put off do not count.
     pub(crate) tries: u32,
+    /// Those before it that have failed: not those whose process died.
+    pub(crate) failures: u32,
     /// How often the item has been put off.
     pub(crate) deferrals: u32,
 }
@@ -55,6 +64,8 @@ pub(crate) enum Status {
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) status: Status,
+    /// Dead, and no further try would have changed it.
+    pub(crate) hopeless: bool,
     /// None: it did not start.
     pub(crate) exit: Option<ExitStatus>,
     /// What the exit status does not say.
@@ -64,15 +75,40 @@ pub(crate) struct Finished {
     pub(crate) stderr: Output,
 }
 
+impl Finished {
+    /// Its end in a few words.
+    fn end(&self) -> String {
+        self.error.clone().unwrap_or_else(|| match self.exit.and_then(|exit| exit.code()) {
+            Some(code) => format!("exit {code}"),
+            None => "failed".to_owned(),
+        })
+    }
+
+    /// Its end, and what it said last on stderr: what is told of an attempt that is over.
+    pub(crate) fn how(&self) -> String {
+        let mut last = Vec::new();
+        let read = self.stderr.read(|bytes| {
+            last.extend_from_slice(bytes);
+            last.drain(..last.len().saturating_sub(LAST_WORDS));
+            Ok(())
+        });
+        let text = String::from_utf8_lossy(&last);
+        match text.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
+            Some(line) if read.is_ok() => format!("{}: {line}", self.end()),
+            _ => self.end(),
+        }
+    }
+}
+
 /// What the scheduler has to do with the item now.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     /// This was its last attempt.
     Settled(Finished),
-    /// Try again after the backoff; this try counts.
-    Again,
-    /// Try again after this time; this try does not count.
-    Later(Duration),
+    /// Try again after the backoff; this try counts. Why it failed.
+    Again(String),
+    /// Try again after this time; this try does not count. Why not now.
+    Later(Duration, String),
 }
 
 /// All that the attempts of a run share.
@@ -92,6 +128,9 @@ pub(crate) struct Job {
     pub(crate) halt: Option<HaltRule>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) slots: Slots,
+    pub(crate) log: Option<JobLog>,
+    /// What the run's children carry in their environment, so that they are found when it has died.
+    pub(crate) owner: Option<String>,
 }
 
 /// How an attempt ended.
@@ -104,35 +143,40 @@ enum End {
 }
 
 impl Job {
-    /// Runs the command for an item, to its end.
-    pub(crate) fn attempt(&self, attempt: Attempt<'_>) -> Verdict {
+    /// Runs the command for an item, to its end. `started` is told of each process.
+    pub(crate) fn attempt(&self, attempt: Attempt<'_>, started: &dyn Fn(Pid)) -> Verdict {
+        let began_ms = wall_ms();
         let slot = self.template.needs_slot().then(|| self.slots.take());
         let slot_number = slot.as_ref().map_or(0, |s| s.0);
         let filling = Filling { item: attempt.item, number: attempt.number, slot: slot_number };
-        let mut ran = self.nursery.run(self.command(filling, attempt, false), self.timeout);
+        let mut ran = self.nursery.run(self.command(filling, attempt, false), self.timeout, started);
         if let Err(Failed::Spawn(e)) = &ran
             && e.raw_os_error() == Some(Errno::NOEXEC.raw_os_error())
         {
-            ran = self.nursery.run(self.command(filling, attempt, true), self.timeout);
+            ran = self.nursery.run(self.command(filling, attempt, true), self.timeout, started);
         }
         let (end, mut finished) = match ran {
             Ok(ended) => self.judge(ended),
             Err(Failed::Spawn(e)) => not_started(&e),
             Err(Failed::Broken(e)) => {
-                self.tally.break_down(Trouble::internal(e.to_string()));
-                self.nursery.controls.raise(Stage::Cancelling, Why::Trouble);
+                self.break_down(Trouble::internal(e.to_string()));
                 (End::Cancelled, nothing(e.to_string()))
             }
         };
+        if let Some(log) = &self.log {
+            self.log(log, filling, began_ms, &finished);
+        }
+        finished.hopeless = matches!(end, End::Fatal | End::PutOff);
         finished.status = match end {
             End::Done => Status::Done,
             End::Cancelled => Status::Cancelled,
-            End::Failed if attempt.tries <= self.retries => return Verdict::Again,
+            End::Failed if attempt.failures < self.retries => return Verdict::Again(finished.how()),
             End::Failed | End::Fatal => Status::Dead,
             End::PutOff if attempt.deferrals < MOST_DEFERRALS => {
                 // A hasher with random keys: std's only source of chance.
                 let chance = RandomState::new().hash_one(attempt.number);
-                return Verdict::Later(backoff::delay(&self.backoff, attempt.deferrals + 1, chance));
+                let wait = backoff::delay(&self.backoff, attempt.deferrals + 1, chance);
+                return Verdict::Later(wait, finished.how());
             }
             End::PutOff => {
                 finished.error = Some(format!("put off {MOST_DEFERRALS} times"));
@@ -141,6 +185,27 @@ impl Job {
         };
         self.settle(attempt.item, &finished);
         Verdict::Settled(finished)
+    }
+
+    /// Ends the run: something of it does not work.
+    pub(crate) fn break_down(&self, trouble: Trouble) {
+        self.tally.break_down(trouble);
+        self.nursery.controls.raise(Stage::Cancelling, Why::Trouble);
+    }
+
+    fn log(&self, log: &JobLog, filling: Filling<'_>, began_ms: u64, finished: &Finished) {
+        let words: Vec<_> = self.template.fill(filling).map(|word| quoted(&word.into_vec())).collect();
+        let written = log.write(&Entry {
+            number: filling.number,
+            began_ms,
+            run_time: finished.run_time,
+            received: finished.stdout.len(),
+            exit: finished.exit,
+            command: &words.join(&b' '),
+        });
+        if let Err(trouble) = written {
+            self.break_down(trouble);
+        }
     }
 
     /// The command for an item. A script without a `#!` line is one for sh, as execvp(3) has it.
@@ -158,6 +223,9 @@ impl Job {
         command.env("BATCHYARD_KEY", attempt.key);
         command.env("BATCHYARD_IDEMPOTENCY_KEY", attempt.idempotency_key);
         command.env("BATCHYARD_ATTEMPT", attempt.tries.to_string());
+        if let Some(owner) = &self.owner {
+            command.env(OWNER, owner);
+        }
         let remaining = self.deadline.map(|at| at - self.nursery.clock.now());
         match self.timeout.into_iter().chain(remaining).min() {
             Some(left) => {
@@ -193,6 +261,7 @@ impl Job {
         };
         let finished = Finished {
             status: Status::Dead,
+            hopeless: false,
             exit: Some(ended.status),
             error,
             run_time: ended.run_time,
@@ -203,13 +272,8 @@ impl Job {
     }
 
     fn settle(&self, item: &[u8], finished: &Finished) {
-        let (settled, dead) = self.tally.settle(finished.status, || {
-            let how = finished.error.clone().unwrap_or_else(|| match finished.exit.and_then(|e| e.code()) {
-                Some(code) => format!("exit {code}"),
-                None => "failed".to_owned(),
-            });
-            format!("`{}`: {how}", brief(item))
-        });
+        let describe = || format!("`{}`: {}", brief(item), finished.end());
+        let (settled, dead) = self.tally.settle(finished.status, describe);
         if let Some(rule) = &self.halt
             && finished.status != Status::Cancelled
             && halt::says_stop(rule, dead, settled)
@@ -223,6 +287,7 @@ impl Job {
 fn nothing(error: String) -> Finished {
     Finished {
         status: Status::Dead,
+        hopeless: false,
         exit: None,
         error: Some(error),
         run_time: Duration::ZERO,

@@ -2,17 +2,20 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `args.rs`, `values.rs` | what may be written, and what it means |
+//! | `args.rs`, `args_journal.rs`, `values.rs` | what may be written, and what it means |
 //! | `input.rs`, `template.rs`, `bytes.rs` | items, and the command for one of them |
 //! | `job.rs` | an attempt: run it, judge its end |
 //! | `child.rs`, `group.rs`, `capture.rs`, `descriptors.rs` | a process, its group, its output, room for its files |
 //! | `drive.rs` | items to the scheduler, results from it |
-//! | `report.rs`, `order.rs`, `json.rs`, `progress.rs`, `tally.rs` | what is printed |
+//! | `kept.rs`, `left.rs`, `marks.rs`, `orphans.rs` | the same with a journal |
+//! | `look.rs`, `steer.rs` | the commands about journals |
+//! | `report.rs`, `order.rs`, `json.rs`, `progress.rs`, `tally.rs`, `joblog.rs` | what is printed |
 //! | `controls.rs`, `signals.rs` | how a run is stopped |
 //! | `run.rs` | all of it together |
 //! | `exit.rs` | how the program ends |
 
 mod args;
+mod args_journal;
 mod bytes;
 mod capture;
 mod child;
@@ -23,12 +26,19 @@ mod exit;
 mod group;
 mod input;
 mod job;
+mod joblog;
 mod json;
+mod kept;
+mod left;
+mod look;
+mod marks;
 mod order;
+mod orphans;
 mod progress;
 mod report;
 mod run;
 mod signals;
+mod steer;
 mod tally;
 mod template;
 mod values;
@@ -61,8 +71,19 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { Exit::Usage } else { Exit::Done });
         }
     };
-    let args::Command::Run(args) = cli.command;
-    let exit = run::run(*args).unwrap_or_else(|trouble| {
+    use args::Command;
+    let done = match cli.command {
+        Command::Run(args) => run::run(*args),
+        Command::Status(at) => look::status(&at),
+        Command::Dead(at) => look::dead(&at),
+        Command::Results(outputs) => look::results(outputs),
+        Command::Report(at) => look::report(&at),
+        Command::Retry(revive) => steer::retry(revive),
+        Command::Pause(at) => steer::steer(&at, "pause"),
+        Command::Resume(at) => steer::steer(&at, "resume"),
+        Command::Cancel(at) => steer::steer(&at, "cancel"),
+    };
+    let exit = done.unwrap_or_else(|trouble| {
         say(&trouble);
         trouble.exit
     });

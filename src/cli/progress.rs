@@ -90,7 +90,8 @@ pub(crate) struct Line {
 
 impl Line {
     fn text(&self) -> String {
-        describe(&self.tally.counts(), self.clock.now() - self.began)
+        let before = self.tally.before();
+        describe(&self.tally.counts(), before, self.clock.now() - self.began)
     }
 
     fn print(&self) {
@@ -98,8 +99,10 @@ impl Line {
     }
 }
 
-fn describe(counts: &Counts, elapsed: Duration) -> String {
-    let finished = counts.done + counts.dead;
+/// `before`: items that had finished before this run.
+fn describe(counts: &Counts, before: u64, elapsed: Duration) -> String {
+    let now = counts.done + counts.dead;
+    let finished = before + now;
     let mut text = match counts.all_read {
         true => format!("{finished}/{} finished", counts.read),
         false => format!("{finished}/{}+ finished", counts.read),
@@ -107,13 +110,13 @@ fn describe(counts: &Counts, elapsed: Duration) -> String {
     if counts.dead > 0 {
         text += &format!(", {} failed", counts.dead);
     }
-    let rate = finished as f64 / elapsed.as_secs_f64().max(1e-3);
+    let rate = now as f64 / elapsed.as_secs_f64().max(1e-3);
     text += &match rate {
         r if r >= 100.0 => format!(", {r:.0}/s"),
         r if r >= 1.0 => format!(", {r:.1}/s"),
         r => format!(", {:.1}/min", r * 60.0),
     };
-    if counts.all_read && finished > 0 {
+    if counts.all_read && now > 0 {
         let left = counts.read.saturating_sub(finished + counts.cancelled) as f64 / rate;
         text += &format!(", {} left", short(Duration::from_secs_f64(left.min(1e9))));
     }
@@ -135,11 +138,13 @@ mod tests {
     #[test]
     fn the_line_tells_what_is_known() {
         let mut counts = Counts { read: 10, done: 3, dead: 1, ..Counts::default() };
-        assert_eq!(describe(&counts, Duration::from_secs(2)), "4/10+ finished, 1 failed, 2.0/s");
+        assert_eq!(describe(&counts, 0, Duration::from_secs(2)), "4/10+ finished, 1 failed, 2.0/s");
         counts.all_read = true;
-        assert_eq!(describe(&counts, Duration::from_secs(2)), "4/10 finished, 1 failed, 2.0/s, 3s left");
+        assert_eq!(describe(&counts, 0, Duration::from_secs(2)), "4/10 finished, 1 failed, 2.0/s, 3s left");
+        let resumed = "8/10 finished, 1 failed, 2.0/s, 1s left";
+        assert_eq!(describe(&counts, 4, Duration::from_secs(2)), resumed);
         let none = Counts { all_read: true, ..Counts::default() };
-        assert_eq!(describe(&none, Duration::ZERO), "0/0 finished, 0.0/min");
+        assert_eq!(describe(&none, 0, Duration::ZERO), "0/0 finished, 0.0/min");
     }
 
     #[test]

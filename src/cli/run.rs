@@ -9,12 +9,15 @@ use super::descriptors::make_room;
 use super::drive::{Plan, drive};
 use super::exit::{Exit, Trouble};
 use super::job::{Job, Slots};
+use super::joblog::JobLog;
+use super::kept::{self, Keeping};
 use super::order::Turns;
 use super::progress::Progress;
 use super::report::{Printer, Row, Style, Unprinted};
 use super::tally::{Counts, Tally};
 use super::template::{Filling, Template, quoted};
 use super::{input, say, signals};
+use crate::job::{Duplicates, Report};
 use crate::sync::{Arc, thread};
 use crate::time::Clock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -44,6 +47,17 @@ pub(crate) fn run(args: Run) -> Result<Exit, Trouble> {
     }
     let workers = args.jobs.count();
     make_room(workers)?;
+    let keeping = args.keep.journal.as_ref().map(|path| {
+        let command = written(words, replace, args.shell);
+        Keeping {
+            path: path.clone(),
+            durability: args.keep.durability,
+            name: args.keep.name.clone().unwrap_or_else(|| command.clone()),
+            command,
+            disk_wait: args.keep.disk_wait,
+            in_order: args.keep_order,
+        }
+    });
     let program = template.fixed_program().map(|name| find_program(&name)).transpose()?;
 
     let clock = Clock::os();
@@ -53,7 +67,7 @@ pub(crate) fn run(args: Run) -> Result<Exit, Trouble> {
         (false, true) => Style::Tagged,
         (false, false) => Style::Plain,
     };
-    let wanted = args.json || args.results.is_some();
+    let wanted = args.json || args.results.is_some() || keeping.is_some();
     let nursery = Nursery {
         clock: clock.clone(),
         controls: Arc::clone(&controls),
@@ -66,12 +80,18 @@ pub(crate) fn run(args: Run) -> Result<Exit, Trouble> {
         workers,
         rates: args.rates(),
         retry: args.backoff.attempts(args.retries.saturating_add(1)),
+        duplicates: args.keep.duplicates.unwrap_or(match keeping {
+            Some(_) => Duplicates::Skip,
+            None => Duplicates::Allow,
+        }),
         grace: args.kill_after,
         clock: clock.clone(),
     };
     let progress = Progress::new(args.progress, &tally, &clock);
     let summary_wanted = progress.is_on();
-    let turns = args.keep_order.then(|| Turns::new(WINDOW * plan.workers as u64, &controls));
+    // A journal keeps what waits for its turn.
+    let turns =
+        (args.keep_order && keeping.is_none()).then(|| Turns::new(WINDOW * plan.workers as u64, &controls));
     let printer = Printer::new(style, args.results, turns.clone(), progress)?;
     let job = Job {
         template,
@@ -85,6 +105,8 @@ pub(crate) fn run(args: Run) -> Result<Exit, Trouble> {
         halt: args.halt,
         tally: Arc::clone(&tally),
         slots: Slots::default(),
+        log: args.keep.joblog.map(|path| JobLog::open(&path, keeping.is_some())).transpose()?,
+        owner: None,
     };
     signals::listen(&controls)?;
     if let Some(limit) = args.batch_timeout {
@@ -94,29 +116,59 @@ pub(crate) fn run(args: Run) -> Result<Exit, Trouble> {
     let items = Counted { inputs, tally: Arc::clone(&tally), turns };
     let press = Arc::new(Press { printer, controls: Arc::clone(&controls), tally: Arc::clone(&tally) });
     let settled = Arc::clone(&press);
-    let driven = drive(&plan, items, job, &controls, move |row| settled.print(row));
+    let driven = match &keeping {
+        Some(keeping) => kept::drive(&plan, keeping, items, job, &controls, &press),
+        None => drive(&plan, items, job, &controls, move |row| {
+            settled.print(row);
+        }),
+    };
     press.finish();
-    driven?;
-    let mut counts = tally.counts();
-    match counts.trouble.take() {
-        Some(trouble) => Err(trouble),
-        None => Ok(conclude(&counts, controls.why(), summary_wanted)),
+    // The first trouble tells most: what a journal says of it came after it.
+    if let Some(trouble) = tally.counts().trouble.take() {
+        return Err(trouble);
     }
+    let report = driven?;
+    let mut counts = tally.counts();
+    counts.read -= report.duplicates;
+    if keeping.is_some() {
+        (counts.done, counts.dead) = (report.completed_items, report.failed_items);
+    }
+    Ok(conclude(&counts, &report, controls.why(), summary_wanted))
+}
+
+/// The command as a shell reads it: the identity of what runs the items.
+fn written(words: &[OsString], replace: Option<&OsString>, shell: bool) -> String {
+    let mut parts: Vec<Vec<u8>> = Vec::new();
+    if shell {
+        parts.push(b"--shell".to_vec());
+    }
+    if let Some(replace) = replace {
+        parts.push([b"-I ", &*quoted(replace.as_bytes())].concat());
+    }
+    parts.extend(words.iter().map(|word| quoted(word.as_bytes())));
+    // Two commands must not become one: bytes that are no text are written out.
+    parts.join(&b' ').utf8_chunks().fold(String::new(), |mut text, chunk| {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text += &format!("\\x{byte:02x}"));
+        text
+    })
 }
 
 /// The printer, which stops the run when it cannot print.
-struct Press {
+pub(crate) struct Press {
     printer: Printer,
     controls: Arc<Controls>,
-    tally: Arc<Tally>,
+    pub(crate) tally: Arc<Tally>,
 }
 
 impl Press {
-    fn print(&self, row: Row) {
+    /// False: it was not printed.
+    pub(crate) fn print(&self, row: Row) -> bool {
         // Once is enough: after the first error nothing is printed any more.
-        if !self.is_broken() {
-            self.printer.print(row).unwrap_or_else(|e| self.stop(e));
+        if self.is_broken() {
+            return false;
         }
+        self.printer.print(row).map_err(|e| self.stop(e)).is_ok()
     }
 
     fn finish(&self) {
@@ -129,7 +181,7 @@ impl Press {
         matches!(self.controls.why(), Some(Why::StdoutClosed | Why::Trouble))
     }
 
-    fn stop(&self, unprinted: Unprinted) {
+    pub(crate) fn stop(&self, unprinted: Unprinted) {
         let why = match unprinted {
             Unprinted::Closed => Why::StdoutClosed,
             Unprinted::Trouble(trouble) => {
@@ -175,10 +227,11 @@ impl Iterator for Counted {
     }
 }
 
-fn conclude(counts: &Counts, why: Option<Why>, summary_wanted: bool) -> Exit {
+fn conclude(counts: &Counts, report: &Report, why: Option<Why>, summary_wanted: bool) -> Exit {
     let (exit, how) = match why {
         Some(Why::HaltRule(rule)) => (Exit::Halted, format!("halted by --halt {rule}: ")),
         Some(Why::BatchTimeout) => (Exit::Halted, "halted by --batch-timeout: ".to_owned()),
+        Some(Why::Elsewhere) => (Exit::Cancelled, "cancelled by another process: ".to_owned()),
         Some(Why::Signal(name)) => (Exit::Cancelled, format!("cancelled by {name}: ")),
         Some(Why::StdoutClosed) => (Exit::Cancelled, "stdout was closed: ".to_owned()),
         Some(Why::Trouble) => (Exit::Internal, String::new()),
@@ -186,8 +239,11 @@ fn conclude(counts: &Counts, why: Option<Why>, summary_wanted: bool) -> Exit {
         None => (Exit::Done, String::new()),
     };
     if exit != Exit::Done || summary_wanted {
-        let left = counts.read - counts.done - counts.dead;
+        let left = counts.read.saturating_sub(counts.done + counts.dead);
         let mut text = format!("{how}{} done, {} failed", counts.done, counts.dead);
+        if report.resumed_items > 0 {
+            text += &format!(", {} of them in earlier runs", report.resumed_items);
+        }
         if left > 0 {
             text += &format!(", {left} not finished");
         }

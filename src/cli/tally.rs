@@ -3,11 +3,16 @@
 
 use super::exit::Trouble;
 use super::job::Status;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, OnceLock};
+use std::fmt;
 
 /// The state of a run.
-#[derive(Debug, Default)]
-pub(crate) struct Tally(Mutex<Counts>);
+#[derive(Default)]
+pub(crate) struct Tally {
+    counts: Mutex<Counts>,
+    /// With a journal: all that have finished, those of earlier runs included.
+    finished: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
+}
 
 /// The numbers of a [`Tally`].
 #[derive(Debug, Default)]
@@ -26,12 +31,24 @@ pub(crate) struct Counts {
 
 impl Tally {
     pub(crate) fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock()
+        self.counts.lock()
+    }
+
+    /// From now on this tells how many items have finished, in this run and before.
+    pub(crate) fn follow(&self, finished: Box<dyn Fn() -> u64 + Send + Sync>) {
+        let _ = self.finished.set(finished);
+    }
+
+    /// How many items had finished before this run.
+    pub(crate) fn before(&self) -> u64 {
+        let all = self.finished.get().map_or(0, |finished| finished());
+        let counts = self.counts.lock();
+        all.saturating_sub(counts.done + counts.dead)
     }
 
     /// Counts an item that will not be tried again. Returns how many there are, and how many of them are dead.
     pub(crate) fn settle(&self, status: Status, describe: impl FnOnce() -> String) -> (u64, u64) {
-        let mut counts = self.0.lock();
+        let mut counts = self.counts.lock();
         match status {
             Status::Done => counts.done += 1,
             Status::Cancelled => counts.cancelled += 1,
@@ -45,6 +62,12 @@ impl Tally {
 
     /// Remembers the first trouble.
     pub(crate) fn break_down(&self, trouble: Trouble) {
-        self.0.lock().trouble.get_or_insert(trouble);
+        self.counts.lock().trouble.get_or_insert(trouble);
+    }
+}
+
+impl fmt::Debug for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tally").field("counts", &self.counts).finish_non_exhaustive()
     }
 }

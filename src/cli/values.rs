@@ -3,7 +3,7 @@
 
 use crate::core::ready::MAX_WORKERS;
 use crate::error::Invalid;
-use crate::job::{HaltRule, Retry};
+use crate::job::{Duplicates, Durability, HaltRule, Retry};
 use crate::limit::Rate;
 use crate::sync::thread;
 use crate::time::parse_duration;
@@ -93,6 +93,21 @@ pub(crate) fn backoff(text: &str) -> Result<Retry, String> {
 
 pub(crate) fn halt(text: &str) -> Result<HaltRule, String> {
     text.parse().map_err(problem)
+}
+
+pub(crate) fn duplicates(text: &str) -> Result<Duplicates, String> {
+    text.parse().map_err(problem)
+}
+
+pub(crate) fn durability(text: &str) -> Result<Durability, String> {
+    match text.parse() {
+        Ok(Durability::Memory) => Err("a journal is no memory: write process-crash or power-loss".to_owned()),
+        parsed => parsed.map_err(problem),
+    }
+}
+
+pub(crate) fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("a batch needs a name".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// A set of exit codes.

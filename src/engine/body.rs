@@ -17,15 +17,17 @@ use super::verdict::{FailedAttempt, History, Verdict};
 use super::worker::{Fate, WorkerState, caught, drop_quietly, with_item};
 use crate::core::chunk::Chunk as ChunkWord;
 use crate::core::waitlist::Demand;
-use crate::job::{Dead, Failure, HaltReason, Key, Report};
+use crate::job::{AttemptError, Dead, Failure, HaltReason, Key, Report};
 use crate::meter::Counter;
 use crate::policy;
-use crate::sync::atomic::{AtomicU64, Ordering, fence};
+use crate::store::{Effects, JournalError, RowPast};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::sync::{Arc, Mutex};
 use crate::time::{Timestamp, millis, secs};
 use crossbeam::channel::{Receiver, Sender, bounded};
+use std::any::Any;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -70,6 +72,18 @@ pub(crate) trait Work: Send + Sync {
     fn queued(&self, chunk: &Self::Chunk, at: u32) -> Option<Timestamp>;
     /// Takes an outcome of this seat; it need not be visible before [`publish`](Work::publish).
     fn keep(&self, seat: usize, chunk: &Self::Chunk, at: u32, outcome: Result<Self::Out, Dead>, ended: Ended);
+    /// As [`keep`](Work::keep), with what is to be done together with the mark.
+    fn keep_with(
+        &self,
+        seat: usize,
+        chunk: &Self::Chunk,
+        at: u32,
+        out: Self::Out,
+        ended: Ended,
+        _effects: Option<Effects>,
+    ) {
+        self.keep(seat, chunk, at, Ok(out), ended);
+    }
     /// Makes the seat's outcomes visible.
     fn publish(&self, seat: usize);
     /// Drops what waits to be claimed; how many items that were.
@@ -77,6 +91,82 @@ pub(crate) trait Work: Send + Sync {
     /// The lane was cancelled before these items ran (`map` owes its caller a result for each).
     fn cancelled(&self, chunk: &Self::Chunk, range: Range<u32>, reason: &Ending);
     fn ended(&self, report: &Report);
+
+    // What follows is for work whose rows are in a journal.
+
+    /// Whether outcomes are counted later, by whom they were handed to.
+    fn settles_later(&self) -> bool {
+        false
+    }
+    /// What the only item of this chunk has behind it from earlier claims.
+    fn past<'a>(&self, _chunk: &'a Self::Chunk) -> Option<&'a RowPast> {
+        None
+    }
+    /// A worker is about to run these.
+    fn in_hand(&self, _worker: usize, _chunk: &Self::Chunk, _range: &Range<u32>) {}
+    /// It has run them, or what others left of them.
+    fn off_hand(&self, _worker: usize) {}
+    /// Takes over an item that is to be tried again: it comes back by a claim.
+    fn again(&self, _chunk: &Self::Chunk, _at: u32, _tried: Tried<'_>) -> bool {
+        false
+    }
+    /// Looks which items have come due; when the next does.
+    fn due(&self, _now: Timestamp) -> Option<Timestamp> {
+        None
+    }
+    /// Whether outcomes may come back refused.
+    fn may_refuse(&self) -> bool {
+        false
+    }
+    /// The item that an outcome came from.
+    fn chunk_of(&self, _origin: &(dyn Any + Send)) -> Option<(Self::Chunk, u32)> {
+        None
+    }
+    /// Takes an item that an item of this lane submits: `true`, it is new. The item comes back with the reason.
+    fn append_child(&self, item: Box<dyn Any>, _parent: u64) -> Result<bool, ChildError> {
+        Err(ChildError::Other("only the items of a batch can submit others".to_owned(), item))
+    }
+    /// Has the end written down; `true`: the lane is concluded when it is.
+    fn end(&self, _status: &str) -> bool {
+        false
+    }
+    /// The number of an item in the journal, if there is one.
+    #[cfg(feature = "cli")]
+    fn number(&self, _seq: u64) -> Option<i64> {
+        None
+    }
+    /// What an earlier attempt has kept. `None`: the lane keeps steps itself.
+    fn step(&self, _seq: u64, _name: &str) -> Option<Result<Option<String>, Arc<JournalError>>> {
+        None
+    }
+    /// Keeps a step. `false`: the attempt is stale.
+    fn keep_step(
+        &self,
+        _seq: u64,
+        _epoch: u32,
+        _name: &str,
+        _output: &str,
+    ) -> Result<bool, Arc<JournalError>> {
+        Ok(true)
+    }
+}
+
+/// Why an item that another one submits was not taken.
+pub(crate) enum ChildError {
+    Full(Box<dyn Any>),
+    Closed(Box<dyn Any>),
+    Duplicate(Key, Box<dyn Any>),
+    Other(String, Box<dyn Any>),
+}
+
+/// What an item that is to be tried again has behind it, its last attempt included.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tried<'a> {
+    pub(crate) tries: u32,
+    pub(crate) lost: u32,
+    pub(crate) deferrals: u32,
+    pub(crate) due: Timestamp,
+    pub(crate) error: Option<&'a AttemptError>,
 }
 
 pub(super) struct Seat<C> {
@@ -129,6 +219,9 @@ pub(crate) struct Body<W: Work> {
     pub(super) backoff: Mutex<BinaryHeap<Reverse<Later<W::Chunk>>>>,
     pub(super) seats: Box<[Seat<W::Chunk>]>,
     pub(super) workers: usize,
+    /// What attempts have kept in steps, by item, where no journal keeps it.
+    steps: Mutex<HashMap<u64, HashMap<String, String>>>,
+    has_steps: AtomicBool,
 }
 
 impl<W: Work> Body<W> {
@@ -148,6 +241,16 @@ impl<W: Work> Body<W> {
                 })
                 .collect(),
             workers,
+            steps: Mutex::new(HashMap::new()),
+            has_steps: AtomicBool::new(false),
+        }
+    }
+
+    /// The item has ended: its steps have served.
+    #[inline]
+    pub(super) fn forget_steps(&self, seq: u64) {
+        if self.has_steps.load(Ordering::Relaxed) {
+            self.steps.lock().remove(&seq);
         }
     }
 
@@ -172,6 +275,8 @@ impl<W: Work> Body<W> {
         let Entry { chunk, range, history } = entry;
         let several = range.len() > 1;
         let mut came_back = history.is_some();
+        // What earlier processes lost is no try of this one.
+        let is_first = history.as_ref().is_none_or(|history| history.is_first());
 
         let start = clock.raw();
         let demand = core.gate.demand(core);
@@ -183,6 +288,7 @@ impl<W: Work> Body<W> {
             seat.word.arm(range.start, range.end)
         };
         slot.enter_chunk(core.index(), several, start);
+        self.work.in_hand(id, &chunk, &range);
         if several {
             shared.watch();
         }
@@ -219,9 +325,15 @@ impl<W: Work> Body<W> {
             seq: 0,
             key: None,
             tries: 0,
+            lost: 0,
             deferrals: 0,
+            epoch: 1,
             deadline_raw: 0,
+            effects: Mutex::new(Vec::new()),
         };
+        // What is counted later is not counted here.
+        let counted = u64::from(!self.work.settles_later());
+        let refusable = self.work.may_refuse();
         let mut fate = Fate::GoOn;
         let mut now = start;
         let mut ran: u64 = 0;
@@ -251,8 +363,10 @@ impl<W: Work> Body<W> {
             if came_back
                 && let Some(history) = seat.hand.lock().as_ref().and_then(|hand| hand.history.as_ref())
             {
-                ctx.tries = history.tries;
+                ctx.tries = history.tries + history.lost;
+                ctx.lost = history.lost;
                 ctx.deferrals = history.deferrals;
+                ctx.epoch = history.epoch;
             }
             ctx.seq = self.work.seq(&chunk, at);
             ctx.key = self.work.key(&chunk, at);
@@ -262,10 +376,13 @@ impl<W: Work> Body<W> {
             {
                 me.recorder.record_wait((clock.at_raw(now) - queued).as_nanos() as u64);
             }
-            if budgeted && !came_back {
+            if budgeted && (is_first || !came_back) {
                 seat.begun.add(1);
             }
             ctx.run = slot.begin(at, now, ctx.deadline_raw);
+            if ctx.has_effects() {
+                ctx.take_effects(); // of an attempt that failed
+            }
             let result = caught(|| with_item(&ctx, || self.work.call(&chunk, at, &ctx)));
             if !may_abandon {
                 slot.end(ctx.run);
@@ -293,9 +410,14 @@ impl<W: Work> Body<W> {
             match result {
                 Ok(Ok(out)) => {
                     let ended = self.ended_item(shared, &chunk, at, ctx.tries + 1, slot.since(), now);
-                    self.work.keep(id, &chunk, at, Ok(out), ended);
-                    settled += 1;
-                    done += 1;
+                    if refusable || ctx.has_effects() {
+                        self.work.keep_with(id, &chunk, at, out, ended, ctx.take_effects());
+                    } else {
+                        self.work.keep(id, &chunk, at, Ok(out), ended);
+                    }
+                    self.forget_steps(ctx.seq);
+                    settled += counted;
+                    done += counted;
                 }
                 Ok(Err(failure)) => {
                     let (history, verdict) = (take_history(seat), Verdict::Failed(failure));
@@ -317,7 +439,9 @@ impl<W: Work> Body<W> {
             if came_back {
                 came_back = false;
                 ctx.tries = 0;
+                ctx.lost = 0;
                 ctx.deferrals = 0;
+                ctx.epoch = 1;
             }
             if W::REFILLED && now - published > publish_after {
                 self.work.publish(id);
@@ -334,6 +458,7 @@ impl<W: Work> Body<W> {
             now = end;
         }
         seat.hand.lock().take();
+        self.work.off_hand(id);
         slot.leave_chunk();
         me.held.release(shared);
         if ran > 0 {
@@ -439,6 +564,78 @@ impl<W: Work> LaneBody for Body<W> {
 
     fn due(&self, shared: &Shared, shell: &Arc<Shell>, now: Timestamp) {
         self.take_due(shared, shell, now);
+        if let Some(next) = self.work.due(now) {
+            shared.schedule(next, shell);
+        }
+        if self.work.settles_later() {
+            self.fill_one(shared, shell);
+        }
+    }
+
+    fn kick(&self, shared: &Shared, shell: &Arc<Shell>) {
+        self.fill_one(shared, shell);
+    }
+
+    fn end(&self, status: &str) -> bool {
+        self.work.end(status)
+    }
+
+    fn submit_child(
+        &self,
+        shared: &Shared,
+        shell: &Arc<Shell>,
+        item: Box<dyn Any>,
+        parent: u64,
+    ) -> Result<(), ChildError> {
+        let core = &shell.core;
+        // Its parent is open: the lane does not end before this is counted.
+        core.counts.open.add(1);
+        core.counts.submitted.add(1);
+        let taken = self.work.append_child(item, parent);
+        if !matches!(taken, Ok(true)) {
+            core.counts.submitted.sub(1);
+            shared.settled(shell, 1, 0);
+        } else if core.is_stopping() {
+            self.drop_all(shared, shell);
+        } else {
+            self.fill(shared, shell);
+        }
+        taken.map(drop)
+    }
+
+    fn refused(&self, shared: &Shared, shell: &Arc<Shell>, origin: &(dyn Any + Send), failure: Failure) {
+        let Some((chunk, at)) = self.work.chunk_of(origin) else { return };
+        let history = self.work.past(&chunk).map(|past| Box::new(History::of(past)));
+        // No worker has it in hand: any place serves to settle it from.
+        let slot = Arc::clone(&shared.slots[0].lock());
+        let mut me = WorkerState::stand_in(&slot, shared.nanos());
+        let now = shared.clock.raw();
+        let verdict = Verdict::Refused(failure);
+        let attempt = FailedAttempt { seat: 0, chunk: &chunk, at, history, verdict, now };
+        let settled = self.failed(shared, shell, &mut me, attempt);
+        self.work.publish(0);
+        shared.settled(shell, settled, 0);
+    }
+
+    #[cfg(feature = "cli")]
+    fn number(&self, seq: u64) -> Option<i64> {
+        self.work.number(seq)
+    }
+
+    fn step(&self, seq: u64, name: &str) -> Result<Option<String>, Arc<JournalError>> {
+        match self.work.step(seq, name) {
+            Some(found) => found,
+            None => Ok(self.steps.lock().get(&seq).and_then(|steps| steps.get(name).cloned())),
+        }
+    }
+
+    fn keep_step(&self, seq: u64, epoch: u32, name: &str, output: &str) -> Result<bool, Arc<JournalError>> {
+        if self.work.step(seq, name).is_some() {
+            return self.work.keep_step(seq, epoch, name, output);
+        }
+        self.has_steps.store(true, Ordering::Relaxed);
+        self.steps.lock().entry(seq).or_default().insert(name.to_owned(), output.to_owned());
+        Ok(true)
     }
 
     fn clear(&self, shared: &Shared, shell: &Arc<Shell>) {
@@ -450,6 +647,7 @@ impl<W: Work> LaneBody for Body<W> {
         let seat = &self.seats[worker];
         self.take_back_seat(shared, shell, seat, u64::MAX);
         let Some(hand) = seat.hand.lock().take() else { return };
+        self.work.off_hand(worker);
         let (before, done) = seat.tally.read();
         let mut me = WorkerState::stand_in(slot, shared.nanos());
         let attempt = FailedAttempt {

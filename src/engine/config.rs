@@ -4,7 +4,7 @@
 use crate::core::ready::MAX_WORKERS;
 use crate::engine::{Workers, quotas, unlimited};
 use crate::error::Invalid;
-use crate::job::Retry;
+use crate::job::{Durability, Retry};
 use crate::limit::Rate;
 use crate::resource::ResourceKind;
 use serde::{Deserialize, Serialize};
@@ -98,6 +98,11 @@ pub struct EngineConfig {
     /// Where the journal is. Default none: everything is in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub journal: Option<PathBuf>,
+    /// What the journal's commits survive: `"process-crash"` or `"power-loss"`. Default process-crash.
+    pub durability: Durability,
+    /// How long a full disk is waited for before the batches are halted, in seconds. May be none. Default none.
+    #[serde(with = "unlimited::u64")]
+    pub disk_wait_seconds: u64,
     /// The seed of the jitter's random numbers, for runs that repeat. Default: a different one each time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -128,6 +133,8 @@ impl Default for EngineConfig {
             quotas: BTreeMap::new(),
             rates: BTreeMap::new(),
             journal: None,
+            durability: Durability::ProcessCrash,
+            disk_wait_seconds: u64::MAX,
             seed: None,
         }
     }

@@ -1,13 +1,17 @@
 //! What an item's closure sees of the engine.
 
+use super::body::ChildError;
 use super::cpu;
+use super::error::PushError;
 use super::lane::Shell;
 use super::shared::Shared;
 use super::slot::Slot;
 use super::worker::{belong_to, with_item};
-use crate::job::{Failure, Key};
-use crate::sync::{Arc, with_parker};
-use crate::time::{Deadline, Timestamp};
+use crate::job::{Failure, Key, Payload};
+use crate::store::{CommitWith, Effects};
+use crate::sync::{Arc, Mutex, with_parker};
+use crate::time::{Deadline, Timestamp, millis, secs};
+use std::any::Any;
 use std::fmt;
 use std::time::Duration;
 
@@ -35,9 +39,15 @@ pub struct Context {
     pub(crate) seq: u64,
     pub(crate) key: Option<Key>,
     pub(crate) tries: u32,
+    /// Those of the tries before it whose process died.
+    pub(crate) lost: u32,
     pub(crate) deferrals: u32,
+    /// The number of the attempt among all that the store has counted: the fence of what it writes.
+    pub(crate) epoch: u32,
     /// Raw reading at which the attempt is cancelled; 0: never.
     pub(crate) deadline_raw: u64,
+    /// SQL for the transaction that marks the item done.
+    pub(crate) effects: Mutex<Vec<CommitWith>>,
 }
 
 impl Context {
@@ -51,8 +61,11 @@ impl Context {
             seq: 0,
             key: None,
             tries: 0,
+            lost: 0,
             deferrals: 0,
+            epoch: 1,
             deadline_raw: self.deadline_raw,
+            effects: Mutex::new(Vec::new()),
         }
     }
 
@@ -78,7 +91,7 @@ impl Context {
         &self.shell.core.name
     }
 
-    /// Which try this is, from 1. Deferrals do not count.
+    /// Which try this is, from 1. Deferrals do not count; tries whose process died do.
     pub fn attempt(&self) -> u32 {
         self.tries + 1
     }
@@ -162,6 +175,169 @@ impl Context {
         })
     }
 
+    /// Does a part of the item once: `work` runs, and what it returns is kept until the item ends. A later attempt at
+    /// the item gets what was kept and does not run it again, so a retry does not pay for what already succeeded.
+    ///
+    /// With a journal it returns when the output is durable: an attempt in another process finds it, too. The name
+    /// tells the steps of an item apart; `work` may run more than once if the process dies in the middle of it.
+    ///
+    /// ```
+    /// use batchyard::{Engine, Retry, millis};
+    /// let engine = Engine::builder().in_memory().open()?;
+    /// let batch = engine.batch("pages").retry(Retry::exponential(millis(1)..millis(2)).attempts(2)).submit(
+    ///     [7_u32],
+    ///     |n, ctx| {
+    ///         let fetched = ctx.step("fetch", || Ok(n * ctx.attempt()))?;
+    ///         if ctx.attempt() == 1 { Err(batchyard::Failure::retry("flaky"))? }
+    ///         Ok(fetched)
+    ///     },
+    /// )?;
+    /// let found = batch.results().next().unwrap()?.outcome.unwrap();
+    /// assert_eq!(found, 7); // fetched by the first attempt
+    /// # Ok::<(), batchyard::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What `work` returns; and a failure that says so when the output cannot be written as JSON, what was kept cannot
+    /// be read as this type, the journal cannot be written, or the attempt is not the item's current one any more.
+    pub fn step<T: Payload>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.check()?;
+        let kept = self.shell.with(|body| body.step(self.seq, name));
+        if let Some(text) = kept.unwrap_or(Ok(None)).map_err(|why| Failure::retry(why.to_string()))? {
+            return T::decode(&text).map_err(Failure::fatal);
+        }
+        let output = work()?;
+        let text = output.encode().map_err(Failure::fatal)?;
+        // An abandoned attempt is over, whatever it still does.
+        if !self.slot.is_in_hand(self.run) {
+            return Err(stale(name));
+        }
+        let written = self.shell.with(|body| body.keep_step(self.seq, self.epoch, name, &text));
+        match written.unwrap_or(Ok(true)) {
+            Ok(true) => Ok(output),
+            Ok(false) => Err(stale(name)),
+            Err(why) => Err(Failure::retry(why.to_string())),
+        }
+    }
+
+    /// Adds SQL of yours to the transaction that marks this item done, if the attempt succeeds: what it writes into
+    /// tables of yours in the journal's file is there exactly once, however often the item was tried.
+    ///
+    /// It runs in the journal's writer after the item's closure has returned, in a savepoint. If it fails, nothing of it
+    /// is written and the attempt has failed with its error. It may run more than once, when SQLite rolls a transaction
+    /// back; only the last run counts. It is interrupted at the item's deadline, after 30 s without one. It may not end
+    /// the transaction, ATTACH, use a PRAGMA, or touch the journal's own tables.
+    ///
+    /// ```
+    /// # let dir = std::env::temp_dir().join(format!("batchyard-commit-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&dir)?;
+    /// # let path = dir.join("work.db");
+    /// use batchyard::Engine;
+    /// let engine = Engine::builder().workers(2).journal(&path).open()?;
+    /// let batch = engine.batch("totals").submit(1..=4u64, |n, ctx| {
+    ///     let n = *n;
+    ///     ctx.commit_with(move |tx| {
+    ///         tx.execute("CREATE TABLE IF NOT EXISTS total (n INTEGER PRIMARY KEY, square INTEGER)", [])?;
+    ///         tx.execute("INSERT INTO total VALUES (?, ?)", [n as i64, (n * n) as i64])?;
+    ///         Ok(())
+    ///     })?;
+    ///     Ok(())
+    /// })?;
+    /// assert_eq!(batch.wait()?.completed_items, 4);
+    /// # engine.shutdown(batchyard::secs(1))?;
+    /// let sum: i64 = batchyard::rusqlite::Connection::open(&path)?
+    ///     .query_row("SELECT sum(square) FROM total", [], |row| row.get(0))?;
+    /// assert_eq!(sum, 30);
+    /// # std::fs::remove_dir_all(&dir)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A fatal failure without a journal, and inside `map` or `spawn`; a failure that says so when the attempt is not the
+    /// item's current one any more.
+    #[cfg(feature = "sqlite")]
+    pub fn commit_with(
+        &self,
+        sql: impl Fn(&rusqlite::Connection) -> Result<(), Failure> + Send + 'static,
+    ) -> Result<(), Failure> {
+        if !self.shell.core.spec.in_journal {
+            return Err(Failure::fatal("`commit_with` needs a journal and an item of a batch in it"));
+        }
+        if !self.slot.is_in_hand(self.run) {
+            return Err(stale("commit_with"));
+        }
+        self.effects.lock().push(Box::new(sql));
+        Ok(())
+    }
+
+    /// Adds an item to this item's batch, sealed or not: for work that turns up while working. Never waits. The batch
+    /// does not end before it has; an attempt that is made again submits the same children without doubling them.
+    ///
+    /// ```
+    /// use batchyard::Engine;
+    /// let engine = Engine::builder().in_memory().open()?;
+    /// let batch = engine.batch("tree").key(|n: &u32| *n).submit([1_u32], |n, ctx| {
+    ///     for child in [2 * n, 2 * n + 1].into_iter().filter(|child| *child < 8) {
+    ///         ctx.submit_child(child).map_err(|error| batchyard::Failure::fatal(error.to_string()))?;
+    ///     }
+    ///     Ok(*n)
+    /// })?;
+    /// assert_eq!(batch.wait()?.completed_items, 7);
+    /// # Ok::<(), batchyard::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The item comes back: [`PushError::Full`] (in memory, where as many items wait as may);
+    /// [`PushError::Duplicate`] when another item of the batch has its key; [`PushError::Closed`] when the batch is
+    /// stopped or this attempt is not the item's current one any more; [`PushError::Key`] when its key or its JSON
+    /// cannot be made, or it is not of the batch's type.
+    pub fn submit_child<I: Payload>(&self, item: I) -> Result<(), PushError<I>> {
+        if !self.slot.is_in_hand(self.run) {
+            return Err(PushError::Closed(item));
+        }
+        let mut item = Some(item);
+        let taken = self.shell.with(|body| {
+            let item: Box<dyn Any> = Box::new(item.take().expect("the item was put there above"));
+            body.submit_child(&self.shared, &self.shell, item, self.seq)
+        });
+        let own = |item: Box<dyn Any>| *item.downcast::<I>().expect("what comes back is what was given");
+        match (taken, item) {
+            (Some(Ok(())), _) => Ok(()),
+            (Some(Err(error)), _) => Err(match error {
+                ChildError::Full(item) => PushError::Full(own(item)),
+                ChildError::Closed(item) => PushError::Closed(own(item)),
+                ChildError::Duplicate(key, item) => PushError::Duplicate(key, own(item)),
+                ChildError::Other(why, item) => PushError::Key(why, own(item)),
+            }),
+            // The lane was taken away; the item was not.
+            (None, Some(item)) => Err(PushError::Closed(item)),
+            (None, None) => unreachable!("the item is taken only where the lane is there"),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn has_effects(&mut self) -> bool {
+        !self.effects.get_mut().is_empty()
+    }
+
+    /// What the attempt wants done with its mark.
+    #[cold]
+    pub(crate) fn take_effects(&mut self) -> Option<Effects> {
+        let limit = match self.deadline_raw {
+            0 => SQL_LIMIT,
+            raw => (self.shared.clock.at_raw(raw) - self.shared.clock.now()).max(LEAST_SQL_LIMIT),
+        };
+        let with = std::mem::take(self.effects.get_mut());
+        (!with.is_empty()).then_some(Effects { with, limit })
+    }
+
     /// Runs `work` on the engine's rayon pool and waits for it: `par_iter`, `join` and `scope` inside it use that
     /// pool, whose threads ([`rayon_threads`](crate::EngineBuilder::rayon_threads), by default as many as there are
     /// processors) all items share. A panic of `work` is the item's panic.
@@ -193,6 +369,15 @@ impl Context {
         cpu::install(&self.shared.pool, enter, || with_item(self, work))
     }
 }
+
+fn stale(what: &str) -> Failure {
+    Failure::retry(format!("`{what}` came too late: the attempt was given up"))
+}
+
+/// How long the SQL of an item without a deadline may take.
+const SQL_LIMIT: Duration = secs(30);
+/// What it is given by an item that has used its time.
+const LEAST_SQL_LIMIT: Duration = millis(100);
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

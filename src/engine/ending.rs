@@ -22,7 +22,11 @@ impl Shared {
         // ORDERING: SeqCst: see `Body::run`.
         fence(Ordering::SeqCst);
         if now {
+            let told = shell.core.is_cancelled();
             shell.core.cancel();
+            if !told && shell.core.steer.lock().announced {
+                self.event(&Event::BatchCancelled { batch: &shell.core.name });
+            }
             if shell.core.spec.may_abandon {
                 let at = self.clock.now() + shell.core.spec.grace;
                 shell.core.set_abandon_at(at);
@@ -86,11 +90,23 @@ impl Shared {
             core.is_past.store(true, Ordering::Relaxed);
         }
         self.leave(shell);
-        let announced = {
+        let status = serde_json::to_string(&report.status).unwrap_or_default();
+        core.steer.lock().ended = Some(report);
+        // In a journal the end is a row as well: it is told when that is written.
+        if shell.with(|body| body.end(&status)) != Some(true) {
+            self.conclude(shell);
+        }
+    }
+
+    /// The lane has ended, and nothing of it is still on its way.
+    pub(crate) fn conclude(&self, shell: &Arc<Shell>) {
+        let core = &shell.core;
+        let (report, announced) = {
             let mut steer = core.steer.lock();
+            let Some(report) = steer.ended.take() else { return };
             steer.report = Some(report.clone());
             steer.telling = steer.announced.then(|| current().id());
-            steer.announced
+            (report, steer.announced)
         };
         shell.with(|body| body.ended(&report));
         if announced {
@@ -103,7 +119,10 @@ impl Shared {
     fn report(&self, shell: &Shell) -> Report {
         let core = &shell.core;
         let counts = &core.counts;
-        let ending = core.steer.lock().ending.clone();
+        let (ending, earlier) = {
+            let steer = core.steer.lock();
+            (steer.ending.clone(), steer.earlier.clone())
+        };
         let status = match ending {
             // Stopped with nothing left to stop: it is done all the same.
             Some(_)
@@ -125,6 +144,9 @@ impl Shared {
         report.retried = counts.retried.get();
         report.late_results = counts.late.get();
         report.duplicates = counts.duplicates.get();
+        report.resumed_items = earlier.resumed;
+        report.vanished_items = earlier.vanished;
+        report.vanished_keys = earlier.vanished_keys;
         report.processing_time = self.clock.now() - core.started;
         let (wait, run) = (core.latency.wait(), core.latency.run());
         report.queue_wait = (wait.count() > 0).then(|| wait.percentiles());

@@ -18,7 +18,7 @@ use crate::policy;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::time::Timestamp;
-use crossbeam::channel::TryRecvError;
+use crossbeam::channel::{Sender, TryRecvError};
 use std::cmp::Reverse;
 use std::ops::Range;
 
@@ -124,12 +124,7 @@ impl<W: Work> Body<W> {
                 let _one = self.refilling.lock();
                 while !fresh.is_full() && !shell.core.is_stopping() {
                     let Some((chunk, len, more)) = self.work.claim(self.chunk_size(shell)) else { return };
-                    let entry = Entry { chunk, range: 0..len, history: None };
-                    if let Err(full) = fresh.try_send(entry) {
-                        // Only refill sends, under its latch, into a channel with room.
-                        self.returned.lock().push_back(full.into_inner());
-                    }
-                    shared.add(shell, 1);
+                    self.enter_fresh(shared, shell, fresh, chunk, len);
                     if !more {
                         break;
                     }
@@ -138,6 +133,35 @@ impl<W: Work> Body<W> {
             if self.work.unclaimed() == 0 || shell.core.is_stopping() || fresh.is_full() {
                 return;
             }
+        }
+    }
+
+    fn enter_fresh(
+        &self,
+        shared: &Shared,
+        shell: &Arc<Shell>,
+        fresh: &Sender<Entry<W::Chunk>>,
+        chunk: W::Chunk,
+        len: u32,
+    ) {
+        let history = self.work.past(&chunk).map(|past| Box::new(History::of(past)));
+        if let Err(full) = fresh.try_send(Entry { chunk, range: 0..len, history }) {
+            // Only who holds the latch of refilling sends, into a channel with room.
+            self.returned.lock().push_back(full.into_inner());
+        }
+        shared.add(shell, 1);
+    }
+
+    /// Claims one chunk if the channel is empty: the worker that takes it fills the rest. For a thread that has better
+    /// things to do.
+    pub(super) fn fill_one(&self, shared: &Shared, shell: &Arc<Shell>) {
+        let Some((fresh, _)) = &self.fresh else { return };
+        let _one = self.refilling.lock();
+        if fresh.is_empty()
+            && !shell.core.is_stopping()
+            && let Some((chunk, len, _)) = self.work.claim(self.chunk_size(shell))
+        {
+            self.enter_fresh(shared, shell, fresh, chunk, len);
         }
     }
 

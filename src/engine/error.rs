@@ -3,6 +3,8 @@
 use crate::error::Invalid;
 use crate::job::Key;
 use crate::limit::LimitError;
+use crate::store::JournalError;
+use crate::sync::Arc;
 use std::fmt;
 use std::time::Duration;
 
@@ -86,9 +88,24 @@ pub enum Error {
         /// What serde said.
         why: String,
     },
+    /// The journal cannot be opened, read or written.
+    #[error("{0}")]
+    Journal(#[source] Arc<JournalError>),
     /// The system gave no thread.
     #[error("the system gave no thread for a worker: {0}")]
     Thread(#[source] std::io::Error),
+}
+
+impl From<JournalError> for Error {
+    fn from(error: JournalError) -> Self {
+        Error::Journal(Arc::new(error))
+    }
+}
+
+impl From<Arc<JournalError>> for Error {
+    fn from(error: Arc<JournalError>) -> Self {
+        Error::Journal(error)
+    }
 }
 
 /// An item was not taken; it comes back.
@@ -104,7 +121,7 @@ pub enum PushError<I> {
     WouldBlockWorker(I),
     /// The key was pushed before.
     Duplicate(Key, I),
-    /// The key cannot be made from the payload: the reason.
+    /// The key cannot be made from the payload, or the payload cannot be written as JSON: the reason.
     Key(String, I),
 }
 

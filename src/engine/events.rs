@@ -1,6 +1,8 @@
 //! What an engine tells whoever listens.
 
+use super::worker::caught;
 use crate::job::{BatchStatus, Dead};
+use crate::store::JournalError;
 use std::fmt;
 
 /// Something happened that an operator may want to know. Handed to `.on_event(..)`, and with the feature `tracing`
@@ -10,6 +12,11 @@ use std::fmt;
 pub enum Event<'a> {
     /// A batch was opened. (Calls of `map` and `spawn` are no batches.)
     BatchStarted {
+        /// Its name.
+        batch: &'a str,
+    },
+    /// A batch was told to end before its time, the items in hand included: it was cancelled or halted.
+    BatchCancelled {
         /// Its name.
         batch: &'a str,
     },
@@ -51,12 +58,25 @@ pub enum Event<'a> {
         /// What the system said.
         error: &'a std::io::Error,
     },
+    /// The journal cannot be written: nothing more is started until it can. After `disk_wait` without success it is lost.
+    JournalStalled {
+        /// Why.
+        error: &'a JournalError,
+    },
+    /// The journal can be written again, and work goes on.
+    JournalResumed,
+    /// The journal will not be written any more: its batches are halted, and what was not committed is pending in it.
+    JournalLost {
+        /// Why.
+        error: &'a JournalError,
+    },
 }
 
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::BatchStarted { batch } => write!(f, "batch `{batch}` started"),
+            Event::BatchCancelled { batch } => write!(f, "batch `{batch}` is told to stop"),
             Event::BatchEnded { batch, status } => write!(f, "batch `{batch}` ended: {status}"),
             Event::ItemDead { batch, seq, dead } => write!(f, "batch `{batch}`, item {seq}: {dead}"),
             Event::ItemAbandoned { batch, worker } => {
@@ -64,6 +84,9 @@ impl fmt::Display for Event<'_> {
             }
             Event::WorkerReplaced { worker, why } => write!(f, "worker {worker} was replaced: it {why}"),
             Event::WorkerLost { worker, error } => write!(f, "worker {worker} is lost: {error}"),
+            Event::JournalStalled { error } => write!(f, "the journal cannot be written: {error}"),
+            Event::JournalLost { error } => write!(f, "the journal is lost: {error}"),
+            Event::JournalResumed => f.write_str("the journal can be written again"),
         }
     }
 }
@@ -71,14 +94,24 @@ impl fmt::Display for Event<'_> {
 /// A listener.
 pub(crate) type Listener = Box<dyn Fn(&Event<'_>) + Send + Sync>;
 
+/// Tells the listener, if there is one. Its panic is its own: it must not take a thread of the engine with it.
+pub(crate) fn tell(listener: Option<&Listener>, event: &Event<'_>) {
+    trace(event);
+    if let Some(listener) = listener {
+        let _ = caught(|| listener(event));
+    }
+}
+
 /// With the feature `tracing`, what the listener hears is a tracing event too.
-pub(crate) fn trace(event: &Event<'_>) {
+fn trace(event: &Event<'_>) {
     #[cfg(feature = "tracing")]
     match event {
-        Event::BatchStarted { .. } | Event::BatchEnded { .. } => {
+        Event::BatchStarted { .. } | Event::BatchEnded { .. } | Event::JournalResumed => {
             tracing::info!(target: "batchyard", "{event}")
         }
-        Event::WorkerLost { .. } => tracing::error!(target: "batchyard", "{event}"),
+        Event::WorkerLost { .. } | Event::JournalStalled { .. } | Event::JournalLost { .. } => {
+            tracing::error!(target: "batchyard", "{event}")
+        }
         _ => tracing::warn!(target: "batchyard", "{event}"),
     }
     #[cfg(not(feature = "tracing"))]

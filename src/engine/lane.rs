@@ -9,6 +9,7 @@
 //! store first and takes them from `open` then; the lane ends when `open` is zero and the lane is sealed, and
 //! exactly one thread sees that (`ended`).
 
+use super::body::ChildError;
 use super::gate::LaneGate;
 use super::shared::Shared;
 use super::slot::Slot;
@@ -17,12 +18,14 @@ use super::worker::{Fate, WorkerState};
 use crate::core::laneword::{LaneWord, Reason};
 use crate::core::lifecycle::{Lifecycle, Phase};
 use crate::core::waitlist::Demand;
-use crate::job::{HaltReason, HaltRule, Key, Report, Retry};
+use crate::job::{Failure, HaltReason, HaltRule, Key, Report, Retry};
 use crate::meter::LaneLatency;
+use crate::store::{Earlier, JournalError};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::thread::{ThreadId, current};
 use crate::sync::{Arc, CachePadded, Mutex};
 use crate::time::Timestamp;
+use std::any::Any;
 use std::fmt;
 use std::time::Duration;
 
@@ -39,6 +42,8 @@ pub(crate) struct LaneSpec {
     pub(crate) halt: Option<HaltRule>,
     /// An item that ignores its cancellation may be abandoned and its thread replaced.
     pub(crate) may_abandon: bool,
+    /// Its rows are in a journal.
+    pub(crate) in_journal: bool,
     pub(crate) max_abandoned: u32,
 }
 
@@ -52,6 +57,8 @@ pub(crate) mod paused {
     pub(crate) const DISPLACED: u8 = 4;
     /// The engine shuts down.
     pub(crate) const SHUTDOWN: u8 = 8;
+    /// The journal cannot be written for the time being.
+    pub(crate) const JOURNAL: u8 = 16;
 }
 
 /// How a lane ended, or is ending.
@@ -153,6 +160,10 @@ pub(crate) struct Steer {
     pub(crate) paused: u8,
     pub(crate) ending: Option<Ending>,
     pub(crate) report: Option<Report>,
+    /// The report of a lane that has ended and waits for its end to be written.
+    pub(crate) ended: Option<Report>,
+    /// What earlier runs of the batch have to do with it.
+    pub(crate) earlier: Earlier,
     /// A listener has been told of the lane's start. (Not of those of `map` and `spawn`: they are no batches.)
     pub(crate) announced: bool,
     /// The thread that is telling it of the end.
@@ -296,6 +307,50 @@ pub(crate) trait LaneBody: Send + Sync {
 
     /// Moves the items whose backoff is over back into the lane.
     fn due(&self, shared: &Shared, shell: &Arc<Shell>, now: Timestamp);
+
+    /// Claims something if nothing waits to be taken.
+    fn kick(&self, _shared: &Shared, _shell: &Arc<Shell>) {}
+
+    /// Has the end written down; `true`: [`Shared::conclude`] follows when it is.
+    fn end(&self, _status: &str) -> bool {
+        false
+    }
+
+    /// Takes an item that an item of the lane submits.
+    fn submit_child(
+        &self,
+        _shared: &Shared,
+        _shell: &Arc<Shell>,
+        item: Box<dyn Any>,
+        _parent: u64,
+    ) -> Result<(), ChildError> {
+        Err(ChildError::Other("only the items of a batch can submit others".to_owned(), item))
+    }
+
+    /// SQL that belongs to an outcome failed: so did its item.
+    fn refused(&self, _shared: &Shared, _shell: &Arc<Shell>, _origin: &(dyn Any + Send), _failure: Failure) {}
+
+    /// The number of an item in the journal, if there is one.
+    #[cfg(feature = "cli")]
+    fn number(&self, _seq: u64) -> Option<i64> {
+        None
+    }
+
+    /// What an earlier attempt at an item has kept under this name.
+    fn step(&self, _seq: u64, _name: &str) -> Result<Option<String>, Arc<JournalError>> {
+        Ok(None)
+    }
+
+    /// Keeps a step. `false`: the attempt is stale.
+    fn keep_step(
+        &self,
+        _seq: u64,
+        _epoch: u32,
+        _name: &str,
+        _output: &str,
+    ) -> Result<bool, Arc<JournalError>> {
+        Ok(true)
+    }
 
     /// The lane was cancelled: settles everything that waits.
     fn clear(&self, shared: &Shared, shell: &Arc<Shell>);

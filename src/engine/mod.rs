@@ -29,6 +29,8 @@ mod entries;
 mod error;
 mod events;
 pub(crate) mod gate;
+#[cfg(feature = "cli")]
+mod journalled;
 pub(crate) mod lane;
 mod places;
 mod quotas;
@@ -45,6 +47,8 @@ mod verdict;
 pub(crate) mod worker;
 mod workers;
 
+#[cfg(feature = "sqlite")]
+pub(crate) use self::events::tell;
 pub use self::{
     config::EngineConfig,
     context::{CancelToken, Context},

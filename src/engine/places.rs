@@ -95,6 +95,12 @@ impl Shared {
         self.paused.store(paused, Ordering::Relaxed);
     }
 
+    /// Whether a batch of this name has a place, or waits for one.
+    pub(crate) fn is_under_way(&self, name: &str) -> bool {
+        let places = self.places.lock();
+        places.active.iter().chain(&places.waiting).any(|batch| batch.core.name == name)
+    }
+
     /// Enters a batch: it gets a place, or waits for one.
     pub(crate) fn enter(&self, shell: &Arc<Shell>) -> Result<(), Error> {
         let mut places = self.places.lock();

@@ -55,6 +55,8 @@ impl<W: Work> Body<W> {
         me.slot.leave_chunk();
         me.held.release(shared);
         let seat = &self.seats[id];
+        // What is counted later is not counted here.
+        let counted = u64::from(!self.work.settles_later());
         let (found, settled, done) = match entry {
             Some(entry) => (Some((entry, InHand::First)), 0, 0),
             None => {
@@ -65,7 +67,11 @@ impl<W: Work> Body<W> {
                 let rest = seat.word.take_back().map_or(0..0, |(_, range)| range);
                 let entry =
                     hand.take().map(|hand| Entry { chunk: hand.chunk, range: rest, history: hand.history });
-                (entry.map(|entry| (entry, in_hand)), settled + u64::from(in_hand == InHand::Settled), done)
+                if entry.is_some() {
+                    self.work.off_hand(id);
+                }
+                let last = if in_hand == InHand::Settled { counted } else { 0 };
+                (entry.map(|entry| (entry, in_hand)), settled + last, done)
             }
         };
         let mut ended = 0;
@@ -89,7 +95,7 @@ impl<W: Work> Body<W> {
             shared.check_halt(shell);
         }
         self.work.publish(id);
-        shared.settled(shell, settled + ended, done);
+        shared.settled(shell, settled + ended * counted, done);
         Fate::Replace
     }
 

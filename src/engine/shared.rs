@@ -5,9 +5,9 @@
 
 use super::cpu::Pool;
 use super::error::Error;
-use super::events::{Event, Listener, trace};
+use super::events::{Event, Listener, tell};
 use super::gate::{Gate, LANES};
-use super::lane::{LaneCore, Shell};
+use super::lane::{LaneCore, Shell, paused};
 use super::places::Places;
 use super::signal::Signal;
 use super::slot::Slot;
@@ -20,6 +20,8 @@ use crate::core::waitlist::Waiter;
 use crate::job::{Dead, Priority};
 use crate::meter::Throughput;
 use crate::policy;
+#[cfg(feature = "sqlite")]
+use crate::store::sqlite::Journal;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Unparker};
 use crate::time::{Clock, Ticker, Timestamp};
@@ -70,6 +72,10 @@ pub(crate) struct Shared {
     pub(crate) ready: ReadySet,
     /// A word that is never ready: stands for a lane that is gone.
     pub(crate) void: LaneWord,
+    #[cfg(feature = "sqlite")]
+    pub(crate) journal: Option<Arc<Journal>>,
+    /// Held while a batch is opened.
+    pub(crate) opening: Mutex<()>,
     pub(super) lanes: Box<[Mutex<Option<Arc<Shell>>>]>,
     /// Whose hints a number's are.
     pub(super) tenancy: Tenancy,
@@ -102,7 +108,7 @@ pub(crate) struct Shared {
     pub(crate) ended: Signal,
     pub(crate) pool: Pool,
     pub(crate) opened: Timestamp,
-    listener: Option<Listener>,
+    listener: Option<Arc<Listener>>,
     /// Counts of lanes that have ended.
     pub(crate) past: Mutex<super::snapshot::Past>,
     pub(crate) throughput: Mutex<Throughput>,
@@ -115,10 +121,14 @@ impl Shared {
         gate: Gate,
         pool: Pool,
         slots: Vec<Arc<Slot>>,
-        listener: Option<Listener>,
+        #[cfg(feature = "sqlite")] journal: Option<Arc<Journal>>,
+        listener: Option<Arc<Listener>>,
     ) -> Self {
         let max = limits.max_batches;
         Self {
+            #[cfg(feature = "sqlite")]
+            journal,
+            opening: Mutex::new(()),
             ticker: Ticker::new(&clock),
             opened: clock.now(),
             ready: ReadySet::new(limits.workers),
@@ -150,6 +160,14 @@ impl Shared {
             clock,
             limits,
         }
+    }
+
+    /// Whether batches are kept in a journal.
+    pub(crate) fn has_journal(&self) -> bool {
+        #[cfg(feature = "sqlite")]
+        return self.journal.is_some();
+        #[cfg(not(feature = "sqlite"))]
+        false
     }
 
     /// Nanoseconds of the engine's clock.
@@ -257,11 +275,7 @@ impl Shared {
     }
 
     pub(crate) fn event(&self, event: &Event<'_>) {
-        trace(event);
-        if let Some(listener) = &self.listener {
-            // A listener's panic is its own: it must not take a worker or a lane with it.
-            let _ = worker::caught(|| listener(event));
-        }
+        tell(self.listener.as_deref(), event);
     }
 
     // ---- threads and phases ------------------------------------------------------------------------------
@@ -323,8 +337,12 @@ impl Shared {
 
     pub(crate) fn begin_drain(&self, deadline: Timestamp) -> bool {
         self.shutdown_deadline.fetch_min(deadline.as_nanos(), Ordering::Relaxed);
-        // Under the latch of the places: who enters a batch has either been seen or sees this.
-        let _places = self.places.lock();
+        // Under the latch of the places: who enters a batch has either been seen, and stands still, or sees this. So whoever
+        // finds the engine closed finds that nothing begins any more.
+        let places = self.places.lock();
+        for shell in self.lanes().iter().chain(&places.active).chain(&places.waiting) {
+            self.stand_still(shell, paused::SHUTDOWN);
+        }
         self.phase
             .compare_exchange(phase::RUNNING, phase::DRAINING, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()

@@ -189,6 +189,11 @@ impl Slot {
             || self.hot.attempt.load(Ordering::Acquire) != attempt << 1 | 1
     }
 
+    /// Whether this attempt is the one in hand.
+    pub(crate) fn is_in_hand(&self, attempt: u64) -> bool {
+        self.hot.attempt.load(Ordering::Acquire) == attempt << 1 | 1
+    }
+
     pub(crate) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Acquire)
     }

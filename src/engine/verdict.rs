@@ -5,7 +5,7 @@
 //! they are put to the item, which leaves by exactly one of three ways: back into the lane, into its backoff, or out
 //! through the store as dead or skipped.
 
-use super::body::{Body, Work};
+use super::body::{Body, Tried, Work};
 use super::entries::{Entry, Later};
 use super::lane::{Ending, LaneCore, Shell};
 use super::recovery::InHand;
@@ -13,6 +13,7 @@ use super::shared::Shared;
 use super::worker::{Place, WorkerState, text_of};
 use crate::job::{AttemptError, AttemptKind, Dead, DeadReason, Failure, FailureKind};
 use crate::policy;
+use crate::store::RowPast;
 use crate::sync::Arc;
 use std::cmp::Reverse;
 
@@ -23,11 +24,31 @@ const MAX_ERRORS: usize = 32;
 #[derive(Debug, Default, Clone)]
 pub(super) struct History {
     pub(super) tries: u32,
+    /// Attempts whose process died.
+    pub(super) lost: u32,
     pub(super) deferrals: u32,
+    /// The number of the next attempt among all that the store has counted.
+    pub(super) epoch: u32,
     errors: Vec<AttemptError>,
 }
 
 impl History {
+    /// Whether no attempt has failed or was put off.
+    pub(super) fn is_first(&self) -> bool {
+        self.tries == 0 && self.deferrals == 0
+    }
+
+    /// As the store has it.
+    pub(super) fn of(past: &RowPast) -> History {
+        History {
+            tries: past.tries,
+            lost: past.lost,
+            deferrals: past.deferrals,
+            epoch: past.epoch,
+            errors: past.errors.clone(),
+        }
+    }
+
     /// The end of an item that a bug of the engine's took with it.
     pub(super) fn broken(mut self, message: String, place: Option<Place>) -> Dead {
         self.tries += 1;
@@ -52,6 +73,8 @@ pub(super) enum Verdict {
     Abandoned {
         hung: bool,
     },
+    /// It succeeded, but its SQL did not.
+    Refused(Failure),
 }
 
 /// An attempt that did not succeed: of which item, what it had behind it, and how this one ended.
@@ -79,12 +102,13 @@ impl<W: Work> Body<W> {
         let core = &shell.core;
         let mut history = history.unwrap_or_default();
         let since = me.slot.since();
-        let timed_out = me.slot.was_cancelled();
+        let timed_out = !matches!(verdict, Verdict::Refused(_)) && me.slot.was_cancelled();
         if timed_out || matches!(verdict, Verdict::Abandoned { .. }) {
             core.counts.timed_out.add(1);
         }
+        let given_back = matches!(&verdict, Verdict::Failed(failure) if failure.is_given_back());
         let (kind, reason, message, place) = match verdict {
-            Verdict::Failed(failure) => {
+            Verdict::Failed(failure) | Verdict::Refused(failure) => {
                 let reason = if timed_out { DeadReason::TimedOut } else { DeadReason::Exhausted };
                 let kind = failure.kind();
                 let message = text_of(failure);
@@ -109,7 +133,7 @@ impl<W: Work> Body<W> {
             ),
         };
         // Interrupted by a cancellation from above: that is no failure of the item.
-        let over = core.is_cancelled() || shared.is_cancelling();
+        let over = given_back || core.is_cancelled() || shared.is_cancelling();
         if over && !matches!(kind, FailureKind::Fatal | FailureKind::Skip) {
             let ending = core.steer.lock().ending.clone().unwrap_or(Ending::Cancelled);
             self.work.cancelled(chunk, at..at + 1, &ending);
@@ -123,7 +147,8 @@ impl<W: Work> Body<W> {
         } else {
             history.tries += 1;
         }
-        let error = AttemptError::new(history.tries.max(1), attempt_kind(kind, reason), message);
+        let attempts = history.tries + history.lost;
+        let error = AttemptError::new(attempts.max(1), attempt_kind(kind, reason), message);
         history.errors.push(match place {
             Some(place) => error.at(place.to_string()),
             None => error,
@@ -146,6 +171,16 @@ impl<W: Work> Body<W> {
                 if !free {
                     me.slot.counters.retried.add(1);
                 }
+                let tried = Tried {
+                    tries: history.tries,
+                    lost: history.lost,
+                    deferrals: history.deferrals,
+                    due: shared.clock.now() + wait,
+                    error: history.errors.last(),
+                };
+                if self.work.again(chunk, at, tried) {
+                    return 0;
+                }
                 let entry = Entry { chunk: chunk.clone(), range: at..at + 1, history: Some(history) };
                 if wait.is_zero() {
                     // Behind what waits already: a failing item must not keep its lane busy alone.
@@ -166,21 +201,24 @@ impl<W: Work> Body<W> {
                 0
             }
             Err(reason) => {
-                let dead = Dead::new(reason, history.tries, history.errors);
-                let ended = self.ended_item(shared, chunk, at, history.tries, since, now);
+                let seq = self.work.seq(chunk, at);
+                let dead = Dead::new(reason, attempts, history.errors);
+                let ended = self.ended_item(shared, chunk, at, attempts, since, now);
                 if reason == DeadReason::Skipped {
                     core.counts.skipped.add(1);
                 } else {
                     core.counts.dead.add(1);
                     me.slot.counters.failed.add(1);
-                    shared.dead(shell, self.work.seq(chunk, at), &dead);
+                    shared.dead(shell, seq, &dead);
                 }
                 self.work.keep(seat, chunk, at, Err(dead), ended);
                 me.in_hand = InHand::Settled;
+                self.forget_steps(seq);
                 if reason != DeadReason::Skipped {
                     shared.check_halt(shell);
                 }
-                1
+                // What is counted later is not counted here.
+                u64::from(!self.work.settles_later())
             }
         }
     }

@@ -33,6 +33,19 @@ struct Body {
     source: Option<Source>,
 }
 
+/// See [`Failure::given_back`].
+#[derive(Debug)]
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+struct GivenBack;
+
+impl fmt::Display for GivenBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("broken off")
+    }
+}
+
+impl Error for GivenBack {}
+
 /// What a [`Failure`] asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -78,6 +91,16 @@ impl Failure {
     /// Leave the item out: it counts as skipped, not as failed.
     pub fn skip(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::new(FailureKind::Skip, Some(reason.into()))
+    }
+
+    /// The attempt was broken off from outside: it is none, and the item stays pending. The batch must be stopping.
+    #[cfg(feature = "cli")]
+    pub(crate) fn given_back() -> Self {
+        Self::retry(GivenBack)
+    }
+
+    pub(crate) fn is_given_back(&self) -> bool {
+        self.downcast_ref::<GivenBack>().is_some()
     }
 
     #[cold]

@@ -16,6 +16,7 @@
 
 mod dead;
 mod duplicates;
+mod durability;
 mod failure;
 mod halt;
 mod key;
@@ -29,6 +30,7 @@ pub(crate) use self::names::named;
 pub use self::{
     dead::{AttemptError, AttemptKind, Dead, DeadReason},
     duplicates::Duplicates,
+    durability::Durability,
     failure::{Failure, FailureKind},
     halt::{HaltAt, HaltReason, HaltRule},
     key::Key,

@@ -132,6 +132,13 @@ pub struct Report {
     pub late_results: u64,
     /// Submitted items that were dropped because their key was there already.
     pub duplicates: u64,
+    /// Items of this run that an earlier one had ended; they are among the counts above.
+    pub resumed_items: u64,
+    /// Items that earlier submissions of the batch had and this one has not. They do not run.
+    pub vanished_items: u64,
+    /// The keys of some of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub vanished_keys: Vec<String>,
     /// From the start of this run to its end.
     #[serde(with = "seconds")]
     pub processing_time: Duration,
@@ -157,6 +164,9 @@ impl Report {
             retried: 0,
             late_results: 0,
             duplicates: 0,
+            resumed_items: 0,
+            vanished_items: 0,
+            vanished_keys: Vec::new(),
             processing_time: Duration::ZERO,
             queue_wait: None,
             run: None,
@@ -186,6 +196,8 @@ impl fmt::Display for Report {
             (self.retried, "retried"),
             (self.late_results, "late"),
             (self.duplicates, "duplicates"),
+            (self.resumed_items, "ended before"),
+            (self.vanished_items, "not in the input any more"),
         ] {
             if count > 0 {
                 write!(f, ", {count} {what}")?;

@@ -6,7 +6,7 @@
 //! [`discard_unread`](Store::discard_unread) (a `wait` without a reader) lets them go, and again when one has come. With a reader in input order
 //! the window counts from the oldest unread row, so the head of the order always has its place.
 
-use super::{AppendError, Appended, Claim, Order, Read, Row, Settled, Store};
+use super::{AppendError, Appended, Claim, JournalError, Order, Read, Row, Settled, Store};
 use crate::job::{DeadItem, Duplicates, Key};
 use crate::sync::{Arc, Mutex};
 use crate::time::Timestamp;
@@ -28,6 +28,8 @@ struct Rows<I> {
     sealed: bool,
     /// Keys seen, and how often.
     seen: HashMap<Key, u64>,
+    /// Rows that other rows' items submitted: by whom.
+    children: HashMap<Key, u64>,
     claimed: u64,
 }
 
@@ -59,6 +61,7 @@ impl<I, O> MemoryStore<I, O> {
                 next_seq: 0,
                 sealed: false,
                 seen: HashMap::new(),
+                children: HashMap::new(),
                 claimed: 0,
             }),
             log: Mutex::new(Log {
@@ -141,8 +144,34 @@ impl<I: Send + Sync, O: Send> Store<I, O> for MemoryStore<I, O> {
         *times += 1;
         let seq = rows.next_seq;
         rows.next_seq += 1;
-        rows.waiting.push_back(Row { seq, key, queued: now, item });
+        rows.waiting.push_back(Row { seq, key, queued: now, item, past: None });
         Ok(Appended { rows: 1, skipped: 0 })
+    }
+
+    fn append_child(
+        &self,
+        key: Key,
+        item: I,
+        bound: usize,
+        parent: u64,
+        now: Timestamp,
+    ) -> Result<bool, AppendError<I>> {
+        let mut guard = self.rows.lock();
+        let rows = &mut *guard;
+        if rows.waiting.len() >= bound {
+            return Err(AppendError::Full(item));
+        }
+        match rows.children.get(&key) {
+            Some(there) if *there == parent => return Ok(false),
+            _ if rows.seen.contains_key(&key) => return Err(AppendError::Duplicate(key, item)),
+            _ => {}
+        }
+        rows.seen.insert(key.clone(), 1);
+        rows.children.insert(key.clone(), parent);
+        let seq = rows.next_seq;
+        rows.next_seq += 1;
+        rows.waiting.push_back(Row { seq, key, queued: now, item, past: None });
+        Ok(true)
     }
 
     fn seal(&self) {
@@ -216,8 +245,8 @@ impl<I: Send + Sync, O: Send> Store<I, O> for MemoryStore<I, O> {
         }
     }
 
-    fn dead(&self) -> Vec<DeadItem> {
-        self.log.lock().dead.clone()
+    fn dead(&self) -> Result<Vec<DeadItem>, Arc<JournalError>> {
+        Ok(self.log.lock().dead.clone())
     }
 
     fn reader(&self, order: Order, present: bool) {
@@ -261,11 +290,14 @@ mod tests {
     fn settled(seq: u64) -> Settled<u64> {
         Settled {
             seq,
+            past: None,
             key: Key::from(seq),
             outcome: Ok(seq),
             attempts: 1,
             run_time: Duration::ZERO,
             queued_time: Duration::ZERO,
+            effects: None,
+            origin: None,
         }
     }
 

@@ -16,8 +16,26 @@ const HANGS: Duration = Duration::from_secs(60);
 
 /// `batchyard run` with these arguments, split at blanks.
 pub fn run(options: &str) -> Command {
+    batchyard(&format!("run {options}"))
+}
+
+/// `batchyard run` with this journal, and these arguments.
+pub fn kept(journal: &Path, options: &str) -> Command {
+    let mut command = run("--journal");
+    command.arg(journal).args(options.split_whitespace());
+    command
+}
+
+/// `batchyard COMMAND --journal` with these arguments, split at blanks.
+pub fn of(journal: &Path, command: &str) -> Command {
+    let mut command = batchyard(command);
+    command.arg("--journal").arg(journal);
+    command
+}
+
+fn batchyard(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_batchyard"));
-    command.arg("run").args(options.split_whitespace());
+    command.args(arguments.split_whitespace());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

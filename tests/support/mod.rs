@@ -2,6 +2,9 @@
 
 #![allow(dead_code, clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub(crate) mod dir;
+pub(crate) mod process;
+
 use batchyard::*;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex};

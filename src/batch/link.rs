@@ -1,0 +1,130 @@
+//! What a journal tells the engine about one batch: the store's commits move the lane's counts and wake who waits.
+//!
+//! Called from the journal's writer, which must not wait for anything that waits for it.
+
+use crate::engine::lane::{Ending, Shell, paused};
+use crate::engine::shared::Shared;
+use crate::job::{Failure, HaltReason};
+use crate::store::{JournalError, Link, Origin};
+use crate::sync::{Arc, Weak};
+use crate::time::Timestamp;
+
+/// A lane, as its store reaches it.
+pub(super) struct LaneLink {
+    pub(super) shared: Arc<Shared>,
+    pub(super) shell: Weak<Shell>,
+    /// Wakes who waits for results or for room.
+    pub(super) notify: Box<dyn Fn() + Send + Sync>,
+}
+
+impl LaneLink {
+    fn with(&self, f: impl FnOnce(&Arc<Shared>, &Arc<Shell>)) {
+        if let Some(shell) = self.shell.upgrade() {
+            f(&self.shared, &shell);
+        }
+    }
+}
+
+impl Link for LaneLink {
+    fn kick(&self) {
+        (self.notify)();
+        self.with(|shared, shell| {
+            if !shell.core.has_ended() {
+                shell.with(|body| body.kick(shared, shell));
+            }
+        });
+    }
+
+    fn kick_at(&self, due: Timestamp) {
+        self.with(|shared, shell| shared.schedule(due, shell));
+    }
+
+    fn settled(&self, settled: u64, done: u64) {
+        (self.notify)();
+        self.with(|shared, shell| shared.settled(shell, settled, done));
+    }
+
+    fn joined(&self, items: u64) {
+        self.with(|_, shell| {
+            shell.core.counts.submitted.add(items);
+            shell.core.counts.open.add(items);
+        });
+    }
+
+    fn ended_before(&self, done: u64, dead: u64, skipped: u64) {
+        self.with(|_, shell| {
+            let counts = &shell.core.counts;
+            counts.done.add(done);
+            counts.dead.add(dead);
+            counts.skipped.add(skipped);
+        });
+    }
+
+    fn repeated(&self, items: u64) {
+        self.with(|shared, shell| {
+            shell.core.counts.duplicates.add(items);
+            shell.core.counts.submitted.sub(items);
+            shared.settled(shell, items, 0);
+        });
+    }
+
+    fn cancelled(&self, items: u64) {
+        self.with(|shared, shell| {
+            shell.core.counts.cancelled.add(items);
+            shared.settled(shell, items, 0);
+        });
+    }
+
+    fn waiting(&self, more: i64) {
+        self.with(|_, shell| {
+            let waiting = &shell.core.counts.waiting_retry;
+            match u64::try_from(more) {
+                Ok(more) => waiting.add(more),
+                Err(_) => drop(waiting.sub(more.unsigned_abs())),
+            }
+        });
+    }
+
+    fn late(&self, items: u64) {
+        self.with(|_, shell| shell.core.counts.late.add(items));
+    }
+
+    fn refused(&self, origin: Origin, failure: Failure) {
+        self.with(|shared, shell| {
+            shell.with(|body| body.refused(shared, shell, &*origin, failure));
+        });
+    }
+
+    fn ended(&self) {
+        self.with(|shared, shell| shared.conclude(shell));
+    }
+
+    fn stands_still(&self) -> bool {
+        self.shell.upgrade().is_none_or(|shell| shell.core.is_held_back())
+    }
+
+    fn stalled(&self, stalled: bool) {
+        self.with(|shared, shell| match stalled {
+            true => shared.pause_lane(shell, paused::JOURNAL),
+            false => shared.resume_lane(shell, paused::JOURNAL),
+        });
+    }
+
+    fn failed(&self, why: &JournalError) {
+        let why = HaltReason::Journal { problem: why.to_string() };
+        self.with(|shared, shell| shared.halt(shell, why));
+    }
+
+    fn control(&self, verb: &str) -> String {
+        let Some(shell) = self.shell.upgrade().filter(|shell| !shell.core.has_ended()) else {
+            return "has ended".to_owned();
+        };
+        match verb {
+            "pause" => self.shared.pause_lane(&shell, paused::BATCH),
+            "resume" => self.shared.resume_lane(&shell, paused::BATCH),
+            "cancel" => self.shared.stop_lane(&shell, Ending::Cancelled, true),
+            _ => return format!("`{verb}` is not understood"),
+        }
+        "done".to_owned()
+    }
+}

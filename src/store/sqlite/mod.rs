@@ -1,0 +1,44 @@
+//! The journal: a SQLite file that survives `kill -9`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `schema` | the tables, and how a file is opened as a journal |
+//! | `lock`, `owner`, `hand` | one owner at a time; what a dead one left behind |
+//! | `writer`, `book` | the one thread that writes, in groups |
+//! | `append`, `claim`, `settle`, `step`, `batch` | what is written |
+//! | `effects` | the user's SQL in the transaction that marks items done |
+//! | `rows`, `read` | rows and their checksums; reading beside the writer |
+//! | `journal` | an open journal |
+//! | `piece` | what attempts leave besides their results |
+//! | `admin` | reading and steering without the types |
+//! | `store`, `incoming`, `outgoing`, `reader` | one batch's rows, typed |
+
+#[cfg(feature = "cli")]
+pub(crate) mod admin;
+mod append;
+mod batch;
+mod book;
+mod claim;
+mod effects;
+mod error;
+mod hand;
+mod incoming;
+mod journal;
+mod lock;
+mod moment;
+mod outgoing;
+mod owner;
+#[cfg(feature = "cli")]
+mod piece;
+mod read;
+mod reader;
+mod rows;
+mod schema;
+mod settle;
+mod step;
+mod store;
+mod writer;
+
+pub(crate) use self::journal::{Journal, News, Options};
+pub(crate) use self::owner::Orphans;
+pub(crate) use self::store::JournalStore;

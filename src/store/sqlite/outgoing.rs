@@ -1,0 +1,259 @@
+//! Outcomes on their way into the table: results, retries, steps, the end.
+
+use super::batch::{Ask, end};
+use super::error::JournalError;
+use super::rows::{Kind, NewError, NewResult, Past as RowFate, key_sum, number};
+use super::settle::{Again, Group, Settle, Settled as SettledOp};
+use super::step::Step;
+use super::store::JournalStore;
+use super::writer::Tx;
+use crate::job::{AttemptError, AttemptKind, Dead, DeadItem, DeadReason, Failure, Key, Payload};
+use crate::store::{Origin, Retried, Settled, WriteWith};
+use crate::sync::Arc;
+use crate::time::wall_ms;
+use crossbeam::channel::bounded;
+use rusqlite::Connection;
+use std::cmp::Reverse;
+use std::time::Duration;
+
+impl<I: Payload, O: Payload> JournalStore<I, O> {
+    /// Encodes here, in the worker; the writer only writes.
+    pub(super) fn settle_rows(self: &Arc<Self>, settled: &mut Vec<Settled<O>>) {
+        let rows = settled.len();
+        let mut results = Vec::with_capacity(rows);
+        let (mut done, mut unwritable) = (0, 0);
+        let stepped = !self.steps.lock().is_empty();
+        let write_with = self.group.get();
+        let mut group = Vec::new();
+        let mut origins = Vec::with_capacity(rows);
+        for row in settled.drain(..) {
+            let suspect = row.past.is_some_and(|past| past.suspect);
+            let stepped_here = stepped && self.steps.lock().remove(&row.seq);
+            let has_steps = row.past.is_some() || stepped_here;
+            let (kind, reason, output, error) = match row.outcome {
+                Ok(value) => match value.encode() {
+                    Ok(output) => {
+                        if write_with.is_some() {
+                            group.push((number(self.batch, row.seq as i64), (row.key.clone(), value)));
+                        }
+                        (Kind::Done, None, Some(output), None)
+                    }
+                    Err(error) => {
+                        unwritable += 1;
+                        let error = AttemptError::new(row.attempts, AttemptKind::Fatal, error.to_string());
+                        (Kind::Dead, Some(DeadReason::Unreadable), None, Some(new_error(&error)))
+                    }
+                },
+                Err(dead) => {
+                    let kind = if dead.is_skipped() { Kind::Skipped } else { Kind::Dead };
+                    (kind, Some(dead.reason()), None, dead.last_error().map(new_error))
+                }
+            };
+            done += u64::from(kind == Kind::Done);
+            results.push(NewResult {
+                item: number(self.batch, row.seq as i64),
+                key_sum: key_sum(&row.key.text()),
+                epoch: row.past.map_or(1, |past| past.epoch.into()),
+                has_past: row.past.is_some(),
+                has_steps,
+                kind,
+                reason: reason.map(DeadReason::as_str),
+                attempts: row.attempts.into(),
+                wait_us: micros(row.queued_time),
+                run_us: micros(row.run_time),
+                output,
+                error,
+                effects: row.effects,
+            });
+            origins.push((row.origin, suspect));
+        }
+        if unwritable > 0 {
+            self.told().ended_before(0, unwritable, 0);
+        }
+        let group = write_with.filter(|_| !group.is_empty()).map(|write| {
+            let (items, done) = group.into_iter().unzip();
+            Box::new(WriteGroup { write: Arc::clone(write), items, done }) as Box<dyn Group>
+        });
+        let told = Box::new(Told { store: Arc::clone(self), rows, done, origins });
+        self.journal.send(Settle { batch: self.batch, results, group, told, late: 0, refused: Vec::new() });
+    }
+
+    /// An item that will be tried again. Nothing of it is kept in memory but its number and its time.
+    pub(super) fn put_again(self: &Arc<Self>, item: &Retried) {
+        let id = number(self.batch, item.seq as i64);
+        let epoch = item.past.map_or(1, |past| i64::from(past.epoch));
+        let wait = item.due - self.clock.now();
+        let past = RowFate {
+            epoch: epoch + 1,
+            tries: item.tries.into(),
+            lost: item.lost.into(),
+            crashes: 0,
+            deferrals: item.deferrals.into(),
+            due_ms: wall_ms() as i64 + wait.as_millis() as i64,
+            suspect: false,
+            owner: 0,
+        };
+        let (store, due) = (Arc::clone(self), item.due);
+        let suspect = item.past.is_some_and(|past| past.suspect);
+        let told = move |written: Result<(), Arc<JournalError>>| {
+            store.landed(1);
+            let stopped = {
+                let mut state = store.state.lock();
+                let stopped = state.stopped || written.is_err();
+                if !stopped {
+                    state.later.push(Reverse((due, id)));
+                }
+                stopped
+            };
+            if suspect {
+                store.journal.suspect_done(true);
+            }
+            match written {
+                _ if stopped => store.told().cancelled(1),
+                Ok(()) => {
+                    store.told().waiting(1);
+                    store.told().kick_at(due);
+                }
+                Err(_) => {}
+            }
+        };
+        let error = item.error.as_ref().map(new_error);
+        self.journal.send(Again { item: id, epoch, past, error, told: Some(Box::new(told)) });
+    }
+
+    pub(super) fn write_end(self: &Arc<Self>, status: &str) {
+        let (batch, status, store) = (self.batch, status.to_owned(), Arc::clone(self));
+        self.journal.send(Ask {
+            write: move |tx: &mut Tx<'_>| end(tx, batch, &status),
+            made: None,
+            // Written or lost: the batch has ended.
+            told: Box::new(move |_: Result<(), _>| store.told().ended()),
+        });
+    }
+
+    pub(super) fn read_dead(&self) -> Result<Vec<DeadItem>, Arc<JournalError>> {
+        let batch = self.batch;
+        let read = self.journal.readers.read(|db| {
+            let mut items = Vec::new();
+            for row in super::read::dead(db, batch)? {
+                let errors = super::read::errors(db, row.item)?;
+                let dead = Dead::new(row.reason.unwrap_or(DeadReason::Exhausted), row.attempts, errors);
+                items.push(DeadItem::new(row.seq, row.key, dead));
+            }
+            Ok(items)
+        });
+        read.map_err(Arc::new)
+    }
+
+    pub(super) fn read_step(&self, seq: u64, name: &str) -> Result<Option<String>, Arc<JournalError>> {
+        let item = number(self.batch, seq as i64);
+        self.journal.readers.read(|db| super::read::step(db, item, name)).map_err(Arc::new)
+    }
+
+    /// Returns once it is durable.
+    pub(super) fn write_step(
+        &self,
+        seq: u64,
+        epoch: u32,
+        name: &str,
+        output: &str,
+    ) -> Result<bool, Arc<JournalError>> {
+        self.journal.may_wait()?;
+        self.steps.lock().insert(seq);
+        let (send, answer) = bounded(1);
+        self.journal.send(Step {
+            item: number(self.batch, seq as i64),
+            epoch: epoch.into(),
+            name: name.to_owned(),
+            output: output.to_owned(),
+            stale: false,
+            told: Box::new(move |written| drop(send.send(written))),
+        });
+        answer
+            .recv()
+            .unwrap_or_else(|_| Err(Arc::new(JournalError::Closed { path: self.journal.path().to_owned() })))
+    }
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn new_error(error: &AttemptError) -> NewError {
+    NewError {
+        attempt: error.attempt.into(),
+        kind: error.kind.as_str(),
+        message: error.message.clone(),
+        place: error.place.clone(),
+    }
+}
+
+/// Learns of the commit of some results.
+struct Told<I, O> {
+    store: Arc<JournalStore<I, O>>,
+    rows: usize,
+    done: u64,
+    /// By row: where it comes from, and whether it was a suspect.
+    origins: Vec<(Option<Origin>, bool)>,
+}
+
+/// The batch's SQL over what is done.
+struct WriteGroup<O> {
+    write: WriteWith<O>,
+    items: Vec<i64>,
+    done: Vec<(Key, O)>,
+}
+
+impl<O: Payload> Group for WriteGroup<O> {
+    fn leave_out(&mut self, item: i64) {
+        if let Some(at) = self.items.iter().position(|there| *there == item) {
+            self.items.remove(at);
+            self.done.remove(at);
+        }
+    }
+
+    fn run(&self, db: &Connection) -> Result<(), Failure> {
+        (self.write)(db, &self.done)
+    }
+}
+
+impl<I: Payload, O: Payload> Told<I, O> {
+    fn out_of_flight(&self, rows: usize, suspects: usize) {
+        self.store.landed(rows);
+        self.store.top_up(&mut self.store.state.lock());
+        for _ in 0..suspects {
+            self.store.journal.suspect_done(true);
+        }
+    }
+}
+
+impl<I: Payload, O: Payload> SettledOp for Told<I, O> {
+    fn settled(mut self: Box<Self>, late: u64, refused: Vec<Option<Failure>>) {
+        let mut back: Vec<(Origin, Failure)> = Vec::new();
+        let mut suspects = 0;
+        for ((origin, suspect), failure) in std::mem::take(&mut self.origins).into_iter().zip(refused) {
+            match (origin, failure) {
+                // In flight, and suspect, until it comes back or ends.
+                (Some(origin), Some(failure)) => back.push((origin, failure)),
+                _ => suspects += usize::from(suspect),
+            }
+        }
+        let refused = back;
+        let rows = self.rows - refused.len();
+        self.out_of_flight(rows, suspects);
+        let link = self.store.told();
+        if late > 0 {
+            link.late(late);
+        }
+        link.settled(rows as u64, self.done.saturating_sub(late + refused.len() as u64));
+        for (origin, failure) in refused {
+            link.refused(origin, failure);
+        }
+    }
+
+    fn lost(self: Box<Self>, _why: &Arc<JournalError>) {
+        let suspects = self.origins.iter().filter(|(_, suspect)| *suspect).count();
+        self.out_of_flight(self.rows, suspects);
+        self.store.told().cancelled(self.rows as u64);
+    }
+}

@@ -1,0 +1,369 @@
+//! How items end, or come back: results, and what is remembered of those that are tried again. All of it is fenced:
+//! an item has one result, and who writes it has the number of the attempt that the journal expects.
+
+use super::effects::anew;
+use super::error::JournalError;
+use super::rows::{Kind, NewError, NewResult, Past, number, result_sum};
+use super::writer::{Op, Tx};
+use crate::job::{Failure, FailureKind};
+use crate::sync::Arc;
+use crate::time::secs;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+/// Results of one chunk.
+pub(crate) struct Settle {
+    pub(crate) batch: i64,
+    pub(crate) results: Vec<NewResult>,
+    /// The batch's own SQL over those of them that are done.
+    pub(crate) group: Option<Box<dyn Group>>,
+    pub(crate) told: Box<dyn Settled>,
+    /// Those that came too late: their attempt is not the one that the journal expects.
+    pub(crate) late: u64,
+    /// By result: why it is not marked after all. Stays when the group is applied anew.
+    pub(crate) refused: Vec<Option<Failure>>,
+}
+
+/// Who learns of the commit.
+pub(crate) trait Settled: Send {
+    fn settled(self: Box<Self>, late: u64, refused: Vec<Option<Failure>>);
+    fn lost(self: Box<Self>, why: &Arc<JournalError>);
+}
+
+/// SQL over all items of an op that are done.
+pub(crate) trait Group: Send {
+    /// This item is not among them after all.
+    fn leave_out(&mut self, item: i64);
+    fn run(&self, db: &Connection) -> Result<(), Failure>;
+}
+
+/// How long the SQL of a group may take.
+const GROUP_LIMIT: Duration = secs(30);
+
+impl Op for Settle {
+    fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+        self.refused.resize_with(self.results.len(), || None);
+        let Some(mut group) = self.group.take() else { return self.mark_all(tx) };
+        let applied = self.mark_with_group(tx, &mut *group);
+        self.group = Some(group);
+        applied
+    }
+
+    fn committed(self: Box<Self>) {
+        self.told.settled(self.late, self.refused);
+    }
+
+    fn lost(self: Box<Self>, why: &Arc<JournalError>) {
+        self.told.lost(why);
+    }
+
+    fn rows(&self) -> usize {
+        self.results.len().max(1)
+    }
+}
+
+impl Settle {
+    fn mark_with_group(&mut self, tx: &mut Tx<'_>, group: &mut dyn Group) -> rusqlite::Result<()> {
+        let book = tx.books.of(tx.db, self.batch)?.clone();
+        let saved = savepoint(tx.db)?;
+        self.mark_all(tx)?;
+        for (result, _) in self.results.iter().zip(&self.refused).filter(|(_, refused)| refused.is_some()) {
+            group.leave_out(result.item);
+        }
+        let done = |result: &NewResult| result.kind == Kind::Done;
+        if !self.results.iter().zip(&self.refused).any(|(result, refused)| done(result) && refused.is_none())
+        {
+            return saved.keep();
+        }
+        let Err(failure) = run_theirs(tx, GROUP_LIMIT, |db| group.run(db)) else { return saved.keep() };
+        for (result, refused) in self.results.iter().zip(&mut self.refused) {
+            if done(result) && refused.is_none() {
+                *refused = Some(same(&failure));
+            }
+        }
+        if tx.db.is_autocommit() {
+            return Err(anew());
+        }
+        saved.undo()?;
+        *tx.books.of(tx.db, self.batch)? = book;
+        // What is left of the op are the dead and the skipped.
+        self.mark_all(tx)
+    }
+
+    /// Marks all that are not refused.
+    fn mark_all(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+        self.late = 0;
+        for (result, refused) in self.results.iter().zip(&mut self.refused) {
+            if refused.is_some() {
+                continue;
+            }
+            let Some(effects) = &result.effects else {
+                self.late += u64::from(!mark(tx, self.batch, result)?);
+                continue;
+            };
+            let book = tx.books.of(tx.db, self.batch)?.clone();
+            let saved = savepoint(tx.db)?;
+            if !mark(tx, self.batch, result)? {
+                self.late += 1;
+                saved.keep()?;
+                continue;
+            }
+            match run_theirs(tx, effects.limit, |db| effects.with.iter().try_for_each(|with| with(db))) {
+                Ok(()) => saved.keep()?,
+                Err(failure) => {
+                    *refused = Some(failure);
+                    if tx.db.is_autocommit() {
+                        return Err(anew());
+                    }
+                    saved.undo()?;
+                    *tx.books.of(tx.db, self.batch)? = book;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes one result. False: it came too late.
+fn mark(tx: &mut Tx<'_>, batch: i64, result: &NewResult) -> rusqlite::Result<bool> {
+    let db = tx.db;
+    if result.has_past && read_past(db, result.item)?.is_none_or(|past| past.epoch != result.epoch) {
+        return Ok(false);
+    }
+    let book = tx.books.of(db, batch)?;
+    let id = number(batch, book.next_result);
+    let kind = result.kind.as_str();
+    let times = (result.wait_us, result.run_us, tx.now_ms);
+    let output = result.output.as_deref();
+    let sum = result_sum(
+        id,
+        result.item,
+        result.key_sum,
+        kind,
+        result.reason,
+        result.epoch,
+        result.attempts,
+        times,
+        output,
+    );
+    let new = db
+        .prepare_cached(
+            "INSERT INTO result (id, item, kind, reason, epoch, attempts, wait_us, run_us, ended_ms, output, sum)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (item) DO NOTHING",
+        )?
+        .execute(params![
+            id,
+            result.item,
+            kind,
+            result.reason,
+            result.epoch,
+            result.attempts,
+            times.0,
+            times.1,
+            times.2,
+            output,
+            sum
+        ])?;
+    if new == 0 {
+        return Ok(false);
+    }
+    book.next_result += 1;
+    match result.kind {
+        Kind::Done => book.done += 1,
+        Kind::Dead => book.dead += 1,
+        Kind::Skipped => book.skipped += 1,
+    }
+    if result.has_past {
+        db.prepare_cached("DELETE FROM retry WHERE item = ?")?.execute([result.item])?;
+    }
+    if result.has_steps {
+        db.prepare_cached("DELETE FROM step WHERE item = ?")?.execute([result.item])?;
+    }
+    if let Some(error) = &result.error {
+        write_error(db, tx.now_ms, result.item, result.epoch, error)?;
+    }
+    Ok(true)
+}
+
+/// A point to go back to.
+struct Savepoint<'a>(&'a Connection);
+
+fn savepoint(db: &Connection) -> rusqlite::Result<Savepoint<'_>> {
+    db.prepare_cached("SAVEPOINT byrd")?.execute([])?;
+    Ok(Savepoint(db))
+}
+
+impl Savepoint<'_> {
+    fn keep(self) -> rusqlite::Result<()> {
+        self.0.prepare_cached("RELEASE byrd")?.execute([]).map(drop)
+    }
+
+    fn undo(self) -> rusqlite::Result<()> {
+        self.0.prepare_cached("ROLLBACK TO byrd")?.execute([])?;
+        self.keep()
+    }
+}
+
+/// Runs SQL of the user's. What it interrupted or rolled back has failed, whatever it says of itself.
+fn run_theirs(
+    tx: &Tx<'_>,
+    limit: Duration,
+    sql: impl FnOnce(&Connection) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let ran = tx.fence.run(limit, || catch_unwind(AssertUnwindSafe(|| sql(tx.db))));
+    let ran = ran.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(Failure::retry(format!("its SQL panicked: {said}")))
+    });
+    match ran {
+        Ok(()) if tx.db.is_autocommit() => Err(Failure::retry("its SQL was interrupted at its deadline")),
+        ran => ran,
+    }
+}
+
+/// Another failure that says the same.
+fn same(failure: &Failure) -> Failure {
+    match failure.kind() {
+        FailureKind::RetryAfter(wait) => Failure::retry_after(wait),
+        FailureKind::Defer(wait) => Failure::defer(wait),
+        FailureKind::Fatal => Failure::fatal(failure.message()),
+        FailureKind::Skip => Failure::skip(failure.message()),
+        _ => Failure::retry(failure.message()),
+    }
+}
+
+/// An item that will be tried again.
+pub(crate) struct Again {
+    pub(crate) item: i64,
+    /// The attempt that failed.
+    pub(crate) epoch: i64,
+    /// From now on.
+    pub(crate) past: Past,
+    pub(crate) error: Option<NewError>,
+    pub(crate) told: Option<Box<dyn FnOnce(Result<(), Arc<JournalError>>) + Send>>,
+}
+
+impl Op for Again {
+    fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+        let before = read_past(tx.db, self.item)?;
+        if before.is_some_and(|before| before.epoch != self.epoch) {
+            return Ok(());
+        }
+        let crashes = before.map_or(0, |before| before.crashes);
+        write_past(tx.db, self.item, &Past { crashes, ..self.past })?;
+        match &self.error {
+            Some(error) => {
+                write_error(tx.db, tx.now_ms, self.item, self.epoch, error)?;
+                forget_errors(tx.db, self.item, self.epoch)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn committed(mut self: Box<Self>) {
+        if let Some(told) = self.told.take() {
+            told(Ok(()));
+        }
+    }
+
+    fn lost(mut self: Box<Self>, why: &Arc<JournalError>) {
+        if let Some(told) = self.told.take() {
+            told(Err(Arc::clone(why)));
+        }
+    }
+}
+
+/// Errors kept of one item: the first and the latest, which tell most. An item may be put off without end.
+const MOST_ERRORS: i64 = 32;
+
+fn forget_errors(db: &Connection, item: i64, epoch: i64) -> rusqlite::Result<()> {
+    if epoch <= MOST_ERRORS {
+        return Ok(());
+    }
+    db.prepare_cached(
+        "DELETE FROM error WHERE item = ?1 AND epoch < ?2 AND epoch > (SELECT min(epoch) FROM error WHERE item = ?1)",
+    )?
+    .execute(params![item, epoch - MOST_ERRORS + 2])
+    .map(drop)
+}
+
+pub(crate) fn write_error(
+    db: &Connection,
+    now_ms: i64,
+    item: i64,
+    epoch: i64,
+    error: &NewError,
+) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO error (item, epoch, attempt, kind, message, place, at_ms, sum)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )?
+    .execute(params![
+        item,
+        epoch,
+        error.attempt,
+        error.kind,
+        error.message,
+        error.place,
+        now_ms,
+        error.sum(item, epoch, now_ms)
+    ])
+    .map(drop)
+}
+
+/// What the item has behind it.
+pub(crate) fn read_past(db: &Connection, item: i64) -> rusqlite::Result<Option<Past>> {
+    let found: Option<(Past, i64)> = db
+        .prepare_cached(
+            "SELECT epoch, tries, lost, crashes, deferrals, due_ms, suspect, owner, sum FROM retry WHERE item = ?",
+        )?
+        .query_row([item], |row| {
+            let past = Past {
+                epoch: row.get(0)?,
+                tries: row.get(1)?,
+                lost: row.get(2)?,
+                crashes: row.get(3)?,
+                deferrals: row.get(4)?,
+                due_ms: row.get(5)?,
+                suspect: row.get::<_, i64>(6)? != 0,
+                owner: row.get(7)?,
+            };
+            Ok((past, row.get(8)?))
+        })
+        .optional()?;
+    match found {
+        Some((past, sum)) if past.sum(item) != sum => Err(damaged("retry", item)),
+        found => Ok(found.map(|(past, _)| past)),
+    }
+}
+
+pub(crate) fn write_past(db: &Connection, item: i64, past: &Past) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO retry (item, epoch, tries, lost, crashes, deferrals, due_ms, suspect, owner, sum)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?
+    .execute(params![
+        item,
+        past.epoch,
+        past.tries,
+        past.lost,
+        past.crashes,
+        past.deferrals,
+        past.due_ms,
+        i64::from(past.suspect),
+        past.owner,
+        past.sum(item)
+    ])
+    .map(drop)
+}
+
+/// A row whose checksum is not that of its columns, as an error of SQLite: it ends the journal as other damage does.
+pub(crate) fn damaged(table: &str, id: i64) -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    rusqlite::Error::SqliteFailure(
+        code,
+        Some(format!("row {id} of table {table} does not match its checksum")),
+    )
+}

@@ -1,0 +1,389 @@
+//! The one thread that writes: natural group commit.
+//!
+//! Blocking, one thread. Whatever has gathered while the last group was committed makes the next group: no timer, no
+//! waiting for company. An [`Op`] is applied in the order in which it was sent, in one transaction with its group, and
+//! told of the commit after it. What a commit makes visible is published by [`Op::committed`] alone.
+//!
+//! | what happens | what becomes of the group |
+//! |---|---|
+//! | commit | every op is told |
+//! | the disk is full, an I/O error, the file is locked for too long | rolled back, kept, applied anew after a pause; meanwhile the journal is *stalled*: everybody is told, nothing is dispatched |
+//! | it stays so for `patience` | the journal *fails* |
+//! | damage, or the file was deleted or replaced, or an op panicked | the journal fails: every op is lost, and so is each that comes later |
+//!
+//! Ops keep what they need until they are committed, so a group can be applied again. Senders never wait: what bounds
+//! the inbox is that claims stop while too much is in flight.
+
+use super::book::Books;
+use super::effects::{Fence, is_anew};
+use super::error::{At, JournalError, is_cut_off};
+use super::lock::Held;
+use crate::sync::{Arc, Mutex, Parker, Unparker, thread};
+use crate::time::{Clock, Timestamp, millis, secs, wall_ms};
+use rusqlite::{Connection, ErrorCode};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Rows of a group: a longer one only makes its members wait.
+const MOST_ROWS: usize = 4_096;
+/// How long a stalled group waits before it is tried again.
+const TRY_AGAIN: Duration = millis(100);
+/// How often an idle writer looks for requests of other processes.
+const LOOK: Duration = millis(100);
+/// How long a journal that is being closed still waits for a disk that has no room.
+const CLOSING: Duration = secs(2);
+/// A write-ahead log longer than this is emptied even if a reader has to be waited for.
+const LONG_LOG: u64 = 96 << 20;
+/// Groups between two looks at the log's length.
+const LOG_LOOK: u32 = 64;
+
+/// Something to be written.
+pub(crate) trait Op: Send {
+    /// Writes into the open transaction. Called anew after a rollback.
+    fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
+    /// What was written is durable.
+    fn committed(self: Box<Self>);
+    /// It will never be.
+    fn lost(self: Box<Self>, why: &Arc<JournalError>);
+    /// How many rows it writes, about.
+    fn rows(&self) -> usize {
+        1
+    }
+}
+
+/// An open transaction.
+pub(crate) struct Tx<'a> {
+    pub(crate) db: &'a Connection,
+    pub(crate) books: &'a mut Books,
+    pub(crate) now_ms: i64,
+    pub(crate) fence: &'a Fence,
+}
+
+/// What the writer tells about the journal as a whole.
+pub(crate) trait Listener: Send + Sync {
+    /// Nothing can be written now, and why; `None`: it goes on.
+    fn stalled(&self, why: Option<&JournalError>);
+    /// Nothing will ever be written again.
+    fn failed(&self, why: &Arc<JournalError>);
+    /// It was closed: nothing will ever be written again.
+    fn closed(&self, why: &Arc<JournalError>);
+    /// Another process has left requests.
+    fn look_for_requests(&self, db: &Connection);
+}
+
+/// The sending side.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    box_: Mutex<Letters>,
+    writer: Unparker,
+}
+
+struct Letters {
+    ops: Vec<Box<dyn Op>>,
+    /// The writer sleeps, or is about to: whoever brings something wakes it.
+    asleep: bool,
+    closing: bool,
+    failed: Option<Arc<JournalError>>,
+}
+
+impl std::fmt::Debug for Letters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Letters").field("ops", &self.ops.len()).field("closing", &self.closing).finish()
+    }
+}
+
+impl Inbox {
+    /// Hands an op to the writer. Never waits. Once the journal has failed or is closed the op is told so at once, by
+    /// this thread: who sends with a latch held that the op takes looks before whether it has.
+    pub(crate) fn send(&self, op: Box<dyn Op>) {
+        let mut letters = self.box_.lock();
+        if let Some(why) = &letters.failed {
+            let why = Arc::clone(why);
+            drop(letters);
+            op.lost(&why);
+            return;
+        }
+        letters.ops.push(op);
+        let wake = std::mem::take(&mut letters.asleep);
+        drop(letters);
+        if wake {
+            self.writer.unpark();
+        }
+    }
+
+    /// Lets the writer end once everything sent so far is written.
+    pub(crate) fn close(&self) {
+        self.box_.lock().closing = true;
+        self.writer.unpark();
+    }
+}
+
+/// The writer before it runs.
+pub(crate) struct Writer {
+    db: Connection,
+    path: PathBuf,
+    held: Held,
+    books: Books,
+    parker: Parker,
+    inbox: Arc<Inbox>,
+    /// What is being written. It outlives a panic, so that everybody in it is told.
+    group: VecDeque<Box<dyn Op>>,
+    clock: Clock,
+    fence: Fence,
+    /// How long a stall may last; `None`: for ever.
+    patience: Option<Duration>,
+    groups: u32,
+    data_version: i64,
+}
+
+/// Whether it is worth trying again: the cause is outside the file.
+fn may_pass(error: &rusqlite::Error) -> bool {
+    !is_cut_off(error)
+        && matches!(
+            error.sqlite_error_code(),
+            Some(
+                ErrorCode::DiskFull
+                    | ErrorCode::SystemIoFailure
+                    | ErrorCode::DatabaseBusy
+                    | ErrorCode::DatabaseLocked
+                    | ErrorCode::CannotOpen
+                    | ErrorCode::ReadOnly
+                    | ErrorCode::OutOfMemory
+                    | ErrorCode::FileLockingProtocolFailed
+                    | ErrorCode::PermissionDenied
+            )
+        )
+}
+
+/// How an attempt to write a group ended.
+enum Outcome {
+    Committed,
+    /// Apply the group anew at once: an op has put a part of it aside.
+    Anew,
+    Again(JournalError),
+    Over(JournalError),
+}
+
+impl Writer {
+    pub(crate) fn new(
+        mut db: Connection,
+        path: PathBuf,
+        held: Held,
+        books: Books,
+        patience: Option<Duration>,
+    ) -> rusqlite::Result<Writer> {
+        let clock = Clock::os();
+        let fence = Fence::install(&mut db, &clock)?;
+        let parker = Parker::new();
+        let letters = Letters { ops: Vec::new(), asleep: false, closing: false, failed: None };
+        let inbox = Arc::new(Inbox { box_: Mutex::new(letters), writer: parker.unparker() });
+        Ok(Writer {
+            db,
+            path,
+            held,
+            books,
+            parker,
+            inbox,
+            group: VecDeque::new(),
+            clock,
+            fence,
+            patience,
+            groups: 0,
+            data_version: 0,
+        })
+    }
+
+    pub(crate) fn inbox(&self) -> Arc<Inbox> {
+        Arc::clone(&self.inbox)
+    }
+
+    /// Starts the thread. It ends after [`Inbox::close`], or when the journal fails.
+    pub(crate) fn start(mut self, listener: Arc<dyn Listener>) -> std::io::Result<thread::JoinHandle<()>> {
+        thread::Builder::new().name("batchyard-journal".to_owned()).spawn(move || {
+            // Everybody would wait for ever for a writer that is gone.
+            if catch_unwind(AssertUnwindSafe(|| self.run(&*listener))).is_err() {
+                let what = "its writer panicked, and nothing more is written".to_owned();
+                self.fail(JournalError::Broken { path: self.path.clone(), what }, &*listener);
+            }
+        })
+    }
+
+    fn run(&mut self, listener: &dyn Listener) {
+        let mut looked = self.clock.now();
+        while let Some(group) = self.take(&mut looked, listener) {
+            self.group = group.into();
+            let mut stalled: Option<Timestamp> = None;
+            let error = loop {
+                match self.write() {
+                    Outcome::Committed => break None,
+                    Outcome::Anew => {}
+                    Outcome::Over(error) => break Some(error),
+                    Outcome::Again(error) => {
+                        let now = self.clock.now();
+                        let since = *stalled.get_or_insert_with(|| {
+                            listener.stalled(Some(&error));
+                            now
+                        });
+                        let closing = self.inbox.box_.lock().closing.then_some(CLOSING);
+                        let patience = [self.patience, closing].into_iter().flatten().min();
+                        if patience.is_some_and(|patience| now - since >= patience) {
+                            break Some(error);
+                        }
+                        self.parker.park_timeout(TRY_AGAIN);
+                    }
+                }
+            };
+            if let Some(error) = error {
+                return self.fail(error, listener);
+            }
+            if stalled.is_some() {
+                listener.stalled(None);
+            }
+            while let Some(op) = self.group.pop_front() {
+                op.committed();
+            }
+            self.keep_the_log_short();
+        }
+        // Nobody sends after `close`; what still comes is told so.
+        let why = Arc::new(JournalError::Closed { path: self.path.clone() });
+        listener.closed(&why);
+        self.refuse(why);
+    }
+
+    /// The next group. `None`: closed, and nothing is left.
+    fn take(&mut self, looked: &mut Timestamp, listener: &dyn Listener) -> Option<Vec<Box<dyn Op>>> {
+        loop {
+            let now = self.clock.now();
+            if now - *looked >= LOOK {
+                *looked = now;
+                self.look_for_requests(listener);
+            }
+            let mut letters = self.inbox.box_.lock();
+            if !letters.ops.is_empty() {
+                letters.asleep = false;
+                let mut rows = 0;
+                let fit = letters.ops.iter().take_while(|op| {
+                    let fits = rows < MOST_ROWS;
+                    rows += op.rows();
+                    fits
+                });
+                let count = fit.count();
+                if count == letters.ops.len() {
+                    return Some(std::mem::take(&mut letters.ops));
+                }
+                return Some(letters.ops.drain(..count).collect());
+            }
+            if letters.closing {
+                return None;
+            }
+            letters.asleep = true;
+            drop(letters);
+            self.parker.park_timeout(LOOK);
+        }
+    }
+
+    fn write(&mut self) -> Outcome {
+        if let Some(path) = self.held.gone() {
+            let what = format!("{} was deleted or replaced while it was in use", path.display());
+            return Outcome::Over(At(&self.path).damaged(&what));
+        }
+        let before = self.books.clone();
+        let tried = self.try_write();
+        let Err(error) = tried else { return Outcome::Committed };
+        self.books = before;
+        if !self.db.is_autocommit() {
+            // Some errors roll back by themselves. One here leaves nothing to lose.
+            let _ = self.db.execute_batch("ROLLBACK");
+        }
+        if is_anew(&error) {
+            return Outcome::Anew;
+        }
+        let may_pass = may_pass(&error);
+        let error = At(&self.path).because("cannot be written", &error);
+        if may_pass { Outcome::Again(error) } else { Outcome::Over(error) }
+    }
+
+    fn try_write(&mut self) -> rusqlite::Result<()> {
+        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let mut tx =
+            Tx { db: &self.db, books: &mut self.books, now_ms: wall_ms() as i64, fence: &self.fence };
+        for op in &mut self.group {
+            op.apply(&mut tx)?;
+        }
+        self.books.flush(&self.db)?;
+        self.db.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
+    }
+
+    fn fail(&mut self, error: JournalError, listener: &dyn Listener) {
+        let why = Arc::new(error);
+        listener.failed(&why);
+        for op in std::mem::take(&mut self.group) {
+            op.lost(&why);
+        }
+        self.refuse(why);
+    }
+
+    fn refuse(&self, why: Arc<JournalError>) {
+        let left = {
+            let mut letters = self.inbox.box_.lock();
+            letters.failed = Some(Arc::clone(&why));
+            std::mem::take(&mut letters.ops)
+        };
+        left.into_iter().for_each(|op| op.lost(&why));
+    }
+
+    fn look_for_requests(&mut self, listener: &dyn Listener) {
+        let version = self.db.query_row("PRAGMA data_version", [], |row| row.get(0)).unwrap_or(0);
+        if version != self.data_version {
+            self.data_version = version;
+            listener.look_for_requests(&self.db);
+        }
+    }
+
+    fn keep_the_log_short(&mut self) {
+        self.groups += 1;
+        if self.groups < LOG_LOOK {
+            return;
+        }
+        self.groups = 0;
+        let log = super::lock::beside(&self.path, "-wal");
+        if std::fs::metadata(log).is_ok_and(|meta| meta.len() > LONG_LOG) {
+            // Busy: a reader holds an old state for a moment. The next look tries again.
+            let _ = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::job::Durability;
+    use crate::store::JournalError;
+    use crate::store::sqlite::{Journal, Options};
+
+    #[test]
+    fn a_panic_ends_the_journal_and_everybody_is_told() {
+        let dir = std::env::temp_dir().join(format!("batchyard-writer-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let open = || {
+            let options = Options {
+                durability: Durability::ProcessCrash,
+                workers: 1,
+                patience: None,
+                kill: &mut |_| (),
+                tell: Box::new(|_| ()),
+            };
+            Journal::open(&dir.join("a.db"), options).unwrap()
+        };
+        let journal = open();
+        let asked = journal.ask::<()>(|_| panic!("a mistake"));
+        assert!(matches!(&*asked.unwrap_err(), JournalError::Broken { .. }));
+        assert!(matches!(&*journal.ask(|_| Ok(())).unwrap_err(), JournalError::Broken { .. }));
+        drop(journal);
+        // What was half written is rolled back; the file is as good as after a crash.
+        drop(open());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

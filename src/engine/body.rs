@@ -14,6 +14,7 @@ use super::shared::Shared;
 use super::slot::Slot;
 use super::verdict::{History, Verdict};
 use super::worker::{Fate, WorkerState, caught, drop_quietly, with_item};
+use crate::core::attempt::Epoch;
 use crate::core::chunk::Chunk as ChunkWord;
 use crate::core::waitlist::Demand;
 use crate::job::{Dead, Failure, HaltReason, Key, Report};
@@ -198,7 +199,7 @@ impl<W: Work> Body<W> {
             shared: Arc::clone(shared),
             slot: Arc::clone(&slot),
             shell: Arc::clone(shell),
-            run: 0,
+            run: Epoch::default(),
             seq: 0,
             key: None,
             tries: 0,
@@ -247,7 +248,7 @@ impl<W: Work> Body<W> {
             if may_abandon {
                 seat.tally.note(settled, done);
             }
-            ctx.run = slot.begin(at, now, ctx.deadline_raw);
+            ctx.run = slot.begin(at, now, ctx.deadline_raw, may_abandon);
             let result = caught(|| with_item(&ctx, || self.work.call(&chunk, at, &ctx)));
             if !may_abandon {
                 slot.end(ctx.run);

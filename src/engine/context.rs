@@ -5,6 +5,7 @@ use super::lane::Shell;
 use super::shared::Shared;
 use super::slot::Slot;
 use super::worker::{belong_to, with_item};
+use crate::core::attempt::Epoch;
 use crate::job::{Failure, Key};
 use crate::sync::{Arc, with_parker};
 use crate::time::{Deadline, Timestamp};
@@ -30,8 +31,8 @@ pub struct Context {
     pub(crate) shared: Arc<Shared>,
     pub(crate) slot: Arc<Slot>,
     pub(crate) shell: Arc<Shell>,
-    /// The slot's number of this attempt: what cancellation names.
-    pub(crate) run: u64,
+    /// This attempt among those of the slot: what cancellation names.
+    pub(crate) run: Epoch,
     pub(crate) seq: u64,
     pub(crate) key: Option<Key>,
     pub(crate) tries: u32,
@@ -210,7 +211,7 @@ pub struct CancelToken {
     shared: Arc<Shared>,
     slot: Arc<Slot>,
     shell: Arc<Shell>,
-    run: u64,
+    run: Epoch,
 }
 
 impl CancelToken {

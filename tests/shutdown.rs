@@ -28,7 +28,9 @@ fn promise_15_items_in_hand_finish_and_the_rest_does_not_begin() {
             let engine = engine.clone();
             std::thread::spawn(move || engine.shutdown(secs(600)))
         };
-        until("it is closed", || engine.batch("x").submit([1u32], |n, _| Ok(*n)).is_err());
+        until("it is closed", || {
+            matches!(engine.batch("x").submit([1u32], |n, _| Ok(*n)), Err(Error::Closed))
+        });
         door.open();
         ender.join().unwrap().unwrap();
         let report = report(&batch);

@@ -375,7 +375,7 @@ fn promise_16_remaining_is_the_least_of_item_batch_and_shutdown() {
             let engine = engine.clone();
             std::thread::spawn(move || engine.shutdown(secs(7)))
         };
-        until("it closes", || engine.batch("x").submit([1u32], |_, _| Ok(())).is_err());
+        until("it closes", || matches!(engine.batch("x").submit([1u32], |_, _| Ok(())), Err(Error::Closed)));
         door.open();
         assert_eq!(told.recv().unwrap(), Some(secs(7)));
         ender.join().unwrap().unwrap();

@@ -13,6 +13,8 @@
 
 mod builder;
 mod engine;
+#[cfg(test)]
+mod fence_tests;
 mod handle;
 #[cfg(feature = "sqlite")]
 mod link;

@@ -311,7 +311,7 @@ impl LaneBody for SpawnBody {
         me.slot.enter_chunk(core.index(), false, start);
         let hand = &self.hands[me.slot.id];
         *hand.lock() = Some(Hand { cell: job.cell(), demand });
-        let attempt = me.slot.begin(0, start, 0);
+        let attempt = me.slot.begin(0, start, 0, true);
         // What the closure owned is dropped in here too.
         let ctx = Context {
             shared: Arc::clone(shared),

@@ -9,7 +9,8 @@ use crate::engine::signal::Signal;
 use crate::engine::worker::caught;
 use crate::job::{Dead, Failure, Key, Report};
 use crate::store::{
-    AppendError, Claim, Effects, JournalError, Origin, Page, Past, Retried, Row, RowPast, Settled, Store,
+    AppendError, Claim, Effects, JournalError, Kept, Origin, Page, Past, Retried, Row, RowPast, Settled,
+    Store,
 };
 use crate::sync::{Arc, Mutex};
 use crate::time::{Clock, Timestamp};
@@ -202,7 +203,7 @@ where
         self.rows.store.step(seq, name)
     }
 
-    fn keep_step(&self, seq: u64, epoch: u32, name: &str, output: &str) -> Result<bool, Arc<JournalError>> {
+    fn keep_step(&self, seq: u64, epoch: u32, name: &str, output: &str) -> Kept {
         self.rows.store.keep_step(seq, epoch, name, output)
     }
 

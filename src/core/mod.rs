@@ -4,6 +4,7 @@
 //!
 //! | file | structure | progress |
 //! |---|---|---|
+//! | `attempt` | whose an attempt's end is, and how many of its effects are on their way | lock-free; settling waits for its own item's effects |
 //! | `bucket` | a token bucket in virtual tokens: one word per limiter | lock-free; changing its terms takes a latch |
 //! | `chunk` | a range of items taken one by one or from the back; who holds its buffer | lock-free |
 //! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
@@ -17,6 +18,7 @@
 #![allow(unreachable_pub, dead_code)]
 // The parker of floor 0 is not public; the models bring it in through a wrapper of their own.
 #![cfg_attr(any(loom, shuttle), allow(private_bounds, private_interfaces))]
+pub mod attempt;
 pub mod bucket;
 pub mod chunk;
 pub mod laneword;

@@ -15,12 +15,13 @@ use super::shared::Shared;
 use super::slot::Slot;
 use super::verdict::{FailedAttempt, History, Verdict};
 use super::worker::{Fate, WorkerState, caught, drop_quietly, with_item};
+use crate::core::attempt::Epoch;
 use crate::core::chunk::Chunk as ChunkWord;
 use crate::core::waitlist::Demand;
 use crate::job::{AttemptError, Dead, Failure, HaltReason, Key, Report};
 use crate::meter::Counter;
 use crate::policy;
-use crate::store::{Effects, JournalError, RowPast};
+use crate::store::{Effects, JournalError, Kept, RowPast};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::sync::{Arc, Mutex};
 use crate::time::{Timestamp, millis, secs};
@@ -139,15 +140,9 @@ pub(crate) trait Work: Send + Sync {
     fn step(&self, _seq: u64, _name: &str) -> Option<Result<Option<String>, Arc<JournalError>>> {
         None
     }
-    /// Keeps a step. `false`: the attempt is stale.
-    fn keep_step(
-        &self,
-        _seq: u64,
-        _epoch: u32,
-        _name: &str,
-        _output: &str,
-    ) -> Result<bool, Arc<JournalError>> {
-        Ok(true)
+    /// Keeps a step. Does not wait: what it returns does.
+    fn keep_step(&self, _seq: u64, _epoch: u32, _name: &str, _output: &str) -> Kept {
+        Box::new(|| Ok(true))
     }
 }
 
@@ -321,7 +316,7 @@ impl<W: Work> Body<W> {
             shared: Arc::clone(shared),
             slot: Arc::clone(&slot),
             shell: Arc::clone(shell),
-            run: 0,
+            run: Epoch::default(),
             seq: 0,
             key: None,
             tries: 0,
@@ -379,7 +374,7 @@ impl<W: Work> Body<W> {
             if budgeted && (is_first || !came_back) {
                 seat.begun.add(1);
             }
-            ctx.run = slot.begin(at, now, ctx.deadline_raw);
+            ctx.run = slot.begin(at, now, ctx.deadline_raw, may_abandon);
             if ctx.has_effects() {
                 ctx.take_effects(); // of an attempt that failed
             }
@@ -629,13 +624,13 @@ impl<W: Work> LaneBody for Body<W> {
         }
     }
 
-    fn keep_step(&self, seq: u64, epoch: u32, name: &str, output: &str) -> Result<bool, Arc<JournalError>> {
+    fn keep_step(&self, seq: u64, epoch: u32, name: &str, output: &str) -> Kept {
         if self.work.step(seq, name).is_some() {
             return self.work.keep_step(seq, epoch, name, output);
         }
         self.has_steps.store(true, Ordering::Relaxed);
         self.steps.lock().entry(seq).or_default().insert(name.to_owned(), output.to_owned());
-        Ok(true)
+        Box::new(|| Ok(true))
     }
 
     fn clear(&self, shared: &Shared, shell: &Arc<Shell>) {

@@ -5,8 +5,9 @@ use super::cpu;
 use super::error::PushError;
 use super::lane::Shell;
 use super::shared::Shared;
-use super::slot::Slot;
+use super::slot::{Effect, Slot};
 use super::worker::{belong_to, with_item};
+use crate::core::attempt::Epoch;
 use crate::job::{Failure, Key, Payload};
 use crate::store::{CommitWith, Effects};
 use crate::sync::{Arc, Mutex, with_parker};
@@ -34,8 +35,8 @@ pub struct Context {
     pub(crate) shared: Arc<Shared>,
     pub(crate) slot: Arc<Slot>,
     pub(crate) shell: Arc<Shell>,
-    /// The slot's number of this attempt: what cancellation names.
-    pub(crate) run: u64,
+    /// This attempt among those of the slot: what cancellation names.
+    pub(crate) run: Epoch,
     pub(crate) seq: u64,
     pub(crate) key: Option<Key>,
     pub(crate) tries: u32,
@@ -214,11 +215,10 @@ impl Context {
         let output = work()?;
         let text = output.encode().map_err(Failure::fatal)?;
         // An abandoned attempt is over, whatever it still does.
-        if !self.slot.is_in_hand(self.run) {
-            return Err(stale(name));
-        }
-        let written = self.shell.with(|body| body.keep_step(self.seq, self.epoch, name, &text));
-        match written.unwrap_or(Ok(true)) {
+        let effect = self.effect().ok_or_else(|| stale(name))?;
+        let kept = self.shell.with(|body| body.keep_step(self.seq, self.epoch, name, &text));
+        drop(effect);
+        match kept.map_or(Ok(true), |written| written()) {
             Ok(true) => Ok(output),
             Ok(false) => Err(stale(name)),
             Err(why) => Err(Failure::retry(why.to_string())),
@@ -299,9 +299,7 @@ impl Context {
     /// stopped or this attempt is not the item's current one any more; [`PushError::Key`] when its key or its JSON
     /// cannot be made, or it is not of the batch's type.
     pub fn submit_child<I: Payload>(&self, item: I) -> Result<(), PushError<I>> {
-        if !self.slot.is_in_hand(self.run) {
-            return Err(PushError::Closed(item));
-        }
+        let Some(_effect) = self.effect() else { return Err(PushError::Closed(item)) };
         let mut item = Some(item);
         let taken = self.shell.with(|body| {
             let item: Box<dyn Any> = Box::new(item.take().expect("the item was put there above"));
@@ -320,6 +318,12 @@ impl Context {
             (None, Some(item)) => Err(PushError::Closed(item)),
             (None, None) => unreachable!("the item is taken only where the lane is there"),
         }
+    }
+
+    /// Enters the journal with something that this attempt has done; held as long as a push takes. None: the attempt is
+    /// over. What may not be abandoned needs no fence.
+    fn effect(&self) -> Option<Option<Effect<'_>>> {
+        if self.shell.core.spec.may_abandon { self.slot.enter_effect(self.run).map(Some) } else { Some(None) }
     }
 
     #[inline]
@@ -395,7 +399,7 @@ pub struct CancelToken {
     shared: Arc<Shared>,
     slot: Arc<Slot>,
     shell: Arc<Shell>,
-    run: u64,
+    run: Epoch,
 }
 
 impl CancelToken {

@@ -20,7 +20,7 @@ use crate::core::lifecycle::{Lifecycle, Phase};
 use crate::core::waitlist::Demand;
 use crate::job::{Failure, HaltReason, HaltRule, Key, Report, Retry};
 use crate::meter::LaneLatency;
-use crate::store::{Earlier, JournalError};
+use crate::store::{Earlier, JournalError, Kept};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::thread::{ThreadId, current};
 use crate::sync::{Arc, CachePadded, Mutex};
@@ -341,15 +341,9 @@ pub(crate) trait LaneBody: Send + Sync {
         Ok(None)
     }
 
-    /// Keeps a step. `false`: the attempt is stale.
-    fn keep_step(
-        &self,
-        _seq: u64,
-        _epoch: u32,
-        _name: &str,
-        _output: &str,
-    ) -> Result<bool, Arc<JournalError>> {
-        Ok(true)
+    /// Keeps a step. Does not wait: what it returns does.
+    fn keep_step(&self, _seq: u64, _epoch: u32, _name: &str, _output: &str) -> Kept {
+        Box::new(|| Ok(true))
     }
 
     /// The lane was cancelled: settles everything that waits.

@@ -1,22 +1,18 @@
 //! A worker's public place: what it runs, since when, until when, and whether it shall stop.
 //!
-//! Written by its own thread with plain stores, read by the supervisor, by contexts and by statistics. The one word
-//! that races is `attempt`:
-//!
-//! | `attempt` | meaning | who leaves it |
-//! |---|---|---|
-//! | `n << 1` | no item in hand; `n` items were started here | the worker: starts `n + 1` |
-//! | `n << 1 \| 1` | item `n` is in hand | the worker: settles it; the supervisor: abandons it |
-//!
-//! An attempt that may be abandoned ends by a compare-exchange from `n << 1 | 1` to `n << 1`: the worker that
-//! succeeds owns the outcome; the supervisor that succeeds owns the item, and the worker's late return is dropped.
+//! Written by its own thread with plain stores, read by the supervisor, by contexts and by statistics. What races is
+//! the attempt's word, `core::attempt`: the worker settles the attempt in hand or the supervisor abandons it, and
+//! until then it lets effects into the journal.
 
+use crate::core::attempt::{Abandon, Attempt, Epoch, Refused};
 use crate::meter::{Reader, WorkerCounters};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use crate::sync::{CachePadded, Mutex, Unparker};
+use crate::sync::{CachePadded, Mutex, Unparker, thread};
 
 /// No deadline, nothing in hand.
 pub(crate) const NONE: u64 = 0;
+/// No attempt was told to stop: no epoch has this number.
+const NOBODY: u64 = u64::MAX;
 
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -24,6 +20,8 @@ pub(crate) struct Slot {
     hot: CachePadded<Hot>,
     /// The attempt that shall stop.
     cancelled: AtomicU64,
+    /// The attempt that was taken from this worker, and whether for a hang: those who abandon do so one at a time.
+    pub(crate) taken: Mutex<Option<(Epoch, bool)>>,
     heartbeat: AtomicU64,
     paused: AtomicBool,
     pub(crate) latency: Reader,
@@ -33,7 +31,7 @@ pub(crate) struct Slot {
 
 #[derive(Debug)]
 struct Hot {
-    attempt: AtomicU64,
+    attempt: Attempt,
     /// Raw reading at the start of the item in hand.
     since: AtomicU64,
     /// Raw reading at which it shall be cancelled.
@@ -49,7 +47,9 @@ struct Hot {
 /// What the supervisor sees of a slot.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Look {
-    pub(crate) attempt: u64,
+    pub(crate) attempt: Epoch,
+    /// Taken from its worker, and an effect of it was still on its way.
+    pub(crate) abandoned: bool,
     pub(crate) since: u64,
     pub(crate) deadline: u64,
     pub(crate) at: u32,
@@ -62,14 +62,15 @@ impl Slot {
         Self {
             id,
             hot: CachePadded::new(Hot {
-                attempt: AtomicU64::new(0),
+                attempt: Attempt::new(),
                 since: AtomicU64::new(NONE),
                 deadline: AtomicU64::new(NONE),
                 at: AtomicU32::new(0),
                 lane: AtomicU32::new(0),
                 several: AtomicBool::new(false),
             }),
-            cancelled: AtomicU64::new(NONE),
+            cancelled: AtomicU64::new(NOBODY),
+            taken: Mutex::new(None),
             heartbeat: AtomicU64::new(0),
             paused: AtomicBool::new(false),
             latency,
@@ -92,29 +93,26 @@ impl Slot {
         self.hot.several.store(false, Ordering::Relaxed);
     }
 
-    /// Starts an item; its attempt number.
+    /// Starts an item: its attempt. What may not be abandoned has no effects.
     #[inline]
-    pub(crate) fn begin(&self, at: u32, now: u64, deadline: u64) -> u64 {
+    pub(crate) fn begin(&self, at: u32, now: u64, deadline: u64, may_abandon: bool) -> Epoch {
         let hot = &*self.hot;
-        let attempt = (hot.attempt.load(Ordering::Relaxed) >> 1) + 1;
         hot.at.store(at, Ordering::Relaxed);
         hot.since.store(now.max(1), Ordering::Relaxed);
         hot.deadline.store(deadline, Ordering::Relaxed);
-        // ORDERING: Release: who sees the attempt sees what belongs to it.
-        hot.attempt.store(attempt << 1 | 1, Ordering::Release);
-        attempt
+        if may_abandon { hot.attempt.begin() } else { hot.attempt.begin_pinned() }
     }
 
     /// Ends an item that nobody may abandon.
     #[inline]
-    pub(crate) fn end(&self, attempt: u64) {
-        self.hot.attempt.store(attempt << 1, Ordering::Release);
+    pub(crate) fn end(&self, attempt: Epoch) {
+        self.hot.attempt.end(attempt);
     }
 
     /// Ends an item that the supervisor may abandon. False: it did.
     #[inline]
-    pub(crate) fn settle(&self, attempt: u64) -> bool {
-        self.leave(attempt)
+    pub(crate) fn settle(&self, attempt: Epoch) -> bool {
+        self.hot.attempt.settle(attempt)
     }
 
     /// Raw reading at the start of the item last begun.
@@ -124,32 +122,24 @@ impl Slot {
 
     /// Whether the item last begun was told to stop by the supervisor.
     pub(crate) fn was_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire) == self.hot.attempt.load(Ordering::Relaxed) >> 1
+        self.cancelled.load(Ordering::Acquire) == self.hot.attempt.last().get()
     }
 
     // ---- the supervisor's side ---------------------------------------------------------------------------
 
-    /// Takes the item away from a worker that does not return. True: the caller owns it now.
-    pub(crate) fn abandon(&self, attempt: u64) -> bool {
-        self.leave(attempt)
-    }
-
-    fn leave(&self, attempt: u64) -> bool {
-        // ORDERING: AcqRel: of worker and supervisor one wins and sees what the other did before.
-        self.hot
-            .attempt
-            .compare_exchange(attempt << 1 | 1, attempt << 1, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+    /// Takes the item away from a worker that does not return. `Done`: the caller owns it now.
+    pub(crate) fn abandon(&self, attempt: Epoch) -> Abandon {
+        self.hot.attempt.abandon(attempt)
     }
 
     /// The item in hand, if any.
     pub(crate) fn look(&self) -> Option<Look> {
         let hot = &*self.hot;
-        // ORDERING: Acquire pairs with the Release in `begin`.
-        let word = hot.attempt.load(Ordering::Acquire);
+        let in_hand = hot.attempt.in_hand()?;
         let lane = hot.lane.load(Ordering::Relaxed);
-        (word & 1 == 1 && lane != 0).then(|| Look {
-            attempt: word >> 1,
+        (lane != 0).then(|| Look {
+            attempt: in_hand.epoch,
+            abandoned: in_hand.abandoned,
             since: hot.since.load(Ordering::Relaxed),
             deadline: hot.deadline.load(Ordering::Relaxed),
             at: hot.at.load(Ordering::Relaxed),
@@ -167,9 +157,9 @@ impl Slot {
     }
 
     /// Tells the attempt to stop and wakes it where it sleeps on its context.
-    pub(crate) fn cancel(&self, attempt: u64) {
+    pub(crate) fn cancel(&self, attempt: Epoch) {
         // ORDERING: Release pairs with the Acquire in `is_cancelled`.
-        self.cancelled.store(attempt, Ordering::Release);
+        self.cancelled.store(attempt.get(), Ordering::Release);
         self.wake_sleepers();
     }
 
@@ -182,16 +172,28 @@ impl Slot {
 
     // ---- the context's side ------------------------------------------------------------------------------
 
-    pub(crate) fn is_cancelled(&self, attempt: u64) -> bool {
-        // ORDERING: Acquire pairs with the Release in `cancel`. A later attempt's number means that this one,
-        // abandoned or over, was told before.
-        self.cancelled.load(Ordering::Acquire) == attempt
-            || self.hot.attempt.load(Ordering::Acquire) != attempt << 1 | 1
+    pub(crate) fn is_cancelled(&self, attempt: Epoch) -> bool {
+        // ORDERING: Acquire pairs with the Release in `cancel`. Where a later attempt was told since, this one is over.
+        self.cancelled.load(Ordering::Acquire) == attempt.get() || !self.hot.attempt.is_current(attempt)
+    }
+
+    /// An effect of the attempt goes into the journal while this is held, which shall be as long as a push takes. None:
+    /// the attempt is over, and the effect is not to be.
+    pub(crate) fn enter_effect(&self, attempt: Epoch) -> Option<Effect<'_>> {
+        loop {
+            match self.hot.attempt.enter(attempt) {
+                Ok(()) => return Some(Effect(&self.hot.attempt)),
+                Err(Refused::Stale) => return None,
+                // A thousand threads of one item are ahead, for as long as a push takes.
+                Err(Refused::Full) => thread::yield_now(),
+            }
+        }
     }
 
     /// Whether this attempt is the one in hand.
-    pub(crate) fn is_in_hand(&self, attempt: u64) -> bool {
-        self.hot.attempt.load(Ordering::Acquire) == attempt << 1 | 1
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn is_in_hand(&self, attempt: Epoch) -> bool {
+        self.hot.attempt.is_current(attempt)
     }
 
     pub(crate) fn is_paused(&self) -> bool {
@@ -217,5 +219,70 @@ impl Slot {
     /// Takes it out again: it has slept.
     pub(crate) fn sleep_left(&self, sleeper: &Unparker) {
         self.sleepers.lock().retain(|there| !there.same(sleeper));
+    }
+}
+
+/// An effect of an attempt on its way into the journal.
+#[derive(Debug)]
+#[must_use = "the effect has arrived when this is dropped"]
+pub(crate) struct Effect<'a>(&'a Attempt);
+
+impl Drop for Effect<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::Recorder;
+
+    fn slot() -> Slot {
+        Slot::new(0, Recorder::switched(false).reader())
+    }
+
+    #[test]
+    fn effects_are_fenced() {
+        let slot = slot();
+        slot.enter_chunk(0, false, 1);
+        let attempt = slot.begin(0, 1, NONE, true);
+        let effect = slot.enter_effect(attempt).expect("it is in hand");
+        assert_eq!(slot.abandon(attempt), Abandon::Busy);
+        assert!(slot.look().expect("an effect is on its way").abandoned);
+        assert!(slot.enter_effect(attempt).is_none() && slot.is_cancelled(attempt));
+        assert!(!slot.settle(attempt));
+        drop(effect);
+        assert_eq!(slot.abandon(attempt), Abandon::Done);
+        assert!(slot.look().is_none());
+        let next = slot.begin(0, 2, NONE, true);
+        assert!(slot.enter_effect(attempt).is_none() && slot.enter_effect(next).is_some());
+        assert!(slot.settle(next));
+    }
+
+    #[test]
+    fn effects_leave_in_a_panic() {
+        let slot = slot();
+        let attempt = slot.begin(0, 1, NONE, true);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _effect = slot.enter_effect(attempt);
+            panic!("while it is handed in");
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(slot.abandon(attempt), Abandon::Done);
+    }
+
+    #[test]
+    fn cancelling_names_one_attempt() {
+        let slot = slot();
+        let first = slot.begin(0, 1, NONE, false);
+        assert!(!slot.is_cancelled(first) && !slot.was_cancelled());
+        slot.cancel(first);
+        assert!(slot.is_cancelled(first) && slot.was_cancelled());
+        assert_eq!(slot.abandon(first), Abandon::NotCurrent, "nobody may");
+        slot.end(first);
+        assert!(slot.was_cancelled());
+        let second = slot.begin(0, 2, NONE, false);
+        assert!(slot.is_cancelled(first) && !slot.is_cancelled(second) && !slot.was_cancelled());
     }
 }

@@ -11,10 +11,11 @@ use super::lane::Shell;
 use super::shared::Shared;
 use super::slot::{Look, Slot};
 use super::worker::{belong_to, caught};
+use crate::core::attempt::{Abandon, Epoch};
 use crate::job::{HaltReason, Priority};
 use crate::policy;
 use crate::sync::atomic::{Ordering, fence};
-use crate::sync::{Arc, Parker};
+use crate::sync::{Arc, Parker, thread};
 use crate::time::{Timestamp, millis, secs};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -29,7 +30,7 @@ const AGEING_LOOK: Duration = secs(1);
 /// The supervisor thread.
 pub(crate) fn supervise(shared: &Arc<Shared>, parker: &Parker) {
     // By worker: the attempt that was cancelled, and when it will be abandoned.
-    let mut warned: HashMap<usize, (u64, Timestamp)> = HashMap::new();
+    let mut warned: HashMap<usize, (Epoch, Timestamp)> = HashMap::new();
     let mut calm = 0;
     let mut next_ageing = Timestamp::ZERO;
     belong_to(shared);
@@ -86,9 +87,10 @@ fn look_at_lane(shared: &Arc<Shared>, shell: &Arc<Shell>, now: Timestamp) {
         return;
     }
     if let Some(at) = shell.core.abandon_at().filter(|at| *at <= now) {
-        abandon_all(shared, shell, true);
+        let all = abandon_all(shared, shell, true);
         // An item may have begun while we looked.
-        shared.schedule(now + (now - at).max(HOLD_UP), shell);
+        let again = if all { (now - at).max(HOLD_UP) } else { HOLD_UP };
+        shared.schedule(now + again, shell);
         return;
     }
     if !shell.core.is_cancelled() && shell.core.deadline().is_some_and(|deadline| deadline <= now) {
@@ -102,7 +104,7 @@ fn look_at_lane(shared: &Arc<Shared>, shell: &Arc<Shell>, now: Timestamp) {
 /// One look at every worker; when the next is due, if there is anything to watch.
 fn look_at_workers(
     shared: &Arc<Shared>,
-    warned: &mut HashMap<usize, (u64, Timestamp)>,
+    warned: &mut HashMap<usize, (Epoch, Timestamp)>,
     now: Timestamp,
 ) -> Option<Timestamp> {
     let clock = &shared.clock;
@@ -153,19 +155,21 @@ fn look_at_item(
     shell: &Arc<Shell>,
     slot: &Arc<Slot>,
     look: Look,
-    warned: &mut HashMap<usize, (u64, Timestamp)>,
+    warned: &mut HashMap<usize, (Epoch, Timestamp)>,
     now: Timestamp,
 ) -> Option<Timestamp> {
     let clock = &shared.clock;
     let spec = &shell.core.spec;
+    if look.abandoned {
+        return abandon(shared, shell, slot, look, false, now);
+    }
     if let Some(&(attempt, abandon_at)) = warned.get(&slot.id) {
         if attempt == look.attempt {
             if now < abandon_at || !spec.may_abandon {
                 return Some(abandon_at.max(now + HOLD_UP));
             }
             warned.remove(&slot.id);
-            abandon(shared, shell, slot, look, false);
-            return None;
+            return abandon(shared, shell, slot, look, false, now);
         }
         warned.remove(&slot.id);
     }
@@ -175,8 +179,7 @@ fn look_at_item(
     if hangs_at.is_some_and(|at| at <= now) {
         slot.cancel(look.attempt);
         if spec.may_abandon {
-            abandon(shared, shell, slot, look, true);
-            return None;
+            return abandon(shared, shell, slot, look, true, now);
         }
         return Some(now + spec.grace);
     }
@@ -189,30 +192,50 @@ fn look_at_item(
     earliest(deadline, hangs_at)
 }
 
-/// The lane was cancelled and its grace is over: takes its items from the workers that have them.
-fn abandon_all(shared: &Arc<Shared>, shell: &Arc<Shell>, replace: bool) {
+/// The lane was cancelled and its grace is over: takes its items from the workers that have them. False: not all of
+/// them yet, effects are on their way.
+fn abandon_all(shared: &Arc<Shared>, shell: &Arc<Shell>, replace: bool) -> bool {
+    let mut all = true;
     for id in 0..shared.slots.len() {
         let slot = Arc::clone(&shared.slots[id].lock());
         let Some(look) = slot.look() else { continue };
         // After the look: while the attempt is in hand its lane keeps its number.
-        let here = shared.lane(look.lane).is_some_and(|there| Arc::ptr_eq(&there, shell));
-        if here && take_away(shared, shell, &slot, look, false) && replace {
-            shared.replace(id);
+        if !shared.lane(look.lane).is_some_and(|there| Arc::ptr_eq(&there, shell)) {
+            continue;
+        }
+        match take_away(shared, shell, &slot, look, false) {
+            Abandon::Done if replace => shared.replace(id),
+            Abandon::Done | Abandon::NotCurrent => {}
+            Abandon::Busy => all = false,
         }
     }
+    all
 }
 
 /// The engine's shutdown lets go of the items that do not stop. Those that borrow from their caller are waited for by
 /// him.
 pub(crate) fn let_go(shared: &Arc<Shared>, shell: &Arc<Shell>) {
     if shell.core.spec.may_abandon && !shell.core.has_ended() {
-        abandon_all(shared, shell, false);
+        // The supervisor looks no more once the engine has stopped. An effect is on its way as long as a push takes.
+        while !abandon_all(shared, shell, false) {
+            thread::yield_now();
+        }
     }
 }
 
-fn abandon(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: Look, hung: bool) {
-    if !take_away(shared, shell, slot, look, hung) {
-        return;
+/// When to look at the item again, if that is known.
+fn abandon(
+    shared: &Arc<Shared>,
+    shell: &Arc<Shell>,
+    slot: &Arc<Slot>,
+    look: Look,
+    hung: bool,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    match take_away(shared, shell, slot, look, hung) {
+        Abandon::Done => {}
+        Abandon::NotCurrent => return None,
+        Abandon::Busy => return Some(now + HOLD_UP),
     }
     shared.replace(slot.id);
     let counts = &shell.core.counts;
@@ -227,22 +250,37 @@ fn abandon(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: Loo
             shared.halt(&shell, HaltReason::Impossible { demand });
         }
     }
+    None
 }
 
-/// Takes an attempt from its worker and settles its item. False: it came back just now.
-fn take_away(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: Look, hung: bool) -> bool {
+/// Takes an attempt from its worker and, once its effects have arrived, settles its item. `NotCurrent`: it came back
+/// just now, or somebody else took it. `Busy`: its worker has lost it, and it is to be looked at again.
+fn take_away(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: Look, hung: bool) -> Abandon {
     let demand = shell.with(|body| body.demand_in_hand(slot.id)).unwrap_or_default();
-    shared.gate.charge(slot, demand, shared.clock.now());
-    if !slot.abandon(look.attempt) {
-        shared.gate.uncharge(slot);
-        return false;
+    // The supervisor and the shutdown may be here at once: what is charged and counted is so once.
+    let mut taken = slot.taken.lock();
+    let before = taken.filter(|(attempt, _)| *attempt == look.attempt);
+    if before.is_none() {
+        shared.gate.charge(slot, demand, shared.clock.now());
     }
-    shared.stuck.fetch_add(1, Ordering::AcqRel);
+    let answer = slot.abandon(look.attempt);
     let counts = &shell.core.counts;
-    counts.abandoned.add(1);
-    shared.event(&Event::ItemAbandoned { batch: &shell.core.name, worker: slot.id });
-    shell.with(|body| body.abandon(shared, shell, slot, look.at, hung));
-    true
+    match before {
+        None if answer == Abandon::NotCurrent => shared.gate.uncharge(slot),
+        None => {
+            *taken = Some((look.attempt, hung));
+            shared.stuck.fetch_add(1, Ordering::AcqRel);
+            counts.abandoned.add(1);
+        }
+        Some(_) => {}
+    }
+    drop(taken);
+    if answer == Abandon::Done {
+        let hung = before.map_or(hung, |(_, hung)| hung);
+        shared.event(&Event::ItemAbandoned { batch: &shell.core.name, worker: slot.id });
+        shell.with(|body| body.abandon(shared, shell, slot, look.at, hung));
+    }
+    answer
 }
 
 /// Lets lanes that have waited long be served once in a higher class. Whether any lane may have to wait.

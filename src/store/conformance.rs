@@ -508,7 +508,7 @@ fn steps_are_kept_while_the_item_is_open(case: &impl Maker) {
     let rows = claim(case.store(), 2, case.now());
     let Some(first) = case.store().step(0, "fetch") else { return };
     assert_eq!(first.unwrap(), None);
-    let keep = |epoch, name, text| case.store().keep_step(0, epoch, name, text).unwrap();
+    let keep = |epoch, name, text| case.store().keep_step(0, epoch, name, text)().unwrap();
     assert!(keep(1, "fetch", "\"page\""));
     assert!(!keep(7, "other", "0"), "the attempt is not the one that is expected");
     let step = |seq, name| case.store().step(seq, name).unwrap().unwrap();

@@ -91,6 +91,9 @@ impl fmt::Debug for Effects {
     }
 }
 
+/// A step on its way: waits until it is durable. `false`: its attempt is not the one that the store expects.
+pub(crate) type Kept = Box<dyn FnOnce() -> Result<bool, Arc<JournalError>>>;
+
 /// Where an outcome comes from, for one that the store cannot keep after all: the engine's own business.
 pub(crate) type Origin = Box<dyn Any + Send>;
 
@@ -357,14 +360,8 @@ pub(crate) trait Store<I, O>: Send + Sync {
         None
     }
 
-    /// Keeps a step's output until the item ends. `false`: the attempt is not the one that the store expects.
-    fn keep_step(
-        &self,
-        _seq: u64,
-        _epoch: u32,
-        _name: &str,
-        _output: &str,
-    ) -> Result<bool, Arc<JournalError>> {
-        Ok(true)
+    /// Keeps a step's output until the item ends. Does not wait: what it returns does.
+    fn keep_step(&self, _seq: u64, _epoch: u32, _name: &str, _output: &str) -> Kept {
+        Box::new(|| Ok(true))
     }
 }

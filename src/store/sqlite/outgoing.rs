@@ -8,7 +8,7 @@ use super::step::Step;
 use super::store::JournalStore;
 use super::writer::Tx;
 use crate::job::{AttemptError, AttemptKind, Dead, DeadItem, DeadReason, Failure, Key, Payload};
-use crate::store::{Origin, Retried, Settled, WriteWith};
+use crate::store::{Kept, Origin, Retried, Settled, WriteWith};
 use crate::sync::Arc;
 use crate::time::wall_ms;
 use crossbeam::channel::bounded;
@@ -150,15 +150,11 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         self.journal.readers.read(|db| super::read::step(db, item, name)).map_err(Arc::new)
     }
 
-    /// Returns once it is durable.
-    pub(super) fn write_step(
-        &self,
-        seq: u64,
-        epoch: u32,
-        name: &str,
-        output: &str,
-    ) -> Result<bool, Arc<JournalError>> {
-        self.journal.may_wait()?;
+    /// Sends it; what it returns waits until it is durable.
+    pub(super) fn write_step(&self, seq: u64, epoch: u32, name: &str, output: &str) -> Kept {
+        if let Err(why) = self.journal.may_wait() {
+            return Box::new(|| Err(why));
+        }
         self.steps.lock().insert(seq);
         let (send, answer) = bounded(1);
         self.journal.send(Step {
@@ -169,9 +165,8 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             stale: false,
             told: Box::new(move |written| drop(send.send(written))),
         });
-        answer
-            .recv()
-            .unwrap_or_else(|_| Err(Arc::new(JournalError::Closed { path: self.journal.path().to_owned() })))
+        let path = self.journal.path().to_owned();
+        Box::new(move || answer.recv().unwrap_or_else(|_| Err(Arc::new(JournalError::Closed { path }))))
     }
 }
 

@@ -22,8 +22,8 @@ use super::journal::{Journal, Member, Turn};
 use super::rows::{Past as RowFate, RawItem, number, seq_of};
 use crate::job::{AttemptError, AttemptKind, Dead, DeadItem, DeadReason, Duplicates, Key, Payload};
 use crate::store::{
-    AppendError, Appended, Claim, Earlier, Link, Order, Past, Reader, Retried, Row, RowPast, Settled, Store,
-    Unsealed, WriteWith,
+    AppendError, Appended, Claim, Earlier, Kept, Link, Order, Past, Reader, Retried, Row, RowPast, Settled,
+    Store, Unsealed, WriteWith,
 };
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -500,7 +500,7 @@ impl<I: Payload, O: Payload> Store<I, O> for Arc<JournalStore<I, O>> {
         Some(self.read_step(seq, name))
     }
 
-    fn keep_step(&self, seq: u64, epoch: u32, name: &str, output: &str) -> Result<bool, Arc<JournalError>> {
+    fn keep_step(&self, seq: u64, epoch: u32, name: &str, output: &str) -> Kept {
         self.write_step(seq, epoch, name, output)
     }
 }

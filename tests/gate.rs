@@ -128,7 +128,8 @@ fn promise_10_no_token_is_lost_by_a_pause() {
         let (time, _engine, batch) = paced_by_two(1, 10, 1);
         let batch = batch.submit(0..10u32, |n, _| Ok(*n)).unwrap();
         for done in 1..=10 {
-            until("one has run", || batch.progress().done == done);
+            // Two, where the clock was ahead of the worker.
+            until("one has run", || batch.progress().done >= done);
             for _ in 0..20 {
                 // The next one waits, most times: it has its token of the first rate by then.
                 (0..20).for_each(|_| std::thread::yield_now());

@@ -99,6 +99,7 @@ where
     // One at a time, so that nobody begins a run of a batch that is under way.
     let engine = Arc::clone(&shared);
     let _one = engine.opening.lock();
+    shared.check_open()?;
     if shared.is_under_way(&core.name) {
         return Err(Error::BatchActive { name: core.name.clone() });
     }

@@ -179,6 +179,7 @@ impl<W: Work> Body<W> {
                     error: history.errors.last(),
                 };
                 if self.work.again(chunk, at, tried) {
+                    me.in_hand = InHand::Between;
                     return 0;
                 }
                 let entry = Entry { chunk: chunk.clone(), range: at..at + 1, history: Some(history) };

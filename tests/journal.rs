@@ -310,6 +310,7 @@ fn sql_of_the_user_stays_within_its_fence() {
         "UPDATE item SET run = 99",
         "SELECT count(*) FROM batch",
         "DROP TABLE retry",
+        "DELETE FROM piece",
         "CREATE TRIGGER t AFTER INSERT ON result BEGIN SELECT 1; END",
     ];
     let batch = engine
@@ -317,7 +318,8 @@ fn sql_of_the_user_stays_within_its_fence() {
         .submit(forbidden.map(str::to_owned), |sql: &String, ctx: &Context| {
             let sql = sql.clone();
             ctx.commit_with(move |tx| {
-                let mut statement = tx.prepare(&sql)?;
+                // What the journal says itself is not to be had from the cache either.
+                let mut statement = tx.prepare_cached(&sql)?;
                 let mut rows = statement.query([])?;
                 while rows.next()?.is_some() {}
                 Ok(())
@@ -455,4 +457,71 @@ fn a_childs_key_must_be_new() {
             .unwrap();
         assert_eq!(batch.wait().unwrap().completed_items, 2);
     }
+}
+
+/// Promise 1: a submission that was stopped in the middle is no whole one.
+#[test]
+fn a_submission_that_was_stopped_is_not_sealed() {
+    let dir = Dir::new("halted");
+    let path = dir.file("a.db");
+    let first = engine(&path);
+    let open = first.batch("b").halt("now,fail=1".parse().unwrap()).open(picky).unwrap();
+    open.push(1).unwrap(); // odd: the batch is halted
+    while open.push(2).is_ok() {
+        std::thread::yield_now();
+    }
+    open.seal();
+    assert!(matches!(open.wait().unwrap().status, BatchStatus::Halted(_)));
+    let again = first.batch("b").resume(picky);
+    assert!(matches!(again, Err(Error::Journal(why)) if matches!(&*why, JournalError::Unsealed { .. })));
+    // Submitted again with its input it goes on.
+    let batch = first.batch("b").submit([2u64, 4], picky).unwrap();
+    assert_eq!(batch.wait().unwrap().completed_items, 2);
+}
+
+/// A name may be used again at once: the end of the last run, written late, is none of the next one's.
+#[test]
+fn a_name_is_used_again_at_once() {
+    let dir = Dir::new("reopened");
+    let engine = engine(&dir.file("a.db"));
+    for run in 0..40u64 {
+        let batch = loop {
+            match engine.batch("b").submit(0..50u64, |n: &u64, _: &Context| Ok(*n)) {
+                Err(Error::BatchActive { .. }) => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
+        // Nobody waits: the next one is opened while this one ends.
+        let results = batch.results();
+        assert_eq!(results.count(), 50, "run {run}");
+    }
+}
+
+/// Promise 20: a payload whose JSON cannot be made ends its item, and nothing else.
+#[test]
+fn a_payload_that_panics_ends_its_item() {
+    #[derive(Clone, Debug)]
+    struct Touchy(u64);
+    impl serde::Serialize for Touchy {
+        fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            assert!(self.0 != 3, "not this one");
+            to.serialize_u64(self.0)
+        }
+    }
+    impl<'de> serde::Deserialize<'de> for Touchy {
+        fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            u64::deserialize(from).map(Touchy)
+        }
+    }
+    let dir = Dir::new("touchy");
+    let engine = engine(&dir.file("a.db"));
+    let batch = engine.batch("b").submit(0..20u64, |n: &u64, _: &Context| Ok(Touchy(*n))).unwrap();
+    let report = batch.wait().unwrap();
+    assert_eq!((report.completed_items, report.failed_items), (19, 1), "{report}");
+    assert_eq!(batch.dead()[0].dead.reason(), DeadReason::Unreadable);
+    let open = engine.batch("c").key(|n: &Touchy| n.0).open(|n: &Touchy, _: &Context| Ok(n.0)).unwrap();
+    assert!(matches!(open.push(Touchy(3)), Err(PushError::Key(why, _)) if why.contains("not this one")));
+    open.push(Touchy(4)).unwrap();
+    open.seal();
+    assert_eq!(open.wait().unwrap().completed_items, 1);
 }

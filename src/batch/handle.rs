@@ -11,7 +11,6 @@ use crate::engine::lane::{Ending, LaneCore, Shell, paused};
 use crate::engine::shared::Shared;
 use crate::engine::signal::Signal;
 use crate::engine::tunables::LaneTunables;
-use crate::engine::worker::on_worker_of;
 use crate::engine::{Context, Error, PushError};
 use crate::error::Invalid;
 use crate::job::{DeadItem, Duplicates, Failure, Key, Payload, Priority, Report};
@@ -95,6 +94,11 @@ where
 {
     if source.write_with.is_some() && !shared.has_journal() {
         return Err(Invalid::new("write_with", "needs a journal: there is no transaction in memory").into());
+    }
+    // Before the latch: the journal's own thread would wait for whoever holds it and waits for that thread.
+    #[cfg(feature = "sqlite")]
+    if let Some(journal) = &shared.journal {
+        journal.may_wait()?;
     }
     // One at a time, so that nobody begins a run of a batch that is under way.
     let engine = Arc::clone(&shared);
@@ -231,7 +235,7 @@ impl<I: 'static, O> Batch<I, O> {
             }
             Err((_, error)) => return Err(error),
         };
-        if on_worker_of(&self.shared) {
+        if self.shared.must_not_wait() {
             return Err(PushError::WouldBlockWorker(item));
         }
         let clock = &self.shared.clock;
@@ -466,7 +470,7 @@ impl<I: 'static, O> Batch<I, O> {
         if let Some(report) = core.report_told() {
             return Ok(report);
         }
-        if on_worker_of(&self.shared) {
+        if self.shared.must_not_wait() {
             return core.report().ok_or(Error::WouldBlockWorker);
         }
         let aside = self.rows.stand_aside();

@@ -1,7 +1,6 @@
 //! Results are read, not pushed.
 
 use super::work::Rows;
-use crate::engine::worker::on_worker_of;
 use crate::engine::{Error, shared::Shared};
 use crate::job::ItemResult;
 use crate::store::{Order, Read, Reader, Settled};
@@ -103,7 +102,7 @@ impl<I, O> Iterator for Results<I, O> {
             };
             let found = match read() {
                 Some(found) => found,
-                None if on_worker_of(&self.shared) => {
+                None if self.shared.must_not_wait() => {
                     self.over = true;
                     return Some(Err(Error::WouldBlockWorker));
                 }

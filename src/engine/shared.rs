@@ -162,6 +162,15 @@ impl Shared {
         }
     }
 
+    /// Whether this thread is one of the engine's own: it would wait for itself. So would the journal's, in a listener.
+    pub(crate) fn must_not_wait(self: &Arc<Self>) -> bool {
+        #[cfg(feature = "sqlite")]
+        if self.journal.as_ref().is_some_and(|journal| journal.may_wait().is_err()) {
+            return true;
+        }
+        worker::on_worker_of(self)
+    }
+
     /// Whether batches are kept in a journal.
     pub(crate) fn has_journal(&self) -> bool {
         #[cfg(feature = "sqlite")]

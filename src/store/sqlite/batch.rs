@@ -14,6 +14,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 pub(crate) struct Opened {
     pub(crate) id: i64,
     pub(crate) run: i64,
+    /// Which opening this is of all that the journal has seen.
+    pub(crate) opening: u64,
     pub(crate) paused: bool,
     /// Ended in earlier runs: done, dead, skipped.
     pub(crate) before: (i64, i64, i64),
@@ -50,9 +52,11 @@ pub(crate) fn open(
         if !with_input {
             return Ok(Err(Refused::Unknown { known: names(tx)? }));
         }
-        let (id, book) = Book::found(db, what, tx.now_ms)?;
+        let (id, mut book) = Book::found(db, what, tx.now_ms)?;
+        let opening = tx.books.next_opening();
+        book.opening = opening;
         tx.books.enter(id, book);
-        return Ok(Ok(Opened { id, run: 1, ..Opened::default() }));
+        return Ok(Ok(Opened { id, run: 1, opening, ..Opened::default() }));
     };
     let said = |processor: &str, version: &str| {
         if version.is_empty() { processor.to_owned() } else { format!("{processor} {version}") }
@@ -64,7 +68,9 @@ pub(crate) fn open(
     if !with_input && !sealed {
         return Ok(Err(Refused::Unsealed));
     }
+    let opening = tx.books.next_opening();
     let book = tx.books.of(db, id)?;
+    book.opening = opening;
     if last_of(db, "item", id)? >= book.next_seq || last_of(db, "result", id)? >= book.next_result {
         return Err(damaged("batch", id));
     }
@@ -79,7 +85,7 @@ pub(crate) fn open(
     }
     let (run, before) = (book.run, (book.done, book.dead, book.skipped));
     db.prepare_cached("UPDATE batch SET status = NULL, ended_ms = NULL WHERE id = ?")?.execute([id])?;
-    let mut opened = Opened { id, run, paused, before, ..Opened::default() };
+    let mut opened = Opened { id, run, opening, paused, before, ..Opened::default() };
     if !with_input {
         let (from, to) = range_of(id);
         opened.unclaimed = db
@@ -240,7 +246,10 @@ pub(crate) fn seal(tx: &mut Tx<'_>, batch: i64) -> rusqlite::Result<Sealed> {
 }
 
 /// The run is over, and this is how.
-pub(crate) fn end(tx: &mut Tx<'_>, batch: i64, status: &str) -> rusqlite::Result<()> {
+pub(crate) fn end(tx: &mut Tx<'_>, batch: i64, opening: u64, status: &str) -> rusqlite::Result<()> {
+    if tx.books.opening_of(batch) != Some(opening) {
+        return Ok(()); // It was opened anew before this was written.
+    }
     tx.books.of(tx.db, batch)?.claimed_to = 0;
     tx.books.close(tx.db, batch)?;
     tx.db

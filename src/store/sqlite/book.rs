@@ -28,6 +28,8 @@ pub(crate) struct Book {
     pub(crate) seen_to: i64,
     /// The checksum of the batch's name and of what is to run its items.
     named: i64,
+    /// Which opening of a batch it belongs to: the end of an earlier run, written late, is none of this one's.
+    pub(crate) opening: u64,
     changed: bool,
 }
 
@@ -35,6 +37,8 @@ pub(crate) struct Book {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Books {
     open: HashMap<i64, Book>,
+    /// How often a batch has been opened.
+    opened: u64,
 }
 
 impl Book {
@@ -60,6 +64,7 @@ impl Book {
                 fresh_from: 0,
                 seen_to: 0,
                 named,
+                opening: 0,
                 changed: false,
             };
             if book.sum() == row.get::<_, i64>(13)? { Ok(book) } else { Err(damaged("batch", batch)) }
@@ -130,6 +135,17 @@ impl Books {
         };
         book.changed = true;
         Ok(book)
+    }
+
+    /// A number for an opening.
+    pub(crate) fn next_opening(&mut self) -> u64 {
+        self.opened += 1;
+        self.opened
+    }
+
+    /// Which opening the batch's book belongs to, if it is open.
+    pub(crate) fn opening_of(&self, batch: i64) -> Option<u64> {
+        self.open.get(&batch).map(|book| book.opening)
     }
 
     pub(crate) fn close(&mut self, db: &Connection, batch: i64) -> rusqlite::Result<()> {

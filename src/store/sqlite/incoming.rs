@@ -6,7 +6,7 @@
 use super::append::{Append, Appended as AppendedOp};
 use super::batch::{Ask, Sealed, seal};
 use super::error::JournalError;
-use super::rows::{Kind, NewItem, Placed, number, seq_of};
+use super::rows::{Kind, NewItem, Placed, calmly, number, seq_of};
 use super::store::{JournalStore, Ready, State};
 use super::writer::Tx;
 use crate::job::{Duplicates, Key, Payload};
@@ -71,9 +71,9 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         duplicates: Duplicates,
         now: Timestamp,
     ) -> Result<Appended, AppendError<I>> {
-        let payload = match item.encode() {
+        let payload = match calmly(|| item.encode()) {
             Ok(payload) => payload,
-            Err(error) => return Err(AppendError::Unwritable(error.to_string(), item)),
+            Err(why) => return Err(AppendError::Unwritable(why, item)),
         };
         // Who pushes one by one is told at once; a whole submission when it is sealed.
         let at_once = duplicates == Duplicates::Error && bound != usize::MAX;
@@ -126,9 +126,9 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         parent: u64,
         now: Timestamp,
     ) -> Result<bool, AppendError<I>> {
-        let payload = match item.encode() {
+        let payload = match calmly(|| item.encode()) {
             Ok(payload) => payload,
-            Err(error) => return Err(AppendError::Unwritable(error.to_string(), item)),
+            Err(why) => return Err(AppendError::Unwritable(why, item)),
         };
         let parent = number(self.batch, parent as i64);
         let mut state = self.state.lock();
@@ -145,6 +145,10 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         drop(state);
         let known = self.parent_of(&key, run);
         let mut state = self.state.lock();
+        if state.stopped || state.failed.is_some() {
+            state.incoming.keys.remove(&key);
+            return Err(AppendError::Sealed(item));
+        }
         if let Some(there) = known {
             state.incoming.keys.remove(&key);
             return if there == Some(parent) { Ok(false) } else { Err(AppendError::Duplicate(key, item)) };
@@ -215,6 +219,10 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         }
         if let Some(key) = &state.incoming.duplicate {
             return Err(Unsealed::Duplicate(key.clone()));
+        }
+        if state.stopped {
+            // What was dropped, or not taken, is not known: the submission was cut short.
+            return Ok(Earlier { resumed: state.incoming.resumed, ..Earlier::default() });
         }
         let resumed = state.incoming.resumed;
         drop(state);

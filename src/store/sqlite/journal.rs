@@ -46,6 +46,10 @@ pub(crate) struct Options<'a> {
 
 /// What a batch's store does when something happens to the journal.
 pub(crate) trait Member: Send + Sync {
+    /// Its number.
+    fn batch(&self) -> i64;
+    /// It has suspects, and does not stand still.
+    fn has_suspects_to_run(&self) -> bool;
     /// Its rows may be claimed again. Whoever calls may hold the lane's latches: it is looked at soon, not here.
     fn kick_soon(&self);
     /// The journal was closed: nothing is written any more.
@@ -87,8 +91,8 @@ struct Members {
 struct Suspects {
     /// In batches that are open.
     left: u64,
-    /// One of them is in hand.
-    running: bool,
+    /// The batch one of which had its turn and has not ended.
+    running: Option<i64>,
 }
 
 /// What a suspect that wants to run is told.
@@ -118,6 +122,8 @@ impl Journal {
         let owner = owner::take_over(&mut db, path, &uid, options.kill)?;
         let (hand, hand_path) = Hand::create(path, options.workers)?;
         held.watch(path)?;
+        // Commits to a log that has no name any more would be gone with the process.
+        held.watch(&beside(path, "-wal"))?;
         held.watch(&hand_path)?;
         let shared = Arc::new(Members {
             all: Mutex::new(Vec::new()),
@@ -288,8 +294,14 @@ impl Journal {
     /// Hands out rows that are no suspects, unless there are suspects. `out` counts them, so that no suspect starts
     /// beside them: it is raised under the latch that a suspect's turn is decided under.
     pub(crate) fn hand_out(&self, rows: usize, out: &AtomicUsize) -> bool {
+        let mut members = None;
+        if self.shared.suspects.lock().left > 0 {
+            members = Some(self.shared.members());
+        }
         let suspects = self.shared.suspects.lock();
-        let free = suspects.left == 0;
+        // Suspects of a lane that stands still hold nobody up: it may never go on.
+        let none = |members: Vec<Arc<dyn Member>>| !members.iter().any(|member| member.has_suspects_to_run());
+        let free = suspects.left == 0 || members.is_some_and(none);
         if free {
             // ORDERING: AcqRel, with the subtraction when they have ended and the look of `is_busy`.
             out.fetch_add(rows, Ordering::AcqRel);
@@ -298,25 +310,33 @@ impl Journal {
     }
 
     /// Whether a suspect may be claimed: it has the journal to itself then.
-    pub(crate) fn turn(&self) -> Turn {
+    /// `stands_still`: the asking lane does.
+    pub(crate) fn turn(&self, batch: i64, stands_still: bool) -> Turn {
+        if stands_still {
+            return Turn::Later;
+        }
         let members = self.shared.members();
         let mut suspects = self.shared.suspects.lock();
-        if suspects.running {
-            return Turn::Taken;
+        if let Some(there) = suspects.running {
+            // One that was claimed by a lane that has stood still since has not begun, and does not hold up the others.
+            let waits = |member: &Arc<dyn Member>| member.batch() == there && !member.has_suspects_to_run();
+            if !members.iter().any(waits) || members.iter().any(|member| member.is_busy()) {
+                return Turn::Taken;
+            }
         }
         if members.iter().any(|member| member.is_busy()) {
             return Turn::Later;
         }
-        suspects.running = true;
+        suspects.running = Some(batch);
         Turn::Yours
     }
 
-    /// A suspect has ended, or was not claimed after all. `cleared`: it is none any more.
-    pub(crate) fn suspect_done(&self, cleared: bool) {
+    /// A suspect that had its turn has ended, or will not run.
+    pub(crate) fn suspect_done(&self) {
         {
             let mut suspects = self.shared.suspects.lock();
-            suspects.running = false;
-            suspects.left = suspects.left.saturating_sub(u64::from(cleared));
+            suspects.running = None;
+            suspects.left = suspects.left.saturating_sub(1);
         }
         self.shared.kick();
     }

@@ -2,7 +2,7 @@
 
 use super::batch::{Ask, end};
 use super::error::JournalError;
-use super::rows::{Kind, NewError, NewResult, Past as RowFate, key_sum, number};
+use super::rows::{Kind, NewError, NewResult, Past as RowFate, calmly, key_sum, number};
 use super::settle::{Again, Group, Settle, Settled as SettledOp};
 use super::step::Step;
 use super::store::JournalStore;
@@ -31,16 +31,16 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             let stepped_here = stepped && self.steps.lock().remove(&row.seq);
             let has_steps = row.past.is_some() || stepped_here;
             let (kind, reason, output, error) = match row.outcome {
-                Ok(value) => match value.encode() {
+                Ok(value) => match calmly(|| value.encode()) {
                     Ok(output) => {
                         if write_with.is_some() {
                             group.push((number(self.batch, row.seq as i64), (row.key.clone(), value)));
                         }
                         (Kind::Done, None, Some(output), None)
                     }
-                    Err(error) => {
+                    Err(why) => {
                         unwritable += 1;
-                        let error = AttemptError::new(row.attempts, AttemptKind::Fatal, error.to_string());
+                        let error = AttemptError::new(row.attempts, AttemptKind::Fatal, why);
                         (Kind::Dead, Some(DeadReason::Unreadable), None, Some(new_error(&error)))
                     }
                 },
@@ -63,7 +63,8 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
                 run_us: micros(row.run_time),
                 output,
                 error,
-                effects: row.effects,
+                // Of an output that cannot be kept nothing is written.
+                effects: row.effects.filter(|_| kind == Kind::Done),
             });
             origins.push((row.origin, suspect));
         }
@@ -75,7 +76,15 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             Box::new(WriteGroup { write: Arc::clone(write), items, done }) as Box<dyn Group>
         });
         let told = Box::new(Told { store: Arc::clone(self), rows, done, origins });
-        self.journal.send(Settle { batch: self.batch, results, group, told, late: 0, refused: Vec::new() });
+        self.journal.send(Settle {
+            batch: self.batch,
+            results,
+            group,
+            told,
+            late: 0,
+            came_late: Vec::new(),
+            refused: Vec::new(),
+        });
     }
 
     /// An item that will be tried again. Nothing of it is kept in memory but its number and its time.
@@ -106,7 +115,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
                 stopped
             };
             if suspect {
-                store.journal.suspect_done(true);
+                store.suspect_goes();
             }
             match written {
                 _ if stopped => store.told().cancelled(1),
@@ -122,9 +131,10 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
     }
 
     pub(super) fn write_end(self: &Arc<Self>, status: &str) {
-        let (batch, status, store) = (self.batch, status.to_owned(), Arc::clone(self));
+        let (batch, opening) = (self.batch, self.opening);
+        let (status, store) = (status.to_owned(), Arc::clone(self));
         self.journal.send(Ask {
-            write: move |tx: &mut Tx<'_>| end(tx, batch, &status),
+            write: move |tx: &mut Tx<'_>| end(tx, batch, opening, &status),
             made: None,
             // Written or lost: the batch has ended.
             told: Box::new(move |_: Result<(), _>| store.told().ended()),
@@ -217,7 +227,7 @@ impl<I: Payload, O: Payload> Told<I, O> {
         self.store.landed(rows);
         self.store.top_up(&mut self.store.state.lock());
         for _ in 0..suspects {
-            self.store.journal.suspect_done(true);
+            self.store.suspect_goes();
         }
     }
 }

@@ -69,14 +69,14 @@ pub(crate) fn take_over(
         super::schema::check(db, path)?;
         super::batch::count_again(db).map_err(at.failed("cannot be read"))?;
     }
+    let boot = boot();
     if !dead.is_empty() {
         let orphans = Orphans {
             owners: dead.iter().map(|owner| owner.uid.clone()).collect(),
-            groups: groups_of(db, &dead).map_err(at.failed("cannot be read"))?,
+            groups: groups_of(db, &dead, &boot).map_err(at.failed("cannot be read"))?,
         };
         kill(&orphans);
     }
-    let boot = boot();
     // Of the last one only: who took over from the others has read theirs.
     let hand = match dead.last() {
         Some(last) if last.boot == boot && !boot.is_empty() => Hand::read(path).unwrap_or_default(),
@@ -113,9 +113,10 @@ fn dead_owners(db: &Connection) -> rusqlite::Result<Vec<DeadOwner>> {
         .collect()
 }
 
-fn groups_of(db: &Connection, dead: &[DeadOwner]) -> rusqlite::Result<Vec<(i32, u64)>> {
+/// Of this start of the machine: numbers and times of an earlier one would be those of strangers.
+fn groups_of(db: &Connection, dead: &[DeadOwner], boot: &str) -> rusqlite::Result<Vec<(i32, u64)>> {
     let mut groups = Vec::new();
-    for owner in dead {
+    for owner in dead.iter().filter(|owner| owner.boot == boot && !boot.is_empty()) {
         let mut select = db.prepare("SELECT pgid, start_ticks FROM child WHERE owner = ?")?;
         let rows = select.query_map([owner.id], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?;
         for row in rows {

@@ -1,7 +1,7 @@
 //! Results by cursor: a few hundred at a time, each fetch a statement of its own, so no old state of the file is held.
 
 use super::read::{RawResult, by_completion, by_input, errors};
-use super::rows::Kind;
+use super::rows::{Kind, calmly};
 use super::store::JournalStore;
 use crate::job::{AttemptError, AttemptKind, Dead, DeadReason, Payload};
 use crate::store::{Order, Read, Reader, Settled};
@@ -70,8 +70,8 @@ impl<I: Payload, O: Payload> Reader<O> for JournalReader<I, O> {
 impl<I: Payload, O: Payload> JournalReader<I, O> {
     fn settled(&self, raw: RawResult) -> Result<Settled<O>, Arc<crate::store::JournalError>> {
         let outcome = match (raw.kind, &raw.output) {
-            (Kind::Done, Some(text)) => O::decode(text).map_err(|error| {
-                let error = AttemptError::new(raw.attempts, AttemptKind::Fatal, error.to_string());
+            (Kind::Done, Some(text)) => calmly(|| O::decode(text)).map_err(|why| {
+                let error = AttemptError::new(raw.attempts, AttemptKind::Fatal, why);
                 Dead::new(DeadReason::Unreadable, raw.attempts, vec![error])
             }),
             _ => {

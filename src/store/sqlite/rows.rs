@@ -1,11 +1,12 @@
 //! Rows on their way to and from the tables, and their sums.
 
 use super::schema::BATCH_SHIFT;
-use crate::job::{AttemptError, Key};
+use crate::job::{AttemptError, Key, PayloadError};
 use crate::store::Effects;
 use siphasher::sip::SipHasher13;
 use std::borrow::Cow;
 use std::hash::Hasher;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The number of an item, or of a result, in its table.
 pub(crate) fn number(batch: i64, seq: i64) -> i64 {
@@ -20,6 +21,20 @@ pub(crate) fn seq_of(number: i64) -> u64 {
 /// The numbers of a batch: from, and up to but not including.
 pub(crate) fn range_of(batch: i64) -> (i64, i64) {
     (batch << BATCH_SHIFT, (batch + 1) << BATCH_SHIFT)
+}
+
+/// Runs the user's encoding or decoding; its panic is an error of the row's, not the writer's end.
+pub(crate) fn calmly<R>(code: impl FnOnce() -> Result<R, PayloadError>) -> Result<R, String> {
+    match catch_unwind(AssertUnwindSafe(code)) {
+        Ok(coded) => coded.map_err(|error| error.to_string()),
+        Err(panic) => {
+            let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            // The payload's own `Drop` may panic, too.
+            std::mem::forget(panic);
+            Err(format!("its JSON cannot be made or read: a panic: {said}"))
+        }
+    }
 }
 
 /// Makes the checksum of a row out of its columns.

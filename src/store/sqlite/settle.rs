@@ -21,6 +21,8 @@ pub(crate) struct Settle {
     pub(crate) told: Box<dyn Settled>,
     /// Those that came too late: their attempt is not the one that the journal expects.
     pub(crate) late: u64,
+    /// By result: whether it did.
+    pub(crate) came_late: Vec<bool>,
     /// By result: why it is not marked after all. Stays when the group is applied anew.
     pub(crate) refused: Vec<Option<Failure>>,
 }
@@ -68,17 +70,21 @@ impl Settle {
         let book = tx.books.of(tx.db, self.batch)?.clone();
         let saved = savepoint(tx.db)?;
         self.mark_all(tx)?;
-        for (result, _) in self.results.iter().zip(&self.refused).filter(|(_, refused)| refused.is_some()) {
-            group.leave_out(result.item);
-        }
         let done = |result: &NewResult| result.kind == Kind::Done;
-        if !self.results.iter().zip(&self.refused).any(|(result, refused)| done(result) && refused.is_none())
-        {
+        let mut any = false;
+        for ((result, refused), late) in self.results.iter().zip(&self.refused).zip(&self.came_late) {
+            if refused.is_some() || *late {
+                group.leave_out(result.item);
+            } else {
+                any |= done(result);
+            }
+        }
+        if !any {
             return saved.keep();
         }
         let Err(failure) = run_theirs(tx, GROUP_LIMIT, |db| group.run(db)) else { return saved.keep() };
-        for (result, refused) in self.results.iter().zip(&mut self.refused) {
-            if done(result) && refused.is_none() {
+        for ((result, refused), late) in self.results.iter().zip(&mut self.refused).zip(&self.came_late) {
+            if done(result) && refused.is_none() && !late {
                 *refused = Some(same(&failure));
             }
         }
@@ -94,17 +100,22 @@ impl Settle {
     /// Marks all that are not refused.
     fn mark_all(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
         self.late = 0;
-        for (result, refused) in self.results.iter().zip(&mut self.refused) {
+        self.came_late.clear();
+        self.came_late.resize(self.results.len(), false);
+        let rows = self.results.iter().zip(&mut self.refused).zip(&mut self.came_late);
+        for ((result, refused), late) in rows {
             if refused.is_some() {
                 continue;
             }
             let Some(effects) = &result.effects else {
-                self.late += u64::from(!mark(tx, self.batch, result)?);
+                *late = !mark(tx, self.batch, result)?;
+                self.late += u64::from(*late);
                 continue;
             };
             let book = tx.books.of(tx.db, self.batch)?.clone();
             let saved = savepoint(tx.db)?;
             if !mark(tx, self.batch, result)? {
+                *late = true;
                 self.late += 1;
                 saved.keep()?;
                 continue;
@@ -190,17 +201,18 @@ fn mark(tx: &mut Tx<'_>, batch: i64, result: &NewResult) -> rusqlite::Result<boo
 struct Savepoint<'a>(&'a Connection);
 
 fn savepoint(db: &Connection) -> rusqlite::Result<Savepoint<'_>> {
-    db.prepare_cached("SAVEPOINT byrd")?.execute([])?;
+    // Not from the cache of statements, here and in the writer: the user's SQL would find them there, authorised.
+    db.execute_batch("SAVEPOINT byrd")?;
     Ok(Savepoint(db))
 }
 
 impl Savepoint<'_> {
     fn keep(self) -> rusqlite::Result<()> {
-        self.0.prepare_cached("RELEASE byrd")?.execute([]).map(drop)
+        self.0.execute_batch("RELEASE byrd")
     }
 
     fn undo(self) -> rusqlite::Result<()> {
-        self.0.prepare_cached("ROLLBACK TO byrd")?.execute([])?;
+        self.0.execute_batch("ROLLBACK TO byrd")?;
         self.keep()
     }
 }

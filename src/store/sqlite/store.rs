@@ -19,13 +19,13 @@ use super::claim::{Claim as ClaimOp, Claimed};
 use super::error::JournalError;
 use super::incoming::Incoming;
 use super::journal::{Journal, Member, Turn};
-use super::rows::{Past as RowFate, RawItem, number, seq_of};
+use super::rows::{Past as RowFate, RawItem, calmly, number, seq_of};
 use crate::job::{AttemptError, AttemptKind, Dead, DeadItem, DeadReason, Duplicates, Key, Payload};
 use crate::store::{
     AppendError, Appended, Claim, Earlier, Kept, Link, Order, Past, Reader, Retried, Row, RowPast, Settled,
     Store, Unsealed, WriteWith,
 };
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, OnceLock};
 use crate::time::{Clock, Timestamp, millis, wall_ms};
 use std::cmp::Reverse;
@@ -44,6 +44,7 @@ const LOOK_AGAIN: Duration = millis(5);
 pub(crate) struct JournalStore<I, O> {
     pub(super) journal: Arc<Journal>,
     pub(super) batch: i64,
+    pub(super) opening: u64,
     pub(super) clock: Clock,
     pub(super) link: OnceLock<Arc<dyn Link>>,
     pub(super) state: Mutex<State<I>>,
@@ -55,6 +56,8 @@ pub(crate) struct JournalStore<I, O> {
     pub(super) in_flight: AtomicUsize,
     /// Workers that have a chunk of it in hand.
     in_hand: AtomicUsize,
+    /// Suspects of this batch that have not ended.
+    suspects_left: AtomicU64,
     out: PhantomData<fn() -> O>,
 }
 
@@ -105,6 +108,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         let store = Arc::new(JournalStore {
             journal: Arc::clone(journal),
             batch: opened.id,
+            opening: opened.opening,
             clock: clock.clone(),
             link: OnceLock::new(),
             state: Mutex::new(State {
@@ -125,6 +129,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             group: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             in_hand: AtomicUsize::new(0),
+            suspects_left: AtomicU64::new(0),
             out: PhantomData,
         });
         let member: Arc<dyn Member> = Arc::clone(&store) as _;
@@ -154,6 +159,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
     pub(super) fn put_by(&self, state: &mut State<I>, id: i64, past: &RowFate) -> bool {
         if past.suspect {
             state.suspects.push_back(id);
+            self.suspects_left.fetch_add(1, Ordering::AcqRel);
             self.journal.suspect(1);
             return false;
         }
@@ -178,7 +184,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             more: false,
         };
         if let Some(id) = state.suspects.front() {
-            match self.journal.turn() {
+            match self.journal.turn(self.batch, self.link.get().is_some_and(|link| link.stands_still())) {
                 Turn::Yours => {
                     claim.ids.push(*id);
                     state.suspects.pop_front();
@@ -206,6 +212,18 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         self.in_flight.load(Ordering::Acquire)
     }
 
+    /// A suspect that had its turn has ended, or will not run.
+    pub(super) fn suspect_goes(&self) {
+        less(&self.suspects_left, 1);
+        self.journal.suspect_done();
+    }
+
+    /// Suspects that have not had their turn will not run.
+    fn suspects_go(&self, fewer: u64) {
+        less(&self.suspects_left, fewer);
+        self.journal.unsuspect(fewer);
+    }
+
     /// Rows whose outcome is committed, or that were given back.
     pub(super) fn landed(&self, rows: usize) {
         // ORDERING: AcqRel: see `Journal::hand_out`.
@@ -222,9 +240,9 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             let why = format!("row {} of table item does not match its checksum", raw.id);
             return Err((raw.id, key, raw.past, why));
         }
-        let item = match I::decode(&raw.payload) {
+        let item = match calmly(|| I::decode(&raw.payload)) {
             Ok(item) => item,
-            Err(error) => return Err((raw.id, key, raw.past, error.to_string())),
+            Err(why) => return Err((raw.id, key, raw.past, why)),
         };
         let age = (wall_ms() as i64).saturating_sub(raw.queued_ms).max(0) as u64;
         let now = self.clock.now().as_nanos();
@@ -295,7 +313,7 @@ impl<I: Payload, O: Payload> Claimed for JournalStore<I, O> {
         self.told().waiting(-(by_name as i64));
         if stopped {
             if suspects > 0 {
-                self.journal.suspect_done(true);
+                self.suspect_goes();
             }
             // Those in order were counted as claimable when the batch was stopped; these were in no line then.
             self.told().cancelled((by_name + suspects) as u64);
@@ -405,7 +423,7 @@ impl<I: Payload, O: Payload> Store<I, O> for Arc<JournalStore<I, O>> {
     fn unclaim(&self, rows: usize, suspect: bool) {
         self.landed(rows);
         if suspect {
-            self.journal.suspect_done(true);
+            self.suspect_goes();
         }
     }
 
@@ -466,7 +484,7 @@ impl<I: Payload, O: Payload> Store<I, O> for Arc<JournalStore<I, O>> {
     fn discard_unread(&self) {}
 
     fn drop_waiting(&self) -> usize {
-        let (count, suspects, backing_off) = {
+        let (count, suspects, suspect_ready, backing_off) = {
             let mut state = self.state.lock();
             state.stopped = true;
             let incoming = state.incoming.drop_unsent();
@@ -475,19 +493,21 @@ impl<I: Payload, O: Payload> Store<I, O> for Arc<JournalStore<I, O>> {
             state.ready.clear();
             let waiting =
                 state.unclaimed as usize + state.later.len() + state.due.len() + state.suspects.len();
-            let suspects = state.suspects.len() + suspect_ready;
+            let suspects = state.suspects.len();
             let backing_off = state.later.len() + state.due.len();
             state.unclaimed = 0;
             state.later.clear();
             state.due.clear();
             state.suspects.clear();
-            (incoming + ready + waiting, suspects, backing_off)
+            (incoming + ready + waiting, suspects, suspect_ready, backing_off)
         };
         self.written.notify_all();
         if let Some(link) = self.link.get() {
             link.waiting(-(backing_off as i64));
         }
-        self.journal.unsuspect(suspects as u64);
+        self.suspects_go(suspects as u64);
+        // Claimed, so it had its turn.
+        (0..suspect_ready).for_each(|_| self.suspect_goes());
         count
     }
 
@@ -517,6 +537,15 @@ impl<I: Payload, O: Payload> Member for JournalStore<I, O> {
         self.written.notify_all();
     }
 
+    fn batch(&self) -> i64 {
+        self.batch
+    }
+
+    fn has_suspects_to_run(&self) -> bool {
+        let stands_still = || self.link.get().is_some_and(|link| link.stands_still());
+        self.suspects_left.load(Ordering::Acquire) > 0 && !stands_still()
+    }
+
     fn is_busy(&self) -> bool {
         // What a lane that stands still has claimed does not start before it goes on.
         let stands_still = || self.link.get().is_some_and(|link| link.stands_still());
@@ -544,5 +573,15 @@ impl<I: Payload, O: Payload> Member for JournalStore<I, O> {
     fn control(&self, batch: i64, verb: &str) -> Option<String> {
         let link = self.link.get().filter(|_| batch == self.batch)?;
         Some(link.control(verb))
+    }
+}
+
+/// Subtracts, and stops at zero.
+fn less(count: &AtomicU64, by: u64) {
+    let mut now = count.load(Ordering::Relaxed);
+    while let Err(seen) =
+        count.compare_exchange_weak(now, now.saturating_sub(by), Ordering::AcqRel, Ordering::Relaxed)
+    {
+        now = seen;
     }
 }

@@ -306,14 +306,14 @@ impl Writer {
     }
 
     fn try_write(&mut self) -> rusqlite::Result<()> {
-        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.db.execute_batch("BEGIN IMMEDIATE")?;
         let mut tx =
             Tx { db: &self.db, books: &mut self.books, now_ms: wall_ms() as i64, fence: &self.fence };
         for op in &mut self.group {
             op.apply(&mut tx)?;
         }
         self.books.flush(&self.db)?;
-        self.db.prepare_cached("COMMIT")?.execute([])?;
+        self.db.execute_batch("COMMIT")?;
         Ok(())
     }
 

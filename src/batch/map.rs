@@ -10,9 +10,10 @@
 //!
 //! Each position's result is written once, by who settles it, and read after the lane has ended.
 
-use crate::engine::body::{Body, Ended, Work};
+use crate::engine::body::Body;
 use crate::engine::lane::{Ending, LaneBody, LaneCore, Shell};
 use crate::engine::shared::Shared;
+use crate::engine::work::{Ended, Work};
 use crate::engine::worker::{caught, on_worker_of, text_of};
 use crate::engine::{Context, Error};
 use crate::job::{

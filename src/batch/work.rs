@@ -3,9 +3,9 @@
 use super::readers::Readers;
 use super::request::KeyOf;
 use crate::engine::Context;
-use crate::engine::body::{ChildError, Ended, Tried, Work};
 use crate::engine::lane::Ending;
 use crate::engine::signal::Signal;
+use crate::engine::work::{ChildError, Ended, Tried, Work};
 use crate::engine::worker::caught;
 use crate::job::{Dead, Failure, Key, Report};
 use crate::store::{

@@ -9,19 +9,20 @@
 use super::context::Context;
 use super::entries::{Entry, Later};
 use super::gate::Admission;
-use super::lane::{Ending, LaneBody, Shell};
+use super::lane::{LaneBody, Shell};
 use super::recovery::InHand;
 use super::shared::Shared;
 use super::slot::Slot;
 use super::verdict::{FailedAttempt, History, Verdict};
+use super::work::{ChildError, Ended, Work};
 use super::worker::{Fate, WorkerState, caught, drop_quietly, with_item};
 use crate::core::attempt::Epoch;
 use crate::core::chunk::Chunk as ChunkWord;
 use crate::core::waitlist::Demand;
-use crate::job::{AttemptError, Dead, Failure, HaltReason, Key, Report};
+use crate::job::{Failure, HaltReason, Key, Report};
 use crate::meter::Counter;
 use crate::policy;
-use crate::store::{Effects, JournalError, Kept, RowPast};
+use crate::store::{JournalError, Kept};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::sync::{Arc, Mutex};
 use crate::time::{Timestamp, millis, secs};
@@ -29,7 +30,6 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use std::any::Any;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::ops::Range;
 use std::time::Duration;
 
 /// A clock reading costs 10 ns, so items that are predicted to be fast are timed a stride at a time: as many as should
@@ -43,126 +43,6 @@ const STRIDE_LIMIT: Duration = secs(1);
 const PUBLISH_AFTER: Duration = millis(1);
 /// Entries in the channel per worker.
 const READY_PER_WORKER: usize = 2;
-
-/// What an ended item leaves behind besides its outcome.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ended {
-    pub(crate) attempts: u32,
-    pub(crate) run_time: Duration,
-    pub(crate) queued_time: Duration,
-}
-
-/// The batch as its lane needs it: where chunks come from, what runs an item, where outcomes go.
-pub(crate) trait Work: Send + Sync {
-    /// A handle on the items of one chunk.
-    type Chunk: Clone + Send;
-    type Out: Send;
-    /// Fresh entries come through a channel that is refilled from a store. Otherwise a ticket claims directly.
-    const REFILLED: bool;
-
-    /// Takes up to `max` items, in order: the chunk, their number, and whether there are more.
-    fn claim(&self, max: usize) -> Option<(Self::Chunk, u32, bool)>;
-    /// Items that wait to be claimed.
-    fn unclaimed(&self) -> usize;
-    /// Runs one item.
-    fn call(&self, chunk: &Self::Chunk, at: u32, ctx: &Context) -> Result<Self::Out, Failure>;
-    fn seq(&self, chunk: &Self::Chunk, at: u32) -> u64;
-    /// The item's key, where it has one of its own.
-    fn key(&self, chunk: &Self::Chunk, at: u32) -> Option<Key>;
-    /// When it was submitted, where that is known.
-    fn queued(&self, chunk: &Self::Chunk, at: u32) -> Option<Timestamp>;
-    /// Takes an outcome of this seat; it need not be visible before [`publish`](Work::publish).
-    fn keep(&self, seat: usize, chunk: &Self::Chunk, at: u32, outcome: Result<Self::Out, Dead>, ended: Ended);
-    /// As [`keep`](Work::keep), with what is to be done together with the mark.
-    fn keep_with(
-        &self,
-        seat: usize,
-        chunk: &Self::Chunk,
-        at: u32,
-        out: Self::Out,
-        ended: Ended,
-        _effects: Option<Effects>,
-    ) {
-        self.keep(seat, chunk, at, Ok(out), ended);
-    }
-    /// Makes the seat's outcomes visible.
-    fn publish(&self, seat: usize);
-    /// Drops what waits to be claimed; how many items that were.
-    fn drop_unclaimed(&self, reason: &Ending) -> usize;
-    /// The lane was cancelled before these items ran (`map` owes its caller a result for each).
-    fn cancelled(&self, chunk: &Self::Chunk, range: Range<u32>, reason: &Ending);
-    fn ended(&self, report: &Report);
-
-    // What follows is for work whose rows are in a journal.
-
-    /// Whether outcomes are counted later, by whom they were handed to.
-    fn settles_later(&self) -> bool {
-        false
-    }
-    /// What the only item of this chunk has behind it from earlier claims.
-    fn past<'a>(&self, _chunk: &'a Self::Chunk) -> Option<&'a RowPast> {
-        None
-    }
-    /// A worker is about to run these.
-    fn in_hand(&self, _worker: usize, _chunk: &Self::Chunk, _range: &Range<u32>) {}
-    /// It has run them, or what others left of them.
-    fn off_hand(&self, _worker: usize) {}
-    /// Takes over an item that is to be tried again: it comes back by a claim.
-    fn again(&self, _chunk: &Self::Chunk, _at: u32, _tried: Tried<'_>) -> bool {
-        false
-    }
-    /// Looks which items have come due; when the next does.
-    fn due(&self, _now: Timestamp) -> Option<Timestamp> {
-        None
-    }
-    /// Whether outcomes may come back refused.
-    fn may_refuse(&self) -> bool {
-        false
-    }
-    /// The item that an outcome came from.
-    fn chunk_of(&self, _origin: &(dyn Any + Send)) -> Option<(Self::Chunk, u32)> {
-        None
-    }
-    /// Takes an item that an item of this lane submits: `true`, it is new. The item comes back with the reason.
-    fn append_child(&self, item: Box<dyn Any>, _parent: u64) -> Result<bool, ChildError> {
-        Err(ChildError::Other("only the items of a batch can submit others".to_owned(), item))
-    }
-    /// Has the end written down; `true`: the lane is concluded when it is.
-    fn end(&self, _status: &str) -> bool {
-        false
-    }
-    /// The number of an item in the journal, if there is one.
-    #[cfg(feature = "cli")]
-    fn number(&self, _seq: u64) -> Option<i64> {
-        None
-    }
-    /// What an earlier attempt has kept. `None`: the lane keeps steps itself.
-    fn step(&self, _seq: u64, _name: &str) -> Option<Result<Option<String>, Arc<JournalError>>> {
-        None
-    }
-    /// Keeps a step. Does not wait: what it returns does.
-    fn keep_step(&self, _seq: u64, _epoch: u32, _name: &str, _output: &str) -> Kept {
-        Box::new(|| Ok(true))
-    }
-}
-
-/// Why an item that another one submits was not taken.
-pub(crate) enum ChildError {
-    Full(Box<dyn Any>),
-    Closed(Box<dyn Any>),
-    Duplicate(Key, Box<dyn Any>),
-    Other(String, Box<dyn Any>),
-}
-
-/// What an item that is to be tried again has behind it, its last attempt included.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Tried<'a> {
-    pub(crate) tries: u32,
-    pub(crate) lost: u32,
-    pub(crate) deferrals: u32,
-    pub(crate) due: Timestamp,
-    pub(crate) error: Option<&'a AttemptError>,
-}
 
 pub(super) struct Seat<C> {
     pub(super) word: ChunkWord,

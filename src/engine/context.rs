@@ -1,11 +1,11 @@
 //! What an item's closure sees of the engine.
 
-use super::body::ChildError;
 use super::cpu;
 use super::error::PushError;
 use super::lane::Shell;
 use super::shared::Shared;
 use super::slot::{Effect, Slot};
+use super::work::ChildError;
 use super::worker::{belong_to, with_item};
 use crate::core::attempt::Epoch;
 use crate::job::{Failure, Key, Payload};

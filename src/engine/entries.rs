@@ -9,10 +9,11 @@
 //!
 //! The queues are short latches; the supervisor passes through them and never waits for a lane.
 
-use super::body::{Body, Work};
+use super::body::Body;
 use super::lane::{Ending, Shell};
 use super::shared::Shared;
 use super::verdict::History;
+use super::work::Work;
 use super::worker::drop_quietly;
 use crate::policy;
 use crate::sync::Arc;

@@ -9,11 +9,11 @@
 //! store first and takes them from `open` then; the lane ends when `open` is zero and the lane is sealed, and
 //! exactly one thread sees that (`ended`).
 
-use super::body::ChildError;
 use super::gate::LaneGate;
 use super::shared::Shared;
 use super::slot::Slot;
 use super::tunables::Tunables;
+use super::work::ChildError;
 use super::worker::{Fate, WorkerState};
 use crate::core::laneword::{LaneWord, Reason};
 use crate::core::lifecycle::{Lifecycle, Phase};

@@ -6,6 +6,7 @@
 //! | `shared` | what all parts share: the table of lanes, signals, phases |
 //! | `places` | which lanes are active, and under which number |
 //! | `lane` | a batch as the workers see it, and the shell around its typed part |
+//! | `work` | what a lane asks of the batch behind it |
 //! | `body` | the typed part: seats, and the loop that runs a chunk |
 //! | `entries` | what waits in a lane |
 //! | `verdict` | what becomes of an item whose attempt failed |
@@ -44,6 +45,7 @@ mod timers;
 pub(crate) mod tunables;
 mod unlimited;
 mod verdict;
+pub(crate) mod work;
 pub(crate) mod worker;
 mod workers;
 

@@ -8,10 +8,11 @@
 //!
 //! Which item that is stands in the worker's [`InHand`]; what was settled before and not told stands in the seat's tally.
 
-use super::body::{Body, Ended, Work};
+use super::body::Body;
 use super::entries::Entry;
 use super::lane::Shell;
 use super::shared::Shared;
+use super::work::{Ended, Work};
 use super::worker::{Fate, Place, WorkerState, caught, drop_quietly};
 use crate::sync::Arc;
 use std::time::Duration;

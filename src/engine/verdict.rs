@@ -5,11 +5,12 @@
 //! they are put to the item, which leaves by exactly one of three ways: back into the lane, into its backoff, or out
 //! through the store as dead or skipped.
 
-use super::body::{Body, Tried, Work};
+use super::body::Body;
 use super::entries::{Entry, Later};
 use super::lane::{Ending, LaneCore, Shell};
 use super::recovery::InHand;
 use super::shared::Shared;
+use super::work::{Tried, Work};
 use super::worker::{Place, WorkerState, text_of};
 use crate::job::{AttemptError, AttemptKind, Dead, DeadReason, Failure, FailureKind};
 use crate::policy;

@@ -3,7 +3,8 @@
 
 use super::*;
 use crate::core::waitlist::Demand;
-use crate::engine::body::{Body, Ended, Work};
+use crate::engine::body::Body;
+use crate::engine::work::{Ended, Work};
 use crate::job::{AttemptKind, Key};
 use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sync::thread::ThreadId;

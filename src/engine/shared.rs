@@ -321,6 +321,8 @@ impl Shared {
             std::mem::replace(&mut *slot, Arc::clone(&state.slot))
         };
         self.retired.lock().add(&old);
+        // The place is not busy any more; the thread that was, may have ended before it was given away.
+        self.quiet.notify();
         self.event(&Event::WorkerReplaced { worker: id, why: "does not return from its item" });
         if let Err(error) = worker::start(self, state) {
             self.worker_lost(id, &error);

@@ -467,8 +467,12 @@ fn a_submission_that_was_stopped_is_not_sealed() {
     let first = engine(&path);
     let open = first.batch("b").halt("now,fail=1".parse().unwrap()).open(picky).unwrap();
     open.push(1).unwrap(); // odd: the batch is halted
-    while open.push(2).is_ok() {
-        std::thread::yield_now();
+    for n in 1.. {
+        match open.push(2 * n) {
+            Ok(()) => std::thread::yield_now(),
+            Err(PushError::Closed(_)) => break,
+            Err(other) => panic!("{other:?}"),
+        }
     }
     open.seal();
     assert!(matches!(open.wait().unwrap().status, BatchStatus::Halted(_)));

@@ -4,7 +4,7 @@
 
 use crate::engine::lane::{Ending, Shell, paused};
 use crate::engine::shared::Shared;
-use crate::job::{Failure, HaltReason};
+use crate::job::{Dead, Failure, HaltReason};
 use crate::store::{JournalError, Link, Origin};
 use crate::sync::{Arc, Weak};
 use crate::time::Timestamp;
@@ -87,6 +87,14 @@ impl Link for LaneLink {
 
     fn late(&self, items: u64) {
         self.with(|_, shell| shell.core.counts.late.add(items));
+    }
+
+    fn gave_up(&self, seq: u64, dead: &Dead) {
+        self.with(|shared, shell| {
+            shell.core.counts.dead.add(1);
+            shared.dead(shell, seq, dead);
+            shared.check_halt(shell);
+        });
     }
 
     fn refused(&self, origin: Origin, failure: Failure) {

@@ -112,8 +112,15 @@ where
         if outbox.is_empty() {
             return;
         }
-        self.rows.store.settle(&mut outbox);
-        drop(outbox);
+        if self.rows.store.settles_later() {
+            // A journal that has failed answers at once, and that may end the batch: not under the latch.
+            let mut settled = std::mem::take(&mut *outbox);
+            drop(outbox);
+            self.rows.store.settle(&mut settled);
+        } else {
+            self.rows.store.settle(&mut outbox);
+            drop(outbox);
+        }
         self.rows.published.notify();
     }
 
@@ -144,6 +151,10 @@ where
 
     fn off_hand(&self, worker: usize) {
         self.rows.store.off_hand(worker);
+    }
+
+    fn given_up(&self, back: bool) {
+        self.rows.store.given_up(back);
     }
 
     fn again(&self, page: &Page<I>, at: u32, tried: Tried<'_>) -> bool {

@@ -7,11 +7,13 @@
 //! | `attempt` | whose an attempt's end is, and how many of its effects are on their way | lock-free; settling waits for its own item's effects |
 //! | `bucket` | a token bucket in virtual tokens: one word per limiter | lock-free; changing its terms takes a latch |
 //! | `chunk` | a range of items taken one by one or from the back; who holds its buffer | lock-free |
+//! | `claims` | what of a journal's batch is to be claimed, on its way, or ready | blocking, one short latch |
 //! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
 //! | `lifecycle` | running, draining, stopped, and how many are inside | lock-free |
 //! | `permits` | a counting semaphore's word: free permits and waiters | lock-free |
 //! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
 //! | `tenancy` | lanes' numbers that are used again: whose hint is cleared | wait-free |
+//! | `turns` | whose turn it is while items are suspected of having crashed a process | blocking, one short latch |
 //! | `waitlist` | who waits for permits, over several kinds, all or nothing | blocking, one short latch per list |
 
 // `pub`, not `pub(crate)`: the model checkers reach these through `__model`, and some of it the engine does not use.
@@ -21,9 +23,11 @@
 pub mod attempt;
 pub mod bucket;
 pub mod chunk;
+pub mod claims;
 pub mod laneword;
 pub mod lifecycle;
 pub mod permits;
 pub mod ready;
 pub mod tenancy;
+pub mod turns;
 pub mod waitlist;

@@ -265,6 +265,7 @@ impl<W: Work> Body<W> {
                 // The supervisor has the item, the seat with its tally and a successor for this thread. What came is
                 // dropped; the permits were charged until now.
                 me.in_hand = InHand::Lost;
+                self.work.given_up(true);
                 shared.came_late(core);
                 shared.gate.returned(shared, &slot, &mut me.held);
                 drop_quietly(result);
@@ -522,6 +523,8 @@ impl<W: Work> LaneBody for Body<W> {
         let seat = &self.seats[worker];
         self.take_back_seat(shared, shell, seat, u64::MAX);
         let Some(hand) = seat.hand.lock().take() else { return };
+        // First: it is not alone in hand, who is in hand beside it.
+        self.work.given_up(false);
         self.work.off_hand(worker);
         let (before, done) = seat.tally.read();
         let mut me = WorkerState::stand_in(slot, shared.nanos());

@@ -76,6 +76,8 @@ pub(crate) trait Work: Send + Sync {
     fn in_hand(&self, _worker: usize, _chunk: &Self::Chunk, _range: &Range<u32>) {}
     /// It has run them, or what others left of them.
     fn off_hand(&self, _worker: usize) {}
+    /// A thread that had some in hand was given up, or came back.
+    fn given_up(&self, _back: bool) {}
     /// Takes over an item that is to be tried again: it comes back by a claim.
     fn again(&self, _chunk: &Self::Chunk, _at: u32, _tried: Tried<'_>) -> bool {
         false

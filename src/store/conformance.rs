@@ -91,6 +91,9 @@ impl Link for Arc<Told> {
     fn joined(&self, items: u64) {
         self.0.lock().joined += items;
     }
+    fn gave_up(&self, _seq: u64, _dead: &Dead) {
+        self.0.lock().before.1 += 1;
+    }
     fn refused(&self, _origin: Origin, _failure: Failure) {}
     fn ended(&self) {
         self.0.lock().ended += 1;

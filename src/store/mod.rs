@@ -222,6 +222,9 @@ pub(crate) trait Link: Send + Sync {
     fn waiting(&self, more: i64);
     /// Outcomes that came too late were dropped.
     fn late(&self, items: u64);
+    /// An item that the engine has not given up is dead, for a reason that only the store knows. [`settled`](Link::settled)
+    /// follows.
+    fn gave_up(&self, seq: u64, dead: &Dead);
     /// The user's SQL that belongs to an outcome failed: the item has failed with it.
     fn refused(&self, origin: Origin, failure: Failure);
     /// The end of the batch is written.
@@ -286,6 +289,9 @@ pub(crate) trait Store<I, O>: Send + Sync {
 
     /// The worker has ended what it had in hand.
     fn off_hand(&self, _worker: usize) {}
+
+    /// A thread that had rows in hand was given up, with a worker's place that is no longer its own; or came back.
+    fn given_up(&self, _back: bool) {}
 
     /// Claimed rows that will not run in this engine: they stay where they are.
     fn unclaim(&self, _rows: usize, _suspect: bool) {}

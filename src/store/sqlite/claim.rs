@@ -18,6 +18,8 @@ pub(crate) struct Claim {
     pub(crate) ids: Vec<i64>,
     /// How many of the others.
     pub(crate) max: usize,
+    /// The named one is a suspect that has its turn.
+    pub(crate) suspect: bool,
     pub(crate) told: Arc<dyn Claimed>,
     pub(crate) found: Vec<RawItem>,
     pub(crate) more: bool,
@@ -25,10 +27,10 @@ pub(crate) struct Claim {
 
 /// Who gets them.
 pub(crate) trait Claimed: Send + Sync {
-    /// `more`: others of the run are left.
-    fn claimed(&self, items: Vec<RawItem>, more: bool);
-    /// `named`: so many had been taken out of the line to be claimed by name.
-    fn lost(&self, named: usize, why: &Arc<JournalError>);
+    /// `max`: so many of the others were asked for; `more`: others of the run are left.
+    fn claimed(self: Arc<Self>, items: Vec<RawItem>, max: usize, more: bool);
+    /// `suspect`: it was for one that has its turn.
+    fn lost(self: Arc<Self>, suspect: bool, why: &Arc<JournalError>);
 }
 
 impl Op for Claim {
@@ -80,11 +82,11 @@ impl Op for Claim {
     }
 
     fn committed(self: Box<Self>) {
-        self.told.claimed(self.found, self.more);
+        self.told.claimed(self.found, self.max, self.more);
     }
 
     fn lost(self: Box<Self>, why: &Arc<JournalError>) {
-        self.told.lost(self.ids.len(), why);
+        self.told.lost(self.suspect, why);
     }
 
     fn rows(&self) -> usize {

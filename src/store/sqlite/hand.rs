@@ -7,6 +7,7 @@
 
 use super::error::JournalError;
 use super::lock::beside;
+use crate::sync::Mutex;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -26,6 +27,17 @@ pub(crate) struct InHand {
 #[derive(Debug)]
 pub(crate) struct Hand {
     file: File,
+    workers: usize,
+    /// Threads that were given up; as the file has it.
+    given_up: Mutex<i64>,
+}
+
+/// What a dead owner left.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    pub(crate) in_hand: Vec<InHand>,
+    /// Threads ran that nobody had an eye on any more.
+    pub(crate) strangers: bool,
 }
 
 impl Hand {
@@ -34,8 +46,8 @@ impl Hand {
         let path = beside(journal, "-hand");
         let made = File::create(&path).and_then(|file| {
             // Zeros, not a hole: noting must not need room on a full disk.
-            file.write_all_at(&vec![0; workers * SLOT], 0)?;
-            Ok(Hand { file })
+            file.write_all_at(&vec![0; (workers + 1) * SLOT], 0)?;
+            Ok(Hand { file, workers, given_up: Mutex::new(0) })
         });
         match made {
             Ok(hand) => Ok((hand, path)),
@@ -44,12 +56,16 @@ impl Hand {
     }
 
     /// What a dead owner left. A slot that was never written, or not wholly, tells nothing.
-    pub(crate) fn read(journal: &Path) -> io::Result<Vec<InHand>> {
+    pub(crate) fn read(journal: &Path) -> io::Result<Left> {
         let bytes = match std::fs::read(beside(journal, "-hand")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Left::default()),
             read => read?,
         };
-        Ok(bytes.chunks_exact(SLOT).filter_map(parse).collect())
+        let workers = (bytes.len() / SLOT).saturating_sub(1);
+        let mut slots = bytes.chunks_exact(SLOT);
+        let in_hand = slots.by_ref().take(workers).filter_map(parse).collect();
+        let strangers = slots.next().and_then(parse).is_some_and(|slot| slot.last > 0);
+        Ok(Left { in_hand, strangers })
     }
 
     /// This worker has these items in hand. An error is no reason to stop: after a crash the items are tried again
@@ -61,6 +77,14 @@ impl Hand {
     /// It has nothing in hand.
     pub(crate) fn clear(&self, worker: usize) {
         let _ = self.file.write_at(&[0; SLOT], (worker * SLOT) as u64);
+    }
+
+    /// So many more threads were given up, or fewer.
+    pub(crate) fn given_up(&self, more: i64) {
+        let mut given_up = self.given_up.lock();
+        *given_up += more;
+        let slot = format(InHand { first: 0, last: *given_up });
+        let _ = self.file.write_at(&slot, (self.workers * SLOT) as u64);
     }
 }
 

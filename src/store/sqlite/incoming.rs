@@ -7,11 +7,11 @@ use super::append::{Append, Appended as AppendedOp};
 use super::batch::{Ask, Sealed, seal};
 use super::error::JournalError;
 use super::rows::{Kind, NewItem, Placed, calmly, number, seq_of};
-use super::store::{JournalStore, Ready, State};
+use super::store::{JournalStore, Ready};
 use super::writer::Tx;
 use crate::job::{Duplicates, Key, Payload};
 use crate::store::{AppendError, Appended, Earlier, Row, Unsealed};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::time::{Timestamp, wall_ms};
 use crossbeam::channel::bounded;
 use rusqlite::OptionalExtension;
@@ -25,10 +25,15 @@ const MOST_BYTES: usize = 32 << 20;
 pub(super) struct Incoming<I> {
     pub(super) run: i64,
     pub(super) sealed: bool,
+    /// Nothing more is taken: the batch ends.
+    stopped: bool,
+    /// Nothing more is written, and why.
+    pub(super) failed: Option<Arc<JournalError>>,
     rows: Vec<(NewItem, I, Timestamp)>,
     bytes: usize,
     /// Rows of the append that is on its way; 0: none is.
     sent: usize,
+    sent_bytes: usize,
     /// Keys of both, where repeated keys are told to who pushes.
     keys: HashSet<Key>,
     repeats: Arc<Mutex<HashMap<String, u64>>>,
@@ -42,9 +47,12 @@ impl<I> Incoming<I> {
         Incoming {
             run,
             sealed: false,
+            stopped: false,
+            failed: None,
             rows: Vec::new(),
             bytes: 0,
             sent: 0,
+            sent_bytes: 0,
             keys: HashSet::new(),
             repeats: Arc::new(Mutex::new(HashMap::new())),
             duplicate: None,
@@ -52,13 +60,34 @@ impl<I> Incoming<I> {
         }
     }
 
+    fn push(&mut self, row: NewItem, item: I, now: Timestamp) {
+        self.bytes += row.payload.len();
+        self.rows.push((row, item, now));
+    }
+
     pub(super) fn len(&self) -> usize {
         self.rows.len() + self.sent
     }
 
-    pub(super) fn drop_unsent(&mut self) -> usize {
+    /// Takes nothing more. What has not been sent comes back, to be dropped with no latch held.
+    pub(super) fn stop(&mut self) -> Vec<(NewItem, I, Timestamp)> {
+        self.stopped = true;
         self.bytes = 0;
-        std::mem::take(&mut self.rows).len()
+        std::mem::take(&mut self.rows)
+    }
+
+    /// Room, or nothing to wait for.
+    pub(super) fn has_room(&self, bound: usize) -> bool {
+        !self.is_full(bound) || self.failed.is_some()
+    }
+
+    fn is_shut(&self) -> bool {
+        self.stopped || self.failed.is_some()
+    }
+
+    /// No room: in rows, of which a bound of the caller's stands, or in bytes.
+    fn is_full(&self, bound: usize) -> bool {
+        self.len() >= bound || (self.bytes + self.sent_bytes >= MOST_BYTES)
     }
 }
 
@@ -77,32 +106,29 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         };
         // Who pushes one by one is told at once; a whole submission when it is sealed.
         let at_once = duplicates == Duplicates::Error && bound != usize::MAX;
-        let mut state = self.state.lock();
+        let mut incoming = self.incoming.lock();
         if bound == usize::MAX && self.journal.may_wait().is_ok() {
-            while state.incoming.rows.len() >= MOST_AHEAD || state.incoming.bytes >= MOST_BYTES {
-                if state.failed.is_some() || state.stopped {
-                    break;
-                }
-                state = self.written.wait(state);
+            while (incoming.rows.len() >= MOST_AHEAD || incoming.bytes >= MOST_BYTES) && !incoming.is_shut() {
+                incoming = self.written.wait(incoming);
             }
         }
-        if state.incoming.sealed || state.stopped || state.failed.is_some() {
+        if incoming.sealed || incoming.is_shut() {
             return Err(AppendError::Sealed(item));
         }
-        if state.incoming.len() >= bound {
+        if bound != usize::MAX && incoming.is_full(bound) {
             return Err(AppendError::Full(item));
         }
         if at_once {
-            if !state.incoming.keys.insert(key.clone()) {
+            if !incoming.keys.insert(key.clone()) {
                 return Err(AppendError::Duplicate(key, item));
             }
-            let run = state.incoming.run;
-            drop(state);
+            let run = incoming.run;
+            drop(incoming);
             // It is not among those on their way, so it is committed or was never pushed.
             let known = self.is_known(&key, run);
-            state = self.state.lock();
-            if known || state.incoming.sealed || state.stopped || state.failed.is_some() {
-                state.incoming.keys.remove(&key);
+            incoming = self.incoming.lock();
+            if known || incoming.sealed || incoming.is_shut() {
+                incoming.keys.remove(&key);
                 return Err(match known {
                     true => AppendError::Duplicate(key, item),
                     false => AppendError::Sealed(item),
@@ -110,10 +136,9 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             }
         }
         let queued_ms = wall_ms() as i64;
-        state.incoming.bytes += payload.len();
         let row = NewItem { key: key.to_string(), occurrence: 0, payload, queued_ms, parent: None };
-        state.incoming.rows.push((row, item, now));
-        self.send_on(&mut state, duplicates);
+        incoming.push(row, item, now);
+        self.send_on(incoming, duplicates);
         Ok(Appended { rows: 1, skipped: 0 })
     }
 
@@ -131,37 +156,32 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             Err(why) => return Err(AppendError::Unwritable(why, item)),
         };
         let parent = number(self.batch, parent as i64);
-        let mut state = self.state.lock();
-        if state.stopped || state.failed.is_some() {
+        let mut incoming = self.incoming.lock();
+        if incoming.is_shut() {
             return Err(AppendError::Sealed(item));
         }
-        if state.incoming.len() >= bound.max(MOST_AHEAD) {
+        if incoming.is_full(bound.max(MOST_AHEAD)) {
             return Err(AppendError::Full(item));
         }
-        if !state.incoming.keys.insert(key.clone()) {
+        if !incoming.keys.insert(key.clone()) {
             return Err(AppendError::Duplicate(key, item));
         }
-        let run = state.incoming.run;
-        drop(state);
+        let run = incoming.run;
+        drop(incoming);
         let known = self.parent_of(&key, run);
-        let mut state = self.state.lock();
-        if state.stopped || state.failed.is_some() {
-            state.incoming.keys.remove(&key);
+        let mut incoming = self.incoming.lock();
+        if incoming.is_shut() {
+            incoming.keys.remove(&key);
             return Err(AppendError::Sealed(item));
         }
         if let Some(there) = known {
-            state.incoming.keys.remove(&key);
+            incoming.keys.remove(&key);
             return if there == Some(parent) { Ok(false) } else { Err(AppendError::Duplicate(key, item)) };
         }
-        let row = NewItem {
-            key: key.to_string(),
-            occurrence: 0,
-            payload,
-            queued_ms: wall_ms() as i64,
-            parent: Some(parent),
-        };
-        state.incoming.rows.push((row, item, now));
-        self.send_on(&mut state, Duplicates::Skip);
+        let queued_ms = wall_ms() as i64;
+        let row = NewItem { key: key.to_string(), occurrence: 0, payload, queued_ms, parent: Some(parent) };
+        incoming.push(row, item, now);
+        self.send_on(incoming, Duplicates::Skip);
         Ok(true)
     }
 
@@ -187,13 +207,17 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         known.unwrap_or(false)
     }
 
-    fn send_on(self: &Arc<Self>, state: &mut State<I>, duplicates: Duplicates) {
-        if state.incoming.sent > 0 || state.incoming.rows.is_empty() {
+    /// Sends what has gathered, unless an append is on its way: when that is back, this is called again.
+    fn send_on(self: &Arc<Self>, mut incoming: MutexGuard<'_, Incoming<I>>, duplicates: Duplicates) {
+        if incoming.sent > 0 || incoming.rows.is_empty() {
             return;
         }
-        let rows = std::mem::take(&mut state.incoming.rows);
-        state.incoming.bytes = 0;
-        state.incoming.sent = rows.len();
+        let rows = std::mem::take(&mut incoming.rows);
+        incoming.sent_bytes = std::mem::take(&mut incoming.bytes);
+        incoming.sent = rows.len();
+        let (bytes, repeats) = (incoming.sent_bytes, Arc::clone(&incoming.repeats));
+        drop(incoming);
+        self.weigh(rows.len(), bytes);
         let mut items = Vec::with_capacity(rows.len());
         let mut typed = Vec::with_capacity(rows.len());
         for (item, value, queued) in rows {
@@ -202,30 +226,30 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         }
         let placed = Vec::with_capacity(items.len());
         let told = Box::new(Told { store: Arc::clone(self), typed, duplicates });
-        let (claim, repeats) = (state.claim_room(self.in_flight()), Arc::clone(&state.incoming.repeats));
+        let claim = self.claims.room();
         self.journal.send(Append { batch: self.batch, items, duplicates, claim, told, placed, repeats });
     }
 
     /// Waits until all is committed, then seals.
     pub(super) fn write_seal(self: &Arc<Self>) -> Result<Earlier, Unsealed> {
         self.journal.may_wait().map_err(Unsealed::Journal)?;
-        let mut state = self.state.lock();
-        state.incoming.sealed = true;
-        while state.incoming.len() > 0 && state.failed.is_none() {
-            state = self.written.wait(state);
+        let mut incoming = self.incoming.lock();
+        incoming.sealed = true;
+        while incoming.len() > 0 && incoming.failed.is_none() {
+            incoming = self.written.wait(incoming);
         }
-        if let Some(why) = &state.failed {
+        if let Some(why) = &incoming.failed {
             return Err(Unsealed::Journal(Arc::clone(why)));
         }
-        if let Some(key) = &state.incoming.duplicate {
+        if let Some(key) = &incoming.duplicate {
             return Err(Unsealed::Duplicate(key.clone()));
         }
-        if state.stopped {
+        let resumed = incoming.resumed;
+        if incoming.stopped {
             // What was dropped, or not taken, is not known: the submission was cut short.
-            return Ok(Earlier { resumed: state.incoming.resumed, ..Earlier::default() });
+            return Ok(Earlier { resumed, ..Earlier::default() });
         }
-        let resumed = state.incoming.resumed;
-        drop(state);
+        drop(incoming);
         let batch = self.batch;
         let (send, answer) = bounded::<Result<Sealed, Arc<JournalError>>>(1);
         self.journal.send(Ask {
@@ -244,11 +268,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
                     link.joined(children + ended);
                     link.ended_before(done, dead, skipped);
                     link.settled(ended, 0);
-                    let waiting = {
-                        let mut state = self.state.lock();
-                        sealed.children.iter().filter(|(id, past)| self.put_by(&mut state, *id, past)).count()
-                    };
-                    link.waiting(waiting as i64);
+                    self.wait_by_name(&sealed.children);
                 }
                 let resumed = resumed + ended;
                 Ok(Earlier { resumed, vanished: sealed.count, vanished_keys: sealed.keys })
@@ -272,59 +292,52 @@ struct Told<I, O> {
 impl<I: Payload, O: Payload> AppendedOp for Told<I, O> {
     fn appended(self: Box<Self>, items: Vec<NewItem>, placed: Vec<Placed>) {
         let Told { store, typed, duplicates } = *self;
-        let (mut done, mut dead, mut skipped, mut repeated, mut waiting) = (0, 0, 0, 0, 0);
-        let mut left_out = 0;
-        let mut state = store.state.lock();
-        state.incoming.sent = 0;
-        for ((item, (value, queued)), placed) in items.into_iter().zip(typed).zip(placed) {
-            if !state.incoming.keys.is_empty() {
-                state.incoming.keys.remove(&Key::from(item.key.as_str()));
-            }
-            let runs = matches!(placed, Placed::New { .. } | Placed::Pending { .. });
-            if runs && state.stopped {
-                left_out += 1;
-                continue;
-            }
+        let (mut done, mut dead, mut skipped, mut repeated) = (0, 0, 0, 0);
+        let (mut ready, mut unclaimed, mut by_name) = (Vec::new(), 0, Vec::new());
+        let mut twice = None;
+        for ((item, (value, queued)), placed) in items.iter().zip(typed).zip(placed) {
             match placed {
                 Placed::New { id, claimed: true } => {
                     let key = Key::from(&*item.full_key());
-                    state.ready.push_back(Ready::Typed(Row {
-                        seq: seq_of(id),
-                        key,
-                        queued,
-                        item: value,
-                        past: None,
-                    }));
+                    let row = Row { seq: seq_of(id), key, queued, item: value, past: None };
+                    ready.push(Ready::Typed(row));
                 }
-                Placed::New { claimed: false, .. } | Placed::Pending { past: None, .. } => {
-                    state.unclaimed += 1
-                }
-                Placed::Pending { id, past: Some(past) } => {
-                    waiting += i64::from(store.put_by(&mut state, id, &past));
-                }
-                Placed::Ended { kind } => {
-                    state.incoming.resumed += 1;
-                    match kind {
-                        Kind::Done => done += 1,
-                        Kind::Dead => dead += 1,
-                        Kind::Skipped => skipped += 1,
-                    }
-                }
+                Placed::New { claimed: false, .. } | Placed::Pending { past: None, .. } => unclaimed += 1,
+                Placed::Pending { id, past: Some(past) } => by_name.push((id, past)),
+                Placed::Ended { kind: Kind::Done } => done += 1,
+                Placed::Ended { kind: Kind::Dead } => dead += 1,
+                Placed::Ended { kind: Kind::Skipped } => skipped += 1,
                 Placed::Duplicate => {
                     repeated += 1;
-                    if duplicates == Duplicates::Error && state.incoming.duplicate.is_none() {
-                        state.incoming.duplicate = Some(Key::from(item.key.as_str()));
+                    if duplicates == Duplicates::Error && twice.is_none() {
+                        twice = Some(Key::from(item.key.as_str()));
                     }
                 }
             }
         }
-        store.send_on(&mut state, duplicates);
-        drop(state);
+        let ended = done + dead + skipped;
+        // Before the next append is sent: its rows come after these.
+        let count = ready.len() as u64 + unclaimed;
+        let left_out = if store.claims.arrived(ready, unclaimed).is_ok() { 0 } else { count };
+        {
+            let mut incoming = store.incoming.lock();
+            (incoming.sent, incoming.sent_bytes) = (0, 0);
+            if !incoming.keys.is_empty() {
+                for item in &items {
+                    incoming.keys.remove(&Key::from(item.key.as_str()));
+                }
+            }
+            incoming.resumed += ended;
+            if incoming.duplicate.is_none() {
+                incoming.duplicate = twice;
+            }
+            store.send_on(incoming, duplicates);
+        }
         store.written.notify_all();
         let link = store.told();
-        if done + dead + skipped > 0 {
+        if ended > 0 {
             link.ended_before(done, dead, skipped);
-            link.settled(done + dead + skipped, 0);
+            link.settled(ended, 0);
         }
         if repeated > 0 {
             link.repeated(repeated);
@@ -332,9 +345,9 @@ impl<I: Payload, O: Payload> AppendedOp for Told<I, O> {
         if left_out > 0 {
             link.cancelled(left_out);
         }
-        if waiting > 0 {
-            link.waiting(waiting);
-            let next = crate::store::Store::due(&store, store.clock.now());
+        if !by_name.is_empty() {
+            store.wait_by_name(&by_name);
+            let next = store.look_what_is_due(store.clock.now());
             next.into_iter().for_each(|due| link.kick_at(due));
         }
         link.kick();
@@ -343,8 +356,8 @@ impl<I: Payload, O: Payload> AppendedOp for Told<I, O> {
     fn lost(self: Box<Self>, items: usize, why: &Arc<JournalError>) {
         let store = &self.store;
         {
-            let mut state = store.state.lock();
-            state.incoming.sent = 0;
+            let mut incoming = store.incoming.lock();
+            (incoming.sent, incoming.sent_bytes) = (0, 0);
         }
         super::journal::Member::failed(&**store, why);
         store.told().cancelled(items as u64);

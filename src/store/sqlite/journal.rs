@@ -11,9 +11,9 @@ use super::piece;
 use super::read::Readers;
 use super::writer::{Inbox, Listener, Op, Tx, Writer};
 use super::{batch, schema};
+use crate::core::turns::{Side, Sides, Turns};
 use crate::job::Durability;
 use crate::store::BatchId;
-use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::thread::{ThreadId, current};
 use crate::sync::{Arc, Mutex, Weak, thread};
 use crossbeam::channel::bounded;
@@ -46,22 +46,32 @@ pub(crate) struct Options<'a> {
 
 /// What a batch's store does when something happens to the journal.
 pub(crate) trait Member: Send + Sync {
-    /// Its number.
-    fn batch(&self) -> i64;
-    /// It has suspects, and does not stand still.
-    fn has_suspects_to_run(&self) -> bool;
+    /// Which opening of a batch it is.
+    fn opening(&self) -> u64;
+    /// What it has out, and whether it stands still. Takes no lock.
+    fn side(&self) -> (&Side, bool);
     /// Its rows may be claimed again. Whoever calls may hold the lane's latches: it is looked at soon, not here.
     fn kick_soon(&self);
     /// The journal was closed: nothing is written any more.
     fn closed(&self, why: &Arc<JournalError>);
-    /// Rows of it are in hand, or may be started without another claim. Takes no lock.
-    fn is_busy(&self) -> bool;
     /// Nothing can be written for the time being, or that is over.
     fn stalled(&self, stalled: bool);
     /// Nothing will ever be written again.
     fn failed(&self, why: &Arc<JournalError>);
     /// Another process asks for this.
     fn control(&self, batch: i64, verb: &str) -> Option<String>;
+}
+
+/// The batches that are open, at one time: as [`Turns`] sees them.
+pub(super) struct Snapshot(Vec<Arc<dyn Member>>);
+
+impl Sides for Snapshot {
+    fn any(&self, what: &mut dyn FnMut(u64, &Side, bool) -> bool) -> bool {
+        self.0.iter().any(|member| {
+            let (side, still) = member.side();
+            what(member.opening(), side, still)
+        })
+    }
 }
 
 /// An open journal. Closed by [`Journal::close`], or when it is dropped.
@@ -80,30 +90,17 @@ pub(crate) struct Journal {
 
 /// The batches that are open.
 struct Members {
-    all: Mutex<Vec<Weak<dyn Member>>>,
-    suspects: Mutex<Suspects>,
+    all: Mutex<All>,
+    turns: Turns,
     tell: Tell,
     inbox: crate::sync::OnceLock<Weak<Inbox>>,
 }
 
-/// Items that were in hand when a process died: while there are any, one item at a time is in hand.
-#[derive(Debug, Default, Clone, Copy)]
-struct Suspects {
-    /// In batches that are open.
-    left: u64,
-    /// The batch one of which had its turn and has not ended.
-    running: Option<i64>,
-}
-
-/// What a suspect that wants to run is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// It may be claimed.
-    Yours,
-    /// Another one runs: its end kicks.
-    Taken,
-    /// Other items are in hand: look again soon.
-    Later,
+#[derive(Default)]
+struct All {
+    there: Vec<Weak<dyn Member>>,
+    /// Nothing is written any more: who comes later is told, too.
+    over: Option<Arc<JournalError>>,
 }
 
 impl Journal {
@@ -126,8 +123,8 @@ impl Journal {
         held.watch(&beside(path, "-wal"))?;
         held.watch(&hand_path)?;
         let shared = Arc::new(Members {
-            all: Mutex::new(Vec::new()),
-            suspects: Mutex::new(Suspects::default()),
+            all: Mutex::new(All::default()),
+            turns: Turns::new(),
             tell: options.tell,
             inbox: crate::sync::OnceLock::new(),
         });
@@ -220,11 +217,17 @@ impl Journal {
         })
     }
 
-    /// From now on the batch is told of what happens.
+    /// From now on the batch is told of what happens, and at once if nothing more will.
     pub(crate) fn enter(&self, member: &Arc<dyn Member>) {
-        let mut all = self.shared.all.lock();
-        all.retain(|member| member.strong_count() > 0);
-        all.push(Arc::downgrade(member));
+        let over = {
+            let mut all = self.shared.all.lock();
+            all.there.retain(|member| member.strong_count() > 0);
+            all.there.push(Arc::downgrade(member));
+            all.over.clone()
+        };
+        if let Some(why) = over {
+            member.failed(&why);
+        }
     }
 
     /// The number that this owner has in the table.
@@ -284,72 +287,26 @@ impl Journal {
         self.ask(move |tx| piece::write(tx, item, epoch.into(), name, from as i64, &pieces))
     }
 
-    // ---- suspects ----------------------------------------------------------------------------------------
-
-    /// More items run one at a time.
-    pub(crate) fn suspect(&self, more: u64) {
-        self.shared.suspects.lock().left += more;
+    /// A thread that had rows of the journal in hand was given up, or came back.
+    pub(crate) fn note_given_up(&self, more: i64) {
+        self.hand.given_up(more);
     }
 
-    /// Hands out rows that are no suspects, unless there are suspects. `out` counts them, so that no suspect starts
-    /// beside them: it is raised under the latch that a suspect's turn is decided under.
-    pub(crate) fn hand_out(&self, rows: usize, out: &AtomicUsize) -> bool {
-        let mut members = None;
-        if self.shared.suspects.lock().left > 0 {
-            members = Some(self.shared.members());
-        }
-        let suspects = self.shared.suspects.lock();
-        // Suspects of a lane that stands still hold nobody up: it may never go on.
-        let none = |members: Vec<Arc<dyn Member>>| !members.iter().any(|member| member.has_suspects_to_run());
-        let free = suspects.left == 0 || members.is_some_and(none);
-        if free {
-            // ORDERING: AcqRel, with the subtraction when they have ended and the look of `is_busy`.
-            out.fetch_add(rows, Ordering::AcqRel);
-        }
-        free
+    // ---- suspects: see `core/turns` ----------------------------------------------------------------------
+
+    pub(super) fn turns(&self) -> &Turns {
+        &self.shared.turns
     }
 
-    /// Whether a suspect may be claimed: it has the journal to itself then.
-    /// `stands_still`: the asking lane does.
-    pub(crate) fn turn(&self, batch: i64, stands_still: bool) -> Turn {
-        if stands_still {
-            return Turn::Later;
-        }
-        let members = self.shared.members();
-        let mut suspects = self.shared.suspects.lock();
-        if let Some(there) = suspects.running {
-            // One that was claimed by a lane that has stood still since has not begun, and does not hold up the others.
-            let waits = |member: &Arc<dyn Member>| member.batch() == there && !member.has_suspects_to_run();
-            if !members.iter().any(waits) || members.iter().any(|member| member.is_busy()) {
-                return Turn::Taken;
-            }
-        }
-        if members.iter().any(|member| member.is_busy()) {
-            return Turn::Later;
-        }
-        suspects.running = Some(batch);
-        Turn::Yours
+    /// The batches that are open, if it matters whose turn it is.
+    pub(super) fn sides(&self) -> Snapshot {
+        // Suspects that come after this look come after whatever is decided without them.
+        Snapshot(if self.shared.turns.are_needed() { self.shared.members() } else { Vec::new() })
     }
 
-    /// A suspect that had its turn has ended, or will not run.
-    pub(crate) fn suspect_done(&self) {
-        {
-            let mut suspects = self.shared.suspects.lock();
-            suspects.running = None;
-            suspects.left = suspects.left.saturating_sub(1);
-        }
+    /// A suspect has ended: who was refused looks again.
+    pub(super) fn kick_all(&self) {
         self.shared.kick();
-    }
-
-    /// Suspects that will not run: their batch has ended.
-    pub(crate) fn unsuspect(&self, fewer: u64) {
-        if fewer > 0 {
-            {
-                let mut suspects = self.shared.suspects.lock();
-                suspects.left = suspects.left.saturating_sub(fewer);
-            }
-            self.shared.kick();
-        }
     }
 
     /// Writes what was sent, ends the owner's time, and lets the lock go.
@@ -360,6 +317,7 @@ impl Journal {
             write: move |tx: &mut Tx<'_>| {
                 let now = tx.now_ms;
                 // Nothing is in hand any more: what was claimed and has not ended was not begun, or was given back.
+                tx.books.flush(tx.db)?;
                 for batch in batch::claimed(tx.db)? {
                     tx.books.of(tx.db, batch)?.claimed_to = 0;
                 }
@@ -388,7 +346,7 @@ impl Drop for Journal {
 
 impl Members {
     fn members(&self) -> Vec<Arc<dyn Member>> {
-        self.all.lock().iter().filter_map(Weak::upgrade).collect()
+        self.all.lock().there.iter().filter_map(Weak::upgrade).collect()
     }
 
     fn each(&self, f: impl Fn(&dyn Member)) {
@@ -409,11 +367,13 @@ impl Listener for Members {
     }
 
     fn failed(&self, why: &Arc<JournalError>) {
+        self.all.lock().over = Some(Arc::clone(why));
         (self.tell)(News::Lost(why));
         self.each(|member| member.failed(why));
     }
 
     fn closed(&self, why: &Arc<JournalError>) {
+        self.all.lock().over = Some(Arc::clone(why));
         self.each(|member| member.closed(why));
     }
 

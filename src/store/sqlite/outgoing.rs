@@ -13,7 +13,6 @@ use crate::sync::Arc;
 use crate::time::wall_ms;
 use crossbeam::channel::bounded;
 use rusqlite::Connection;
-use std::cmp::Reverse;
 use std::time::Duration;
 
 impl<I: Payload, O: Payload> JournalStore<I, O> {
@@ -21,32 +20,39 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
     pub(super) fn settle_rows(self: &Arc<Self>, settled: &mut Vec<Settled<O>>) {
         let rows = settled.len();
         let mut results = Vec::with_capacity(rows);
-        let (mut done, mut unwritable) = (0, 0);
+        let (mut done, mut bytes) = (0, 0);
         let stepped = !self.steps.lock().is_empty();
         let write_with = self.group.get();
         let mut group = Vec::new();
-        let mut origins = Vec::with_capacity(rows);
+        let mut from = Vec::with_capacity(rows);
         for row in settled.drain(..) {
             let suspect = row.past.is_some_and(|past| past.suspect);
             let stepped_here = stepped && self.steps.lock().remove(&row.seq);
             let has_steps = row.past.is_some() || stepped_here;
+            let mut buried = None;
             let (kind, reason, output, error) = match row.outcome {
                 Ok(value) => match calmly(|| value.encode()) {
                     Ok(output) => {
+                        bytes += output.len();
                         if write_with.is_some() {
                             group.push((number(self.batch, row.seq as i64), (row.key.clone(), value)));
                         }
                         (Kind::Done, None, Some(output), None)
                     }
                     Err(why) => {
-                        unwritable += 1;
                         let error = AttemptError::new(row.attempts, AttemptKind::Fatal, why);
-                        (Kind::Dead, Some(DeadReason::Unreadable), None, Some(new_error(&error)))
+                        let text = new_error(&error);
+                        let dead = Dead::new(DeadReason::Unreadable, row.attempts, vec![error]);
+                        buried = Some(dead);
+                        (Kind::Dead, Some(DeadReason::Unreadable), None, Some(text))
                     }
                 },
                 Err(dead) => {
                     let kind = if dead.is_skipped() { Kind::Skipped } else { Kind::Dead };
-                    (kind, Some(dead.reason()), None, dead.last_error().map(new_error))
+                    let (reason, error) = (dead.reason(), dead.last_error().map(new_error));
+                    // One that nobody has run: the engine does not know of it yet.
+                    buried = (reason == DeadReason::Unreadable).then_some(dead);
+                    (kind, Some(reason), None, error)
                 }
             };
             done += u64::from(kind == Kind::Done);
@@ -66,16 +72,14 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
                 // Of an output that cannot be kept nothing is written.
                 effects: row.effects.filter(|_| kind == Kind::Done),
             });
-            origins.push((row.origin, suspect));
+            from.push(From { origin: row.origin, suspect, kind, seq: row.seq, buried });
         }
-        if unwritable > 0 {
-            self.told().ended_before(0, unwritable, 0);
-        }
+        self.weigh(rows, bytes);
         let group = write_with.filter(|_| !group.is_empty()).map(|write| {
             let (items, done) = group.into_iter().unzip();
             Box::new(WriteGroup { write: Arc::clone(write), items, done }) as Box<dyn Group>
         });
-        let told = Box::new(Told { store: Arc::clone(self), rows, done, origins });
+        let told = Box::new(Told { store: Arc::clone(self), done, from });
         self.journal.send(Settle {
             batch: self.batch,
             results,
@@ -105,25 +109,15 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         let (store, due) = (Arc::clone(self), item.due);
         let suspect = item.past.is_some_and(|past| past.suspect);
         let told = move |written: Result<(), Arc<JournalError>>| {
-            store.landed(1);
-            let stopped = {
-                let mut state = store.state.lock();
-                let stopped = state.stopped || written.is_err();
-                if !stopped {
-                    state.later.push(Reverse((due, id)));
-                }
-                stopped
-            };
-            if suspect {
-                store.suspect_goes();
+            let put_off = written.is_ok() && store.claims.put_off(due.as_nanos(), id).is_ok();
+            // Counted as waiting before it can be claimed: what is due is looked at by `landed`, or the kick.
+            if put_off {
+                store.told().waiting(1);
             }
-            match written {
-                _ if stopped => store.told().cancelled(1),
-                Ok(()) => {
-                    store.told().waiting(1);
-                    store.told().kick_at(due);
-                }
-                Err(_) => {}
+            store.landed(1, usize::from(suspect));
+            match put_off {
+                true => store.told().kick_at(due),
+                false => store.told().cancelled(1),
             }
         };
         let error = item.error.as_ref().map(new_error);
@@ -196,10 +190,18 @@ fn new_error(error: &AttemptError) -> NewError {
 /// Learns of the commit of some results.
 struct Told<I, O> {
     store: Arc<JournalStore<I, O>>,
-    rows: usize,
     done: u64,
-    /// By row: where it comes from, and whether it was a suspect.
-    origins: Vec<(Option<Origin>, bool)>,
+    from: Vec<From>,
+}
+
+/// Where one of them comes from.
+struct From {
+    origin: Option<Origin>,
+    suspect: bool,
+    kind: Kind,
+    seq: u64,
+    /// It is dead, and only the store knows: it could not be read, or its output not be written.
+    buried: Option<Dead>,
 }
 
 /// The batch's SQL over what is done.
@@ -222,43 +224,43 @@ impl<O: Payload> Group for WriteGroup<O> {
     }
 }
 
-impl<I: Payload, O: Payload> Told<I, O> {
-    fn out_of_flight(&self, rows: usize, suspects: usize) {
-        self.store.landed(rows);
-        self.store.top_up(&mut self.store.state.lock());
-        for _ in 0..suspects {
-            self.store.suspect_goes();
-        }
-    }
-}
-
 impl<I: Payload, O: Payload> SettledOp for Told<I, O> {
-    fn settled(mut self: Box<Self>, late: u64, refused: Vec<Option<Failure>>) {
-        let mut back: Vec<(Origin, Failure)> = Vec::new();
-        let mut suspects = 0;
-        for ((origin, suspect), failure) in std::mem::take(&mut self.origins).into_iter().zip(refused) {
-            match (origin, failure) {
-                // In flight, and suspect, until it comes back or ends.
+    fn settled(self: Box<Self>, late: u64, refused: Vec<Option<Failure>>) {
+        let Told { store, done, from } = *self;
+        let (mut back, mut buried) = (Vec::new(), Vec::new());
+        let (mut rows, mut suspects) = (0, 0);
+        for (from, failure) in from.into_iter().zip(refused) {
+            match (from.origin, failure) {
+                // Out, and suspect, until it comes back or ends.
                 (Some(origin), Some(failure)) => back.push((origin, failure)),
-                _ => suspects += usize::from(suspect),
+                _ => {
+                    rows += 1;
+                    suspects += usize::from(from.suspect);
+                    buried.extend(from.buried.map(|dead| (from.seq, dead)));
+                }
             }
         }
-        let refused = back;
-        let rows = self.rows - refused.len();
-        self.out_of_flight(rows, suspects);
-        let link = self.store.told();
+        store.landed(rows, suspects);
+        let link = store.told();
         if late > 0 {
             link.late(late);
         }
-        link.settled(rows as u64, self.done.saturating_sub(late + refused.len() as u64));
-        for (origin, failure) in refused {
+        for (seq, dead) in buried {
+            link.gave_up(seq, &dead);
+        }
+        link.settled(rows as u64, done.saturating_sub(late + back.len() as u64));
+        for (origin, failure) in back {
             link.refused(origin, failure);
         }
     }
 
     fn lost(self: Box<Self>, _why: &Arc<JournalError>) {
-        let suspects = self.origins.iter().filter(|(_, suspect)| *suspect).count();
-        self.out_of_flight(self.rows, suspects);
-        self.store.told().cancelled(self.rows as u64);
+        let Told { store, from, .. } = *self;
+        store.landed(from.len(), from.iter().filter(|from| from.suspect).count());
+        // The engine has counted the dead and the skipped already.
+        let counted = |from: &&From| from.kind != Kind::Done && from.buried.is_none();
+        let counted = from.iter().filter(counted).count();
+        store.told().settled(counted as u64, 0);
+        store.told().cancelled((from.len() - counted) as u64);
     }
 }

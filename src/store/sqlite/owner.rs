@@ -7,7 +7,7 @@
 
 use super::book::{Book, Books};
 use super::error::{At, JournalError};
-use super::hand::{Hand, InHand};
+use super::hand::{Hand, Left};
 use super::rows::{Kind, NewError, Past, key_sum, number, range_of, result_sum};
 use super::schema::BATCH_SHIFT;
 use super::settle::{read_past, write_error, write_past};
@@ -80,7 +80,7 @@ pub(crate) fn take_over(
     // Of the last one only: who took over from the others has read theirs.
     let hand = match dead.last() {
         Some(last) if last.boot == boot && !boot.is_empty() => Hand::read(path).unwrap_or_default(),
-        _ => Vec::new(),
+        _ => Left::default(),
     };
     let tx = db
         .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
@@ -128,7 +128,7 @@ fn groups_of(db: &Connection, dead: &[DeadOwner], boot: &str) -> rusqlite::Resul
 
 /// Whatever the dead owners had claimed may have been started: those claimed in order lie below their batch's mark,
 /// the others bear the owner's number. What of it was in hand is suspect.
-fn recover(db: &Connection, dead: &[DeadOwner], hand: &[InHand]) -> rusqlite::Result<()> {
+fn recover(db: &Connection, dead: &[DeadOwner], hand: &Left) -> rusqlite::Result<()> {
     let mut books = Books::default();
     let mut claimed = Vec::new();
     for batch in super::batch::claimed(db)? {
@@ -151,8 +151,8 @@ fn recover(db: &Connection, dead: &[DeadOwner], hand: &[InHand]) -> rusqlite::Re
             claimed.extend(read_past(db, id)?.map(|past| (id, past)));
         }
     }
-    let is_in_hand = |id: i64| hand.iter().any(|slot| slot.first <= id && id <= slot.last);
-    let alone = claimed.iter().filter(|(id, _)| is_in_hand(*id)).count() == 1;
+    let is_in_hand = |id: i64| hand.in_hand.iter().any(|slot| slot.first <= id && id <= slot.last);
+    let alone = !hand.strangers && claimed.iter().filter(|(id, _)| is_in_hand(*id)).count() == 1;
     for (id, past) in claimed {
         let in_hand = is_in_hand(id);
         let past = Past {

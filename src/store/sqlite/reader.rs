@@ -6,6 +6,7 @@ use super::store::JournalStore;
 use crate::job::{AttemptError, AttemptKind, Dead, DeadReason, Payload};
 use crate::store::{Order, Read, Reader, Settled};
 use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ impl<I: Payload, O: Payload> Reader<O> for JournalReader<I, O> {
     fn read(&mut self) -> Read<O> {
         if self.fetched.is_empty() {
             // Asked first: whatever was settled before the end is found by the fetch behind it.
-            let closed = self.store.state.lock().closed;
+            let closed = self.store.closed.load(Ordering::Acquire);
             let (batch, next) = (self.store.batch, self.next);
             let order = self.order;
             let found = self.store.journal.readers.read(|db| match order {

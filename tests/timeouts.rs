@@ -35,6 +35,7 @@ fn promise_11_at_the_deadline_the_token_is_cancelled() {
         let batch = engine
             .batch("t")
             .item_timeout(secs(10))
+            .grace(secs(36_000)) // the clock must not outrun the item's thread
             .submit([1u32], move |_, ctx| {
                 let token = ctx.cancel_token();
                 tell.send((ctx.remaining(), token.is_cancelled())).unwrap();

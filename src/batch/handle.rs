@@ -312,7 +312,7 @@ impl<I: 'static, O> Batch<I, O> {
             }
         }
         shell.with(|body| {
-            if core.is_stopping() {
+            if core.may_have_missed_a_stop() {
                 // The stop may have dropped what waited just before this came.
                 body.clear(shared, shell);
             } else if !core.spec.in_journal {

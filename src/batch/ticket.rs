@@ -267,7 +267,7 @@ impl Spawns {
         shell.core.counts.open.add(1);
         self.queue.0.lock().push_back(Box::new(Spawned { f: Some(f), cell }));
         shared.add(shell, 1);
-        if shell.core.is_stopping() {
+        if shell.core.may_have_missed_a_stop() {
             // The shutdown may have cleared the lane just before.
             shell.with(|body| body.clear(shared, shell));
         }
@@ -301,7 +301,7 @@ impl LaneBody for SpawnBody {
                 Admission::Blocked | Admission::Never(_) => {
                     self.queue.0.lock().push_front(job);
                     shared.add(shell, 1);
-                    if core.is_stopping() {
+                    if core.may_have_missed_a_stop() {
                         self.clear(shared, shell);
                     }
                     return Fate::GoOn;

@@ -177,7 +177,12 @@ impl<T> Claims<T> {
 
     /// Takes up to `max` rows that are ready, in order; one that has something behind it comes alone. `None`: there are
     /// none, or it is others' turn.
-    pub fn take<S: Sides>(&self, max: usize, asker: &Asker<'_, S>, into: &mut Vec<T>) -> (Option<Taken>, Next) {
+    pub fn take<S: Sides>(
+        &self,
+        max: usize,
+        asker: &Asker<'_, S>,
+        into: &mut Vec<T>,
+    ) -> (Option<Taken>, Next) {
         let mut line = self.line.lock();
         let count = match line.ready.front() {
             None => 0,
@@ -339,12 +344,16 @@ impl<T> Line<T> {
 
     /// Asks for more, if there is a reason to.
     fn next<S: Sides>(&mut self, claims: &Claims<T>, asker: &Asker<'_, S>) -> Next {
-        if (self.asked.is_some() && !armed!(mutant = "claims_two_on_their_way")) || self.stopped || self.over {
+        if (self.asked.is_some() && !armed!(mutant = "claims_two_on_their_way")) || self.stopped || self.over
+        {
             return Next::Nothing;
         }
         if let Some(name) = self.suspects.front().copied() {
-            let turn =
-                if asker.still { Turn::Later } else { asker.turns.turn(asker.id, &claims.side, &asker.sides) };
+            let turn = if asker.still {
+                Turn::Later
+            } else {
+                asker.turns.turn(asker.id, &claims.side, &asker.sides)
+            };
             return match turn {
                 Turn::Yours => {
                     self.suspects.pop_front();

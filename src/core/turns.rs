@@ -163,7 +163,8 @@ impl Turns {
         let mut state = self.0.lock();
         let busy = sides.any(&mut |_, side, still| side.is_busy(still));
         if busy && !armed!(mutant = "turns_beside_others") {
-            let goes_on = |there| sides.any(&mut |id, side, still| id == there && side.has_suspects_to_run(still));
+            let goes_on =
+                |there| sides.any(&mut |id, side, still| id == there && side.has_suspects_to_run(still));
             return if state.running.is_some_and(goes_on) { Turn::Taken } else { Turn::Later };
         }
         state.running = Some(id);

@@ -2,9 +2,7 @@
 //!
 //! What waits in the lane is in `entries`, what becomes of a failed item in `verdict`.
 //!
-//! A worker's *seat* in the lane holds the chunk it has in hand. Its word (`next | end | epoch`) is where the owner
-//! takes the next item and others take back the rest; the seat's latch is held while the word is armed and while
-//! somebody takes back, so whoever takes back knows the chunk that the word speaks of.
+//! A worker's *seat* in the lane holds the chunk it has in hand: see [`core::seat`](crate::core::seat).
 
 use super::context::Context;
 use super::entries::{Entry, Later};
@@ -17,13 +15,13 @@ use super::verdict::{FailedAttempt, History, Verdict};
 use super::work::{ChildError, Ended, Work};
 use super::worker::{Fate, WorkerState, caught, drop_quietly, with_item};
 use crate::core::attempt::Epoch;
-use crate::core::chunk::Chunk as ChunkWord;
+use crate::core::seat as core;
 use crate::core::waitlist::Demand;
 use crate::job::{Failure, HaltReason, Key, Report};
 use crate::meter::Counter;
 use crate::policy;
 use crate::store::{JournalError, Kept};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
 use crate::time::{Timestamp, millis, secs};
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -45,8 +43,7 @@ const PUBLISH_AFTER: Duration = millis(1);
 const READY_PER_WORKER: usize = 2;
 
 pub(super) struct Seat<C> {
-    pub(super) word: ChunkWord,
-    pub(super) hand: Mutex<Option<Hand<C>>>,
+    pub(super) seat: core::Seat<Hand<C>>,
     pub(super) tally: Tally,
     /// Items begun here for the first time: what the retry budget is a share of. Written by the seat's worker alone.
     begun: Counter,
@@ -108,12 +105,7 @@ impl<W: Work> Body<W> {
             returned: Mutex::new(VecDeque::new()),
             backoff: Mutex::new(BinaryHeap::new()),
             seats: (0..workers)
-                .map(|_| Seat {
-                    word: ChunkWord::new(),
-                    hand: Mutex::new(None),
-                    tally: Tally::new(),
-                    begun: Counter::new(),
-                })
+                .map(|_| Seat { seat: core::Seat::new(), tally: Tally::new(), begun: Counter::new() })
                 .collect(),
             workers,
             steps: Mutex::new(HashMap::new()),
@@ -155,23 +147,18 @@ impl<W: Work> Body<W> {
 
         let start = clock.raw();
         let demand = core.gate.demand(core);
-        let epoch = {
-            let mut hand = seat.hand.lock();
-            *hand = Some(Hand { chunk: chunk.clone(), since: start, demand, history });
-            me.in_hand = InHand::First;
-            seat.tally.note(0, 0);
-            seat.word.arm(range.start, range.end)
-        };
+        me.in_hand = InHand::First;
+        seat.tally.note(0, 0);
+        let hand = Hand { chunk: chunk.clone(), since: start, demand, history };
+        let epoch = seat.seat.arm(hand, range.clone());
         slot.enter_chunk(core.index(), several, start);
         self.work.in_hand(id, &chunk, &range);
         if several {
             shared.watch();
         }
 
-        // ORDERING: SeqCst with the fence in `Shared::take_hands_off`: either it finds this chunk in hand, or we see here that
-        // the lane was paused or stopped after we took the ticket.
-        fence(Ordering::SeqCst);
-        if core.is_held_back() {
+        // Paused or stopped after we took the ticket: either who did it finds this chunk in hand, or we see it here.
+        if seat.seat.look_again(|| core.is_held_back()) {
             self.take_back_seat(shared, shell, seat, u64::MAX);
         }
 
@@ -219,7 +206,7 @@ impl<W: Work> Body<W> {
         let mut published = start;
         let publish_after = clock.raw_at(Timestamp::ZERO + PUBLISH_AFTER);
 
-        while let Some(at) = seat.word.next(epoch) {
+        while let Some(at) = seat.seat.next(epoch) {
             me.in_hand = InHand::Item(at);
             if gated {
                 match core.gate.admit(shared, shell, &demand, &mut me.held, now) {
@@ -236,7 +223,7 @@ impl<W: Work> Body<W> {
                 }
             }
             if came_back
-                && let Some(history) = seat.hand.lock().as_ref().and_then(|hand| hand.history.as_ref())
+                && let Some(history) = seat.seat.hand().as_ref().and_then(|hand| hand.history.as_ref())
             {
                 ctx.tries = history.tries + history.lost;
                 ctx.lost = history.lost;
@@ -333,7 +320,7 @@ impl<W: Work> Body<W> {
             me.recorder.record_run_many(nanos / u64::from(untimed), u64::from(untimed));
             now = end;
         }
-        seat.hand.lock().take();
+        seat.seat.leave();
         self.work.off_hand(id);
         slot.leave_chunk();
         me.held.release(shared);
@@ -390,18 +377,18 @@ impl<W: Work> Body<W> {
         seat: &Seat<W::Chunk>,
         before: u64,
     ) {
-        let mut hand = seat.hand.lock();
-        let Some(in_hand) = hand.as_mut().filter(|hand| hand.since <= before) else { return };
-        let Some((_, range)) = seat.word.take_back() else { return };
         // An item with a history is alone in its chunk: taken back, it has not begun, and keeps what it has behind it.
-        let entry = Entry { chunk: in_hand.chunk.clone(), range, history: in_hand.history.take() };
-        drop(hand);
+        let taken = seat
+            .seat
+            .take_back(|hand| hand.since <= before, |hand| (hand.chunk.clone(), hand.history.take()));
+        let Some(((chunk, history), range)) = taken else { return };
+        let entry = Entry { chunk, range, history };
         self.give_back(shared, shell, [entry]);
     }
 }
 
 fn take_history<C>(seat: &Seat<C>) -> Option<Box<History>> {
-    seat.hand.lock().as_mut().and_then(|hand| hand.history.take())
+    seat.seat.hand().as_mut().and_then(|hand| hand.history.take())
 }
 
 impl<W: Work> LaneBody for Body<W> {
@@ -427,7 +414,7 @@ impl<W: Work> LaneBody for Body<W> {
 
     fn take_back(&self, shared: &Shared, shell: &Arc<Shell>, before: u64) {
         for (id, seat) in self.seats.iter().enumerate() {
-            if seat.word.remaining() > 0 {
+            if seat.seat.glance() {
                 self.take_back_seat(shared, shell, seat, before);
             }
             self.work.publish(id);
@@ -471,7 +458,7 @@ impl<W: Work> LaneBody for Body<W> {
         if !matches!(taken, Ok(true)) {
             core.counts.submitted.sub(1);
             shared.settled(shell, 1, 0);
-        } else if core.is_stopping() {
+        } else if core.may_have_missed_a_stop() {
             self.drop_all(shared, shell);
         } else {
             self.fill(shared, shell);
@@ -522,7 +509,7 @@ impl<W: Work> LaneBody for Body<W> {
         let worker = slot.id;
         let seat = &self.seats[worker];
         self.take_back_seat(shared, shell, seat, u64::MAX);
-        let Some(hand) = seat.hand.lock().take() else { return };
+        let Some((hand, _)) = seat.seat.lose() else { return };
         // First: it is not alone in hand, who is in hand beside it.
         self.work.given_up(false);
         self.work.off_hand(worker);
@@ -542,11 +529,11 @@ impl<W: Work> LaneBody for Body<W> {
     }
 
     fn demand_in_hand(&self, worker: usize) -> Demand {
-        self.seats[worker].hand.lock().as_ref().map_or(Demand::new(), |hand| hand.demand)
+        self.seats[worker].seat.hand().as_ref().map_or(Demand::new(), |hand| hand.demand)
     }
 
     fn key_in_hand(&self, worker: usize, at: u32) -> Option<Key> {
-        let hand = self.seats[worker].hand.lock();
+        let hand = self.seats[worker].seat.hand();
         hand.as_ref().and_then(|hand| self.work.key(&hand.chunk, at))
     }
 

@@ -6,7 +6,7 @@ use super::shared::Shared;
 use crate::job::{BatchStatus, HaltReason, Report};
 use crate::policy;
 use crate::sync::Arc;
-use crate::sync::atomic::{Ordering, fence};
+use crate::sync::atomic::Ordering;
 use crate::sync::thread::current;
 
 impl Shared {
@@ -19,8 +19,6 @@ impl Shared {
             }
         }
         shell.core.stop_dispatch();
-        // ORDERING: SeqCst: see `Body::run`.
-        fence(Ordering::SeqCst);
         if now {
             let told = shell.core.is_cancelled();
             shell.core.cancel();

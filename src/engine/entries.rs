@@ -108,7 +108,7 @@ impl<W: Work> Body<W> {
         }
         if count > 0 {
             shared.add(shell, count);
-            if shell.core.is_stopping() {
+            if shell.core.may_have_missed_a_stop() {
                 // The stop may have cleared the lane just before these came back.
                 self.drop_all(shared, shell);
             }
@@ -183,7 +183,7 @@ impl<W: Work> Body<W> {
         shell.core.counts.waiting_retry.sub(u64::from(count));
         if count > 0 {
             shared.add(shell, count);
-            if shell.core.is_stopping() {
+            if shell.core.may_have_missed_a_stop() {
                 // The stop may have cleared the lane while these were on their way.
                 self.drop_all(shared, shell);
             }

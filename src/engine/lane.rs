@@ -17,6 +17,7 @@ use super::work::ChildError;
 use super::worker::{Fate, WorkerState};
 use crate::core::laneword::{LaneWord, Reason};
 use crate::core::lifecycle::{Lifecycle, Phase};
+use crate::core::seat::Stop;
 use crate::core::waitlist::Demand;
 use crate::job::{Failure, HaltReason, HaltRule, Key, Report, Retry};
 use crate::meter::LaneLatency;
@@ -83,7 +84,7 @@ pub(crate) struct LaneCore {
     pub(crate) served: AtomicU64,
     pub(crate) counts: CachePadded<Counts>,
     /// Nothing more is taken from the lane.
-    stopping: AtomicBool,
+    stop: Stop,
     /// Items in hand shall stop.
     cancelled: AtomicBool,
     sealed: AtomicBool,
@@ -189,7 +190,7 @@ impl LaneCore {
             predicted: AtomicU64::new(0),
             served: AtomicU64::new(now.as_nanos()),
             counts: CachePadded::new(Counts::default()),
-            stopping: AtomicBool::new(false),
+            stop: Stop::new(),
             cancelled: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -225,8 +226,7 @@ impl LaneCore {
     /// Whether the lane ends before its time: no chunk is claimed, nothing is retried.
     #[inline]
     pub(crate) fn is_stopping(&self) -> bool {
-        // ORDERING: Acquire pairs with the Release in `stop_dispatch`.
-        self.stopping.load(Ordering::Acquire)
+        self.stop.is_set()
     }
 
     /// Whether nothing of a chunk just taken may begin.
@@ -245,8 +245,15 @@ impl LaneCore {
         self.abandon_at.fetch_min(at.as_nanos(), Ordering::AcqRel);
     }
 
+    /// Whoever calls this clears the lane after it.
     pub(crate) fn stop_dispatch(&self) {
-        self.stopping.store(true, Ordering::Release);
+        self.stop.set();
+    }
+
+    /// Asked by whoever has put something into the lane: true, it clears the lane (again).
+    #[must_use = "true: clear the lane"]
+    pub(crate) fn may_have_missed_a_stop(&self) -> bool {
+        self.stop.may_have_missed()
     }
 
     /// Raises the token of the whole lane.

@@ -64,10 +64,9 @@ impl<W: Work> Body<W> {
                 // The tally first: what is told once must not be told again if this panics, too.
                 let (settled, done) = seat.tally.read();
                 seat.tally.note(0, 0);
-                let mut hand = seat.hand.lock();
-                let rest = seat.word.take_back().map_or(0..0, |(_, range)| range);
+                let left = seat.seat.lose();
                 let entry =
-                    hand.take().map(|hand| Entry { chunk: hand.chunk, range: rest, history: hand.history });
+                    left.map(|(hand, range)| Entry { chunk: hand.chunk, range, history: hand.history });
                 if entry.is_some() {
                     self.work.off_hand(id);
                 }

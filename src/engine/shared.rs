@@ -22,7 +22,7 @@ use crate::meter::Throughput;
 use crate::policy;
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite::Journal;
-use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Unparker};
 use crate::time::{Clock, Ticker, Timestamp};
 use std::fmt;
@@ -262,8 +262,6 @@ impl Shared {
     }
 
     pub(super) fn take_hands_off(&self, shell: &Arc<Shell>) {
-        // ORDERING: SeqCst: see `Body::run`.
-        fence(Ordering::SeqCst);
         shell.with(|body| body.take_back(self, shell, u64::MAX));
         shell.core.gate.withdraw(self, &shell.core);
     }

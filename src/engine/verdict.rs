@@ -196,7 +196,7 @@ impl<W: Work> Body<W> {
                     self.backoff.lock().push(Reverse(Later { due, entry }));
                     shared.schedule(due, shell);
                 }
-                if core.is_stopping() {
+                if core.may_have_missed_a_stop() {
                     // The stop may have cleared the lane just before the item came back.
                     self.drop_all(shared, shell);
                 }

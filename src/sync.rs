@@ -105,6 +105,9 @@ pub(crate) mod atomic {
 
     #[cfg(not(shuttle))]
     pub(crate) use imp::fence;
+    /// There every access is sequentially consistent.
+    #[cfg(shuttle)]
+    pub(crate) fn fence(_: Ordering) {}
 
     macro_rules! integer {
         ($name:ident, $int:ty) => {

@@ -133,44 +133,36 @@ impl Lane {
     }
 }
 
+/// All three. Not in the second pass: an attempt begins by a plain store, which that pass takes for one that its loads may
+/// overwrite.
+#[test]
+fn settle_against_abandon_against_shutdown() {
+    let bodies: [Body<Lane, bool>; 3] = [
+        Lane::work,
+        |s| {
+            s.abandon();
+            false
+        },
+        |s| {
+            s.shut_down();
+            false
+        },
+    ];
+    let explored = explore_bounded(Some(3), lane, &bodies, |s, lost| (s.ends(), lost[0]));
+    explored.exactly([((0, 2), false), ((1, 1), false), ((2, 0), false), ((0, 2), true), ((1, 1), true)]);
+}
+
 mod loop_free {
     use super::*;
 
     #[test]
     fn settle_against_shutdown() {
-        let bodies: [Body<Lane, bool>; 2] = [
-            Lane::work,
-            |s| {
-                s.shut_down();
-                false
-            },
-        ];
+        let bodies: [Body<Lane, bool>; 2] = [Lane::work, |s| {
+            s.shut_down();
+            false
+        }];
         let explored = explore(lane, &bodies, |s, _| s.ends());
         explored.exactly([(0, 2), (1, 1), (2, 0)]);
-    }
-
-    /// All three.
-    #[test]
-    fn settle_against_abandon_against_shutdown() {
-        let bodies: [Body<Lane, bool>; 3] = [
-            Lane::work,
-            |s| {
-                s.abandon();
-                false
-            },
-            |s| {
-                s.shut_down();
-                false
-            },
-        ];
-        let explored = explore_bounded(Some(3), lane, &bodies, |s, lost| (s.ends(), lost[0]));
-        explored.exactly([
-            ((0, 2), false),
-            ((1, 1), false),
-            ((2, 0), false),
-            ((0, 2), true),
-            ((1, 1), true),
-        ]);
     }
 
     /// Whoever puts something into the lane while it is stopped, with no other thread to help.
@@ -199,17 +191,14 @@ mod loop_free {
     /// A pause: what had not begun is back in the lane.
     #[test]
     fn settle_against_pause() {
-        let bodies: [Body<Lane, bool>; 2] = [
-            Lane::work,
-            |s| {
-                s.word.block(Reason::Paused);
-                if s.seat.glance() {
-                    s.take_back();
-                }
-                s.swept.swap(1, AcqRel);
-                false
-            },
-        ];
+        let bodies: [Body<Lane, bool>; 2] = [Lane::work, |s| {
+            s.word.block(Reason::Paused);
+            if s.seat.glance() {
+                s.take_back();
+            }
+            s.swept.swap(1, AcqRel);
+            false
+        }];
         let explored = explore(lane, &bodies, |s, _| {
             assert!(s.begun_late.load(Relaxed) <= 1, "an item began after the pause");
             let left: usize = s.entries.lock().unwrap().iter().map(Range::len).sum();

@@ -375,3 +375,112 @@ impl<T> Line<T> {
         Next::Send(Ask { names, suspect: false, max })
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    /// The one batch there is.
+    struct Alone<'a>(&'a Claims<u32>);
+
+    impl Sides for Alone<'_> {
+        fn any(&self, what: &mut dyn FnMut(u64, &Side, bool) -> bool) -> bool {
+            what(0, self.0.side(), false)
+        }
+    }
+
+    fn asker<'a>(claims: &'a Claims<u32>, turns: &'a Turns) -> Asker<'a, Alone<'a>> {
+        Asker { id: 0, turns, sides: Alone(claims), still: false }
+    }
+
+    fn sent(next: Next) -> Ask {
+        match next {
+            Next::Send(ask) => ask,
+            next => panic!("nothing is asked for: {next:?}"),
+        }
+    }
+
+    fn plain(rows: impl IntoIterator<Item = u32>) -> Vec<(Kind, u32)> {
+        rows.into_iter().map(|row| (Kind::Plain, row)).collect()
+    }
+
+    const LIMITS: Limits = Limits { page: 2, most_page: 8, most_out: 100 };
+
+    /// The next page is asked for while the last one is started, not when it has ended; and by one call only.
+    #[test]
+    fn one_page_ahead() {
+        let (claims, turns) = (Claims::new(LIMITS, 10), Turns::new());
+        let mut taken = Vec::new();
+        let (found, next) = claims.take(2, &asker(&claims, &turns), &mut taken);
+        assert!(found.is_none());
+        // It doubled: somebody waited.
+        assert_eq!(sent(next), Ask { names: vec![], suspect: false, max: 4 });
+        claims.claimed(plain(0..4), 4, true).unwrap();
+        let (found, next) = claims.take(1, &asker(&claims, &turns), &mut taken);
+        assert_eq!(
+            (found, next),
+            (Some(Taken { more: true }), Next::Nothing),
+            "more than half a page is ready"
+        );
+        let (found, next) = claims.take(1, &asker(&claims, &turns), &mut taken);
+        assert_eq!(found, Some(Taken { more: true }));
+        assert_eq!(sent(next).max, 4, "half a page is left, and none has landed");
+        let (_, next) = claims.take(8, &asker(&claims, &turns), &mut taken);
+        assert_eq!(next, Next::Nothing, "one is on its way");
+        assert_eq!((taken, claims.side().out(), claims.waiting()), (vec![0, 1, 2, 3], 4, 6));
+    }
+
+    #[test]
+    fn what_is_out_is_bounded() {
+        let (claims, turns) = (Claims::new(LIMITS, 10), Turns::new());
+        claims.bound(2);
+        let mut taken = Vec::new();
+        let ask = sent(claims.take(2, &asker(&claims, &turns), &mut taken).1);
+        claims.claimed(plain(0..2), ask.max, true).unwrap();
+        assert_eq!(claims.take(2, &asker(&claims, &turns), &mut taken).1, Next::Nothing);
+        assert_eq!(claims.room(), 0);
+        assert_eq!(sent(claims.landed(1, &asker(&claims, &turns))).max, 4);
+    }
+
+    /// Those with something behind them come by name, one at a time, before the others; a suspect before them all.
+    #[test]
+    fn by_name() {
+        let (claims, turns) = (Claims::new(LIMITS, 2), Turns::new());
+        let mut taken = Vec::new();
+        claims.put_off(5, 70).unwrap();
+        claims.put_off(9, 71).unwrap();
+        let (due, next) = claims.due(5, &asker(&claims, &turns));
+        assert_eq!((due, sent(next)), (Some(9), Ask { names: vec![70], suspect: false, max: 2 }));
+        claims.claimed(vec![(Kind::Named, 70), (Kind::Plain, 0), (Kind::Plain, 1)], 2, false).unwrap();
+        claims.suspect(90, &turns).unwrap();
+        let (found, next) = claims.take(8, &asker(&claims, &turns), &mut taken);
+        assert_eq!(found, None, "it is a suspect's turn");
+        assert_eq!(sent(next), Ask { names: vec![90], suspect: true, max: 0 });
+        claims.claimed(vec![(Kind::Suspect, 90)], 0, false).unwrap();
+        let (found, next) = claims.take(8, &asker(&claims, &turns), &mut taken);
+        assert_eq!((found, next), (Some(Taken { more: true }), Next::Nothing));
+        let (found, next) = claims.take(8, &asker(&claims, &turns), &mut taken);
+        assert_eq!((found, next), (None, Next::LookAgain), "it has not ended");
+        assert_eq!(claims.landed(1, &asker(&claims, &turns)), Next::Nothing);
+        turns.done(0, claims.side());
+        while claims.take(8, &asker(&claims, &turns), &mut taken).0.is_some() {}
+        assert_eq!(taken, [90, 70, 0, 1]);
+    }
+
+    #[test]
+    fn a_stop_counts_what_is_on_its_way() {
+        let (claims, turns) = (Claims::new(LIMITS, 5), Turns::new());
+        claims.put_off(0, 70).unwrap();
+        claims.put_off(100, 71).unwrap();
+        let (_, next) = claims.due(0, &asker(&claims, &turns));
+        assert_eq!(sent(next).names, [70]);
+        claims.arrived(vec![8, 9], 0).unwrap();
+        let dropped = claims.stop();
+        assert_eq!((dropped.ready.len(), dropped.unclaimed, dropped.backing_off), (2, 5, 2));
+        assert_eq!(claims.claimed(vec![(Kind::Named, 70)], 2, true).unwrap_err().len(), 1);
+        assert!(claims.put_off(0, 72).is_err() && claims.arrived(vec![1], 1).is_err());
+        assert!(claims.suspect(90, &turns).is_err() && !turns.are_needed());
+        let dropped = claims.stop();
+        assert_eq!((dropped.ready.len(), dropped.unclaimed, dropped.backing_off), (0, 0, 0));
+    }
+}

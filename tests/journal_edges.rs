@@ -8,8 +8,8 @@
 mod support;
 
 use batchyard::{
-    Batch, BatchStatus, Context, DeadReason, Engine, Error, Event, Failure, HaltReason, JournalError, Retry,
-    millis, secs,
+    Batch, BatchStatus, Context, DeadReason, Engine, Error, Event, Failure, HaltReason, JournalError,
+    ResourceKind, Retry, millis, secs,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -97,6 +97,90 @@ fn a_listener_does_not_wait_for_its_own_thread() {
         door.open();
         assert_eq!(other.get().unwrap().wait().unwrap().completed_items, 1);
         engine.shutdown(secs(5)).unwrap();
+    });
+}
+
+/// An engine with one permit; from the end of a batch `first` on, its journal's writer stands at the door.
+fn with_a_door(path: &PathBuf, door: &Door) -> Engine {
+    let held = door.clone();
+    Engine::builder()
+        .workers(2)
+        .journal(path)
+        .quota(ResourceKind::DatabaseConnection, 1)
+        .on_event(move |event| {
+            if let Event::BatchEnded { batch: "first", .. } = event {
+                held.pass();
+            }
+        })
+        .open()
+        .unwrap()
+}
+
+fn hold_up(engine: &Engine, door: &Door) {
+    engine.batch("first").submit([1u64], |n: &u64, _: &Context| Ok(*n)).unwrap();
+    door.wait_for(1);
+}
+
+/// Permits wait for no commit: they are back, and taken again, while nothing can be written.
+#[test]
+fn permits_wait_for_no_commit() {
+    within(|| {
+        let dir = Dir::new("permits");
+        let path = dir.file("a.db");
+        {
+            let engine = engine(&path);
+            let open = engine.batch("b").open(|n: &u64, _: &Context| Ok(*n)).unwrap();
+            open.pause();
+            (0..40).for_each(|n| open.push(n).unwrap());
+            open.seal();
+            engine.shutdown(secs(0)).unwrap();
+        }
+        let (writer, first) = (Door::new(), Door::new());
+        let engine = with_a_door(&path, &writer);
+        let ran = Arc::new(AtomicU64::new(0));
+        let (counts, holds) = (Arc::clone(&ran), first.clone());
+        let batch = engine.batch("b").needs(ResourceKind::DatabaseConnection, 1);
+        let batch = batch.resume(move |n: &u64, _: &Context| {
+            if counts.fetch_add(1, Ordering::SeqCst) == 0 {
+                holds.pass();
+            }
+            Ok(*n)
+        });
+        let batch = batch.unwrap();
+        // It has the permit, others are claimed behind it; then the writer stands still.
+        first.wait_for(1);
+        hold_up(&engine, &writer);
+        first.open();
+        until("the permit was taken again", || ran.load(Ordering::SeqCst) > 1);
+        let idle = || engine.stats().in_flight == 0 && ran.load(Ordering::SeqCst) < 40;
+        until("what was claimed has run", idle);
+        assert_eq!(batch.progress().done, 0, "nothing is committed");
+        writer.open();
+        assert_eq!(batch.wait().unwrap().completed_items, 40);
+        engine.shutdown(secs(5)).unwrap();
+    });
+}
+
+/// Promise 8: what is pushed and not written is bounded in bytes, too.
+#[test]
+fn pushed_bytes_are_bounded() {
+    within(|| {
+        let dir = Dir::new("bytes");
+        let door = Door::new();
+        let engine = with_a_door(&dir.file("a.db"), &door);
+        let open = engine.batch("b").key(|text: &String| text[..8].to_owned());
+        let open = open.open(|text: &String, _: &Context| Ok(text.len())).unwrap();
+        open.pause();
+        hold_up(&engine, &door);
+        let text = "x".repeat(1 << 20);
+        let mut pushed = 0;
+        while open.try_push(format!("{pushed:08}{text}")).is_ok() {
+            pushed += 1;
+            assert!(pushed < 80, "{pushed} MiB wait in memory");
+        }
+        assert!(pushed >= 16, "{pushed} MiB should have room");
+        door.open();
+        engine.shutdown(secs(0)).unwrap();
     });
 }
 

@@ -53,28 +53,28 @@ fn journal(rows: u32, most_out: usize) -> Journal {
 }
 
 impl Sides for &Journal {
-    fn any(&self, what: &mut dyn FnMut(u64, &Side, bool) -> bool) -> bool {
-        self.batches.iter().enumerate().any(|(id, batch)| what(id as u64, batch.claims.side(), false))
+    fn any(&self, what: &mut dyn FnMut(&Side, bool) -> bool) -> bool {
+        self.batches.iter().any(|batch| what(batch.claims.side(), false))
     }
 }
 
 impl Journal {
-    fn asker(&self, batch: usize) -> Asker<'_, &Journal> {
-        Asker { id: batch as u64, turns: &self.turns, sides: self, still: false }
+    fn asker(&self) -> Asker<'_, &Journal> {
+        Asker { turns: &self.turns, sides: self, still: false }
     }
 
     /// A worker that was kicked takes what there is, runs it and lands it.
     fn work(&self, batch: usize) {
         let there = &self.batches[batch];
         let mut taken = Vec::new();
-        let (found, next) = there.claims.take(1, &self.asker(batch), &mut taken);
+        let (found, next) = there.claims.take(1, &self.asker(), &mut taken);
         self.go_on(batch, next);
         for kind in taken {
             self.run(kind);
             there.ran.fetch_add(1, Relaxed);
-            self.go_on(batch, there.claims.landed(1, &self.asker(batch)));
+            self.go_on(batch, there.claims.landed(1, &self.asker()));
             if kind == Kind::Suspect {
-                self.turns.done(batch as u64, there.claims.side());
+                self.turns.done(there.claims.side(), 1);
                 // Everybody is kicked.
                 self.work(0);
                 self.work(1);
@@ -123,8 +123,8 @@ impl Journal {
             Err(rows) => {
                 for (kind, _) in rows {
                     if kind == Kind::Suspect {
-                        self.go_on(batch, there.claims.landed(1, &self.asker(batch)));
-                        self.turns.done(batch as u64, there.claims.side());
+                        self.go_on(batch, there.claims.landed(1, &self.asker()));
+                        self.turns.done(there.claims.side(), 1);
                         self.work(0);
                         self.work(1);
                     }
@@ -136,11 +136,11 @@ impl Journal {
     fn stop(&self, batch: usize) -> u32 {
         let there = &self.batches[batch];
         let Dropped { ready, unclaimed, backing_off, suspects, asked_suspect } = there.claims.stop();
-        self.turns.unsuspect(there.claims.side(), suspects as u64);
+        self.turns.done(there.claims.side(), suspects as u64);
         for (kind, _) in &ready {
             if *kind == Kind::Suspect {
-                self.go_on(batch, there.claims.landed(1, &self.asker(batch)));
-                self.turns.done(batch as u64, there.claims.side());
+                self.go_on(batch, there.claims.landed(1, &self.asker()));
+                self.turns.done(there.claims.side(), 1);
             }
         }
         self.work(0);
@@ -154,9 +154,8 @@ impl Journal {
 
     /// Everything is at rest: who was to look again does, until nobody is.
     fn rest(&self) {
-        while (0..2).any(|batch| self.batches[batch].again.swap(0, AcqRel) > 0) {
-            self.work(0);
-            self.work(1);
+        while let Some(batch) = (0..2).find(|batch| self.batches[*batch].again.swap(0, AcqRel) > 0) {
+            self.work(batch);
         }
         for batch in &self.batches {
             assert_eq!(batch.claims.side().out(), 0, "something never landed");
@@ -210,7 +209,7 @@ mod loop_free {
             s
         };
         let land: Body<Journal, bool> = |s| {
-            let next = s.batches[0].claims.landed(1, &s.asker(0));
+            let next = s.batches[0].claims.landed(1, &s.asker());
             let asked = next != Next::Nothing;
             s.go_on(0, next);
             asked
@@ -250,7 +249,7 @@ mod loop_free {
     fn stopped() {
         let bodies: [Body<Journal, u32>; 2] = [
             |s| {
-                let (_, next) = s.batches[0].claims.due(1, &s.asker(0));
+                let (_, next) = s.batches[0].claims.due(1, &s.asker());
                 s.go_on(0, next);
                 0
             },
@@ -274,7 +273,7 @@ mod loop_free {
         let bodies: [Body<Journal, u32>; 2] = [
             |s| {
                 let put = s.batches[0].claims.put_off(0, 7);
-                let (_, next) = s.batches[0].claims.due(1, &s.asker(0));
+                let (_, next) = s.batches[0].claims.due(1, &s.asker());
                 s.go_on(0, next);
                 u32::from(put.is_err())
             },

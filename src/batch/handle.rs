@@ -175,8 +175,15 @@ where
         });
         let link = LaneLink { shared: Arc::clone(&shared), shell: Arc::downgrade(&shell), notify };
         store.link(Arc::new(link), &opened.again);
+        if let Some(why) = store.failed() {
+            return Err(Error::Journal(why));
+        }
     }
     shared.enter(&shell)?;
+    if shell.core.has_ended() {
+        // The journal failed meanwhile: the lane left before it had come.
+        shared.leave(&shell);
+    }
     #[cfg(feature = "sqlite")]
     if in_journal {
         shell.with(|body| body.refill(&shared, &shell));

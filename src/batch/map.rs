@@ -24,6 +24,7 @@ use crate::policy::{self, rng::Rng};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, CachePadded};
 use crate::time::Timestamp;
+use std::any::Any;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Range;
 use std::time::Duration;
@@ -138,12 +139,12 @@ where
 
     fn publish(&self, _seat: usize) {}
 
-    fn drop_unclaimed(&self, ending: &Ending) -> usize {
+    fn drop_unclaimed(&self, ending: &Ending) -> (usize, Box<dyn Any + Send>) {
         let len = self.items.len();
         // ORDERING: none needed: the positions are taken by the swap, like by any claim.
         let from = self.cursor.swap(len, Ordering::Relaxed).min(len);
         self.cancelled(&from, 0..(len - from) as u32, ending);
-        len - from
+        (len - from, Box::new(()))
     }
 
     fn cancelled(&self, from: &usize, range: Range<u32>, ending: &Ending) {

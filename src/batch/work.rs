@@ -124,7 +124,7 @@ where
         self.rows.published.notify();
     }
 
-    fn drop_unclaimed(&self, _ending: &Ending) -> usize {
+    fn drop_unclaimed(&self, _ending: &Ending) -> (usize, Box<dyn Any + Send>) {
         let dropped = self.rows.store.drop_waiting();
         self.rows.room.notify();
         dropped

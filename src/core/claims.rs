@@ -26,13 +26,15 @@
 //!    subtraction. Of two who land at a time the second to get the latch sees both.
 //! 4. It is not this side's turn. Who was refused looks again: see [`Turns`].
 //!
-//! Every call that can end one of these looks, under the latch, whether there is a reason to ask, and the ask is
-//! handed to the caller, who sends it with no latch held. One is on its way at a time, so their order is no matter.
+//! `take`, `due` and `landed` look, under the latch, whether there is a reason to ask, and the ask is handed to the
+//! caller, who sends it with no latch held. One is on its way at a time, so their order is no matter. Whoever brings
+//! something (`claimed`, `arrived`, `put_off`, `suspect`, a larger `bound`) has the batch looked at after it: a kick, which
+//! comes back as `take` or `due`.
 //!
 //! How large a page is follows from how often its rows came too late: it doubles when somebody found nothing. How much
 //! may be out follows from how large the rows are: see [`bound`](Claims::bound).
 //!
-//! The lines grow to what waits by name, and two pages; nothing else is allocated.
+//! What is allocated: the lines, which grow to what waits by name and two pages, and the names of an ask.
 
 use crate::core::turns::{Side, Sides, Turn, Turns};
 use crate::sync::{Mutex, armed};
@@ -112,8 +114,6 @@ pub struct Limits {
 /// Whom to ask for a turn.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker<'a, S> {
-    /// Tells this side from the others.
-    pub id: u64,
     /// All of them.
     pub turns: &'a Turns,
     /// Where the others are found.
@@ -199,7 +199,7 @@ impl<T> Claims<T> {
                 // Somebody waits for what is on its way.
                 line.limits.page = (line.limits.page * 2).min(line.limits.most_page);
             }
-            let refused = count > 0;
+            let refused = count > 0 && !armed!(mutant = "claims_refused_for_good");
             return (None, line.next(self, asker).or_look_again(refused));
         }
         into.extend(line.ready.drain(..count).map(|(_, row)| row));
@@ -248,7 +248,7 @@ impl<T> Claims<T> {
     /// A row with something behind it, which may be claimed from then on. `Err`: all is stopped.
     pub fn put_off(&self, due: u64, name: i64) -> Result<(), ()> {
         let mut line = self.line.lock();
-        if line.stopped {
+        if line.stopped && !armed!(mutant = "claims_put_off_after_the_stop") {
             return Err(());
         }
         line.later.push(Reverse((due, name)));
@@ -319,7 +319,7 @@ impl<T> Claims<T> {
         let line = self.line.lock();
         let nothing_waits = line.unclaimed == 0 && line.due.is_empty() && line.suspects.is_empty();
         if nothing_waits && line.asked.is_none() && line.may_ask(self) {
-            (line.limits.page * 2).saturating_sub(line.ready.len())
+            (line.limits.page * 2).saturating_sub(line.ready.len()).min(line.left_out(self))
         } else {
             0
         }
@@ -338,8 +338,13 @@ impl Next {
 }
 
 impl<T> Line<T> {
+    /// How many more may be out and ready.
+    fn left_out(&self, claims: &Claims<T>) -> usize {
+        self.limits.most_out.saturating_sub(claims.side.out() + self.ready.len())
+    }
+
     fn may_ask(&self, claims: &Claims<T>) -> bool {
-        !self.stopped && !self.over && claims.side.out() + self.ready.len() < self.limits.most_out
+        !self.stopped && !self.over && self.left_out(claims) > 0
     }
 
     /// Asks for more, if there is a reason to.
@@ -349,28 +354,27 @@ impl<T> Line<T> {
             return Next::Nothing;
         }
         if let Some(name) = self.suspects.front().copied() {
-            let turn = if asker.still {
-                Turn::Later
-            } else {
-                asker.turns.turn(asker.id, &claims.side, &asker.sides)
-            };
+            let turn = if asker.still { Turn::Later } else { asker.turns.turn(&claims.side, &asker.sides) };
             return match turn {
                 Turn::Yours => {
                     self.suspects.pop_front();
                     self.asked = Some(Asked::Suspect);
                     Next::Send(Ask { names: vec![name], suspect: true, max: 0 })
                 }
-                Turn::Taken => Next::Nothing,
+                // One that stands still is looked at when it goes on.
+                Turn::Later if asker.still => Next::Nothing,
                 Turn::Later => Next::LookAgain,
             };
         }
-        let enough = self.ready.len() * 2 > self.limits.page || !self.may_ask(claims);
+        let page = self.limits.page.min(self.limits.most_out);
+        let enough = self.ready.len() * 2 > page || !self.may_ask(claims);
         if enough || (self.unclaimed == 0 && self.due.is_empty()) {
             return Next::Nothing;
         }
-        let due = self.due.len().min(self.limits.page);
+        let room = self.limits.page.min(self.left_out(claims));
+        let due = self.due.len().min(room);
         let names: Vec<i64> = self.due.drain(..due).collect();
-        let max = if self.unclaimed > 0 { self.limits.page } else { 0 };
+        let max = if self.unclaimed > 0 { room - due } else { 0 };
         self.asked = Some(Asked::Named(names.len()));
         Next::Send(Ask { names, suspect: false, max })
     }
@@ -384,13 +388,13 @@ mod tests {
     struct Alone<'a>(&'a Claims<u32>);
 
     impl Sides for Alone<'_> {
-        fn any(&self, what: &mut dyn FnMut(u64, &Side, bool) -> bool) -> bool {
-            what(0, self.0.side(), false)
+        fn any(&self, what: &mut dyn FnMut(&Side, bool) -> bool) -> bool {
+            what(self.0.side(), false)
         }
     }
 
     fn asker<'a>(claims: &'a Claims<u32>, turns: &'a Turns) -> Asker<'a, Alone<'a>> {
-        Asker { id: 0, turns, sides: Alone(claims), still: false }
+        Asker { turns, sides: Alone(claims), still: false }
     }
 
     fn sent(next: Next) -> Ask {
@@ -439,19 +443,19 @@ mod tests {
         claims.claimed(plain(0..2), ask.max, true).unwrap();
         assert_eq!(claims.take(2, &asker(&claims, &turns), &mut taken).1, Next::Nothing);
         assert_eq!(claims.room(), 0);
-        assert_eq!(sent(claims.landed(1, &asker(&claims, &turns))).max, 4);
+        assert_eq!(sent(claims.landed(1, &asker(&claims, &turns))).max, 1, "no more than may be out");
     }
 
     /// Those with something behind them come by name, one at a time, before the others; a suspect before them all.
     #[test]
     fn by_name() {
-        let (claims, turns) = (Claims::new(LIMITS, 2), Turns::new());
+        let (claims, turns) = (Claims::new(LIMITS, 1), Turns::new());
         let mut taken = Vec::new();
         claims.put_off(5, 70).unwrap();
         claims.put_off(9, 71).unwrap();
         let (due, next) = claims.due(5, &asker(&claims, &turns));
-        assert_eq!((due, sent(next)), (Some(9), Ask { names: vec![70], suspect: false, max: 2 }));
-        claims.claimed(vec![(Kind::Named, 70), (Kind::Plain, 0), (Kind::Plain, 1)], 2, false).unwrap();
+        assert_eq!((due, sent(next)), (Some(9), Ask { names: vec![70], suspect: false, max: 1 }));
+        claims.claimed(vec![(Kind::Named, 70), (Kind::Plain, 0)], 1, false).unwrap();
         claims.suspect(90, &turns).unwrap();
         let (found, next) = claims.take(8, &asker(&claims, &turns), &mut taken);
         assert_eq!(found, None, "it is a suspect's turn");
@@ -462,9 +466,9 @@ mod tests {
         let (found, next) = claims.take(8, &asker(&claims, &turns), &mut taken);
         assert_eq!((found, next), (None, Next::LookAgain), "it has not ended");
         assert_eq!(claims.landed(1, &asker(&claims, &turns)), Next::Nothing);
-        turns.done(0, claims.side());
+        turns.done(claims.side(), 1);
         while claims.take(8, &asker(&claims, &turns), &mut taken).0.is_some() {}
-        assert_eq!(taken, [90, 70, 0, 1]);
+        assert_eq!(taken, [90, 70, 0]);
     }
 
     #[test]

@@ -20,8 +20,9 @@
 //! 1. A worker arms its seat, and then looks ([`look_again`](Seat::look_again)). Either the sweep finds the seat
 //!    ([`glance`](Seat::glance)), or the worker finds the stop and takes its own chunk back: after a stop nothing
 //!    begins but what had been taken by `next` before.
-//! 2. Whoever puts an entry into the lane looks after it ([`Stop::may_have_missed`]), and clears again if there was a
-//!    stop. Either the sweep finds the entry, or this one does.
+//! 2. Whoever puts an entry back into the lane looks after it ([`Stop::may_have_missed`]), and clears again if there was a
+//!    stop. Either the sweep finds the entry, or this one does. (Fresh entries come in under a latch that a sweep takes
+//!    too, and with a look under it.)
 //!
 //! Who clears what, and counts it: each entry and each range of a chunk is taken by one, by the words of
 //! [`Chunk`] and [`LaneWord`](crate::core::laneword::LaneWord), and an item in hand ends once, by its

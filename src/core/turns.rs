@@ -10,7 +10,7 @@
 //! |---|---|---|---|
 //! | on no side that goes on | on whatever sides | yes | |
 //! | on some side that goes on | on none that goes on | no | yes, and is out from then on |
-//! | the same | on some that goes on | no | no: [`Turn::Taken`] if it is a suspect's, whose end kicks, or [`Turn::Later`] |
+//! | the same | on some that goes on | no | no |
 //!
 //! Why no suspect starts beside others (but for sides that go on again, below): both answers are given under the latch,
 //! and a yes raises the side's count before the latch is let go. So a turn sees every row that was handed out before it,
@@ -20,8 +20,8 @@
 //! another's. That is unkind, not unsound: who is in hand when a process dies is written down apart, and a crash
 //! counts only against an item that was alone there.
 //!
-//! Nobody waits here. Who is refused looks again: it is kicked when a suspect ends, and while it may be that a side
-//! stops or goes on without a word, it looks again by itself ([`Turn::Later`], a refused [`hand_out`](Turns::hand_out)).
+//! Nobody waits here. Who is refused looks again, after a while: a side may stand still, or land its last row, without a
+//! word to the others. (An end of a suspect's is told at once.)
 
 use crate::sync::Mutex;
 use crate::sync::armed;
@@ -32,16 +32,17 @@ use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub struct Side {
     /// Rows that were handed out and whose outcome is not written.
     out: AtomicUsize,
-    /// Workers that have some of them in hand, or threads that were given up and have not come back.
+    /// Workers that have some of them in hand.
     in_hand: AtomicUsize,
     /// Suspects that have not ended.
     suspects: AtomicU64,
 }
 
-/// All sides, with whether each stands still. Takes no lock that may be held where [`Turns`] is asked.
+/// All sides, with whether each stands still. Takes no lock that may be held where [`Turns`] is asked. Whoever gathers
+/// them before may have gathered none, because there were no suspects: then everything is true of them.
 pub trait Sides {
     /// Whether `what` is true of one of them.
-    fn any(&self, what: &mut dyn FnMut(u64, &Side, bool) -> bool) -> bool;
+    fn any(&self, what: &mut dyn FnMut(&Side, bool) -> bool) -> bool;
 }
 
 /// What a suspect that wants to run is told.
@@ -49,23 +50,13 @@ pub trait Sides {
 pub enum Turn {
     /// It may be claimed.
     Yours,
-    /// Another one runs: its end kicks.
-    Taken,
-    /// Other items are out: look again soon.
+    /// Others are out: look again soon.
     Later,
 }
 
-/// See the head of this file.
+/// See the head of this file. In it: the suspects of all sides.
 #[derive(Debug)]
-pub struct Turns(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    /// Suspects of all sides.
-    left: u64,
-    /// The side whose suspect had the last turn, until that has ended: who will kick. Nothing else depends on it.
-    running: Option<u64>,
-}
+pub struct Turns(Mutex<u64>);
 
 impl Default for Side {
     fn default() -> Self {
@@ -125,27 +116,27 @@ impl Default for Turns {
 impl Turns {
     /// There are no suspects.
     pub fn new() -> Self {
-        Self(Mutex::new(State::default()))
+        Self(Mutex::new(0))
     }
 
     /// Whether there are suspects at all.
     pub fn are_needed(&self) -> bool {
-        self.0.lock().left > 0
+        *self.0.lock() > 0
     }
 
     /// The side has so many suspects more.
     pub fn suspect(&self, side: &Side, more: u64) {
-        let mut state = self.0.lock();
+        let mut left = self.0.lock();
         side.suspects.fetch_add(more, Ordering::AcqRel);
-        state.left += more;
+        *left += more;
     }
 
     /// Whether rows that are no suspects may go out. Yes raises the side's count.
     pub fn hand_out(&self, side: &Side, rows: usize, sides: &impl Sides) -> bool {
-        let state = self.0.lock();
-        let free = state.left == 0 || !sides.any(&mut |_, side, still| side.has_suspects_to_run(still));
+        let left = self.0.lock();
+        let free = *left == 0 || !sides.any(&mut |side, still| side.has_suspects_to_run(still));
         if armed!(mutant = "turns_handed_out_after_the_latch") {
-            drop(state);
+            drop(left);
             if free {
                 side.goes_out(rows);
             }
@@ -154,46 +145,27 @@ impl Turns {
         if free {
             side.goes_out(rows);
         }
-        drop(state);
+        drop(left);
         free
     }
 
     /// Whether a suspect of this side, which does not stand still, may be claimed: nothing else starts then.
-    pub fn turn(&self, id: u64, side: &Side, sides: &impl Sides) -> Turn {
-        let mut state = self.0.lock();
-        let busy = sides.any(&mut |_, side, still| side.is_busy(still));
-        if busy && !armed!(mutant = "turns_beside_others") {
-            let goes_on =
-                |there| sides.any(&mut |id, side, still| id == there && side.has_suspects_to_run(still));
-            return if state.running.is_some_and(goes_on) { Turn::Taken } else { Turn::Later };
+    pub fn turn(&self, side: &Side, sides: &impl Sides) -> Turn {
+        let _left = self.0.lock();
+        if sides.any(&mut |side, still| side.is_busy(still)) && !armed!(mutant = "turns_beside_others") {
+            return Turn::Later;
         }
-        state.running = Some(id);
         // Out from now on: nobody else's turn comes before it has ended.
         side.goes_out(1);
         Turn::Yours
     }
 
-    /// A suspect that had its turn has ended, or will not run. Whoever was refused is kicked after this.
-    pub fn done(&self, id: u64, side: &Side) {
-        let mut state = self.0.lock();
-        if state.running == Some(id) {
-            state.running = None;
-        }
-        state.forget(side, 1);
-    }
-
-    /// Suspects of this side that have not had their turn will not run.
-    pub fn unsuspect(&self, side: &Side, fewer: u64) {
-        self.0.lock().forget(side, fewer);
-    }
-}
-
-impl State {
-    fn forget(&mut self, side: &Side, fewer: u64) {
-        let there = side.suspects.load(Ordering::Acquire);
-        let fewer = fewer.min(there);
+    /// So many suspects of this side have ended, or will not run. Whoever was refused may look again after this.
+    pub fn done(&self, side: &Side, suspects: u64) {
+        let mut left = self.0.lock();
+        let suspects = suspects.min(side.suspects.load(Ordering::Acquire));
         // Changed under the latch alone.
-        side.suspects.fetch_sub(fewer, Ordering::AcqRel);
-        self.left -= fewer.min(self.left);
+        side.suspects.fetch_sub(suspects, Ordering::AcqRel);
+        *left = left.saturating_sub(suspects);
     }
 }

@@ -90,7 +90,9 @@ impl Shared {
         self.leave(shell);
         let status = serde_json::to_string(&report.status).unwrap_or_default();
         core.steer.lock().ended = Some(report);
-        // In a journal the end is a row as well: it is told when that is written.
+        // In a journal the end is a row as well: it is told when that is written. Until then somebody must have the lane: its
+        // user may have let it go.
+        self.ending.lock().push(Arc::clone(shell));
         if shell.with(|body| body.end(&status)) != Some(true) {
             self.conclude(shell);
         }
@@ -99,6 +101,7 @@ impl Shared {
     /// The lane has ended, and nothing of it is still on its way.
     pub(crate) fn conclude(&self, shell: &Arc<Shell>) {
         let core = &shell.core;
+        self.ending.lock().retain(|there| !Arc::ptr_eq(there, shell));
         let (report, announced) = {
             let mut steer = core.steer.lock();
             let Some(report) = steer.ended.take() else { return };

@@ -200,10 +200,12 @@ impl<W: Work> Body<W> {
         core.gate.withdraw(shared, core);
         let mut gone = 0u64;
         // Nothing is claimed any more: `refill` stops at a cancelled lane, and holds its latch while it looks.
-        {
+        let unclaimed = {
             let _one = self.refilling.lock();
-            gone += self.work.drop_unclaimed(&ending) as u64;
-        }
+            let (count, unclaimed) = self.work.drop_unclaimed(&ending);
+            gone += count as u64;
+            unclaimed
+        };
         let waiting = std::mem::take(&mut *self.backoff.lock());
         core.counts.waiting_retry.sub(waiting.len() as u64);
         let mut dropped = Vec::new();
@@ -231,6 +233,6 @@ impl<W: Work> Body<W> {
         }
         shared.settled(shell, gone, 0);
         // Items of the user's, once all is counted.
-        drop_quietly(dropped);
+        drop_quietly((dropped, unclaimed));
     }
 }

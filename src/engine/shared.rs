@@ -111,6 +111,8 @@ pub(crate) struct Shared {
     listener: Option<Arc<Listener>>,
     /// Counts of lanes that have ended.
     pub(crate) past: Mutex<super::snapshot::Past>,
+    /// Lanes that have ended and whose end is being written.
+    pub(super) ending: Mutex<Vec<Arc<Shell>>>,
     pub(crate) throughput: Mutex<Throughput>,
 }
 
@@ -156,6 +158,7 @@ impl Shared {
             pool,
             listener,
             past: Mutex::new(super::snapshot::Past::default()),
+            ending: Mutex::new(Vec::new()),
             throughput: Mutex::new(Throughput::new(clock.now())),
             clock,
             limits,
@@ -273,6 +276,10 @@ impl Shared {
         steer.paused &= !why;
         if was != 0 && steer.paused == 0 {
             self.unblock(&shell.core, Reason::Paused);
+            if shell.core.spec.in_journal {
+                // What waited for its turn in the journal did not look while the lane stood still.
+                self.schedule(self.clock.now(), shell);
+            }
         }
     }
 

@@ -56,8 +56,8 @@ pub(crate) trait Work: Send + Sync {
     }
     /// Makes the seat's outcomes visible.
     fn publish(&self, seat: usize);
-    /// Drops what waits to be claimed; how many items that were.
-    fn drop_unclaimed(&self, reason: &Ending) -> usize;
+    /// Takes out what waits to be claimed: how many items that were, and what is to be dropped with no latch held.
+    fn drop_unclaimed(&self, reason: &Ending) -> (usize, Box<dyn Any + Send>);
     /// The lane was cancelled before these items ran (`map` owes its caller a result for each).
     fn cancelled(&self, chunk: &Self::Chunk, range: Range<u32>, reason: &Ending);
     fn ended(&self, report: &Report);

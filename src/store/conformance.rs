@@ -531,11 +531,11 @@ fn what_waits_is_dropped_and_counted(case: &impl Maker) {
     }
     let kept = case.told().sums().waiting as u64;
     case.store().seal();
-    let dropped = case.store().drop_waiting() as u64;
+    let dropped = case.store().drop_waiting().0 as u64;
     in_the_end("all are counted", || (dropped + case.told().sums().cancelled == 280 + kept).then_some(()));
     assert_eq!(case.told().sums().waiting, 0);
     assert!(matches!(case.store().claim(9), Claim::Empty));
-    assert_eq!(case.store().drop_waiting(), 0);
+    assert_eq!(case.store().drop_waiting().0, 0);
 }
 
 /// Claims that are on their way when the batch ends early are counted, too.
@@ -551,7 +551,7 @@ fn claims_on_their_way_are_counted(case: &impl Maker) {
     case.held_up(&mut || {
         // Asks for them, and is stopped before the answer comes.
         case.store().due(now + millis(1));
-        dropped = case.store().drop_waiting() as u64;
+        dropped = case.store().drop_waiting().0 as u64;
     });
     in_the_end("all are counted", || (dropped + case.told().sums().cancelled == 40).then_some(()));
     in_the_end("none waits", || (case.told().sums().waiting == 0).then_some(()));

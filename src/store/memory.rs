@@ -6,12 +6,12 @@
 //! [`discard_unread`](Store::discard_unread) (a `wait` without a reader) lets them go, and again when one has come. With a reader in input order
 //! the window counts from the oldest unread row, so the head of the order always has its place.
 
-use super::{AppendError, Appended, Claim, JournalError, Order, Read, Row, Settled, Store};
+use super::{AppendError, Appended, Claim, JournalError, Order, Read, Row, Settled, Store, drop_quietly};
 use crate::job::{DeadItem, Duplicates, Key};
 use crate::sync::{Arc, Mutex};
 use crate::time::Timestamp;
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Rows and results of one batch in memory.
 #[derive(Debug)]
@@ -113,12 +113,7 @@ impl<O> Log<O> {
     }
 }
 
-/// Drops values of the user's, whose `Drop` may panic, with no lock held.
-fn drop_quietly<T>(values: T) {
-    let _ = catch_unwind(AssertUnwindSafe(move || drop(values)));
-}
-
-impl<I: Send + Sync, O: Send> Store<I, O> for MemoryStore<I, O> {
+impl<I: Send + Sync + 'static, O: Send> Store<I, O> for MemoryStore<I, O> {
     fn append(
         &self,
         key: Key,
@@ -274,11 +269,9 @@ impl<I: Send + Sync, O: Send> Store<I, O> for MemoryStore<I, O> {
         }
     }
 
-    fn drop_waiting(&self) -> usize {
+    fn drop_waiting(&self) -> (usize, Box<dyn Any + Send>) {
         let dropped = std::mem::take(&mut self.rows.lock().waiting);
-        let count = dropped.len();
-        drop_quietly(dropped);
-        count
+        (dropped.len(), Box::new(dropped))
     }
 }
 

@@ -20,6 +20,7 @@ use crate::sync::Arc;
 use crate::time::Timestamp;
 use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 /// A batch's identity, and what is to run it.
@@ -202,7 +203,8 @@ pub(crate) struct Earlier {
 }
 
 /// How a store that writes later tells the engine what has become of it. Called from the store's own thread, which
-/// holds no lock then.
+/// holds no lock then; [`kick_at`](Link::kick_at), [`waiting`](Link::waiting) and [`stands_still`](Link::stands_still)
+/// also from others, which may. A store that has failed may call it from whoever sends to it.
 pub(crate) trait Link: Send + Sync {
     /// Rows can be claimed.
     fn kick(&self);
@@ -242,6 +244,11 @@ pub(crate) trait Link: Send + Sync {
 /// Reads a batch's results, each once.
 pub(crate) trait Reader<O>: Send {
     fn read(&mut self) -> Read<O>;
+}
+
+/// Drops values of the user's, whose `Drop` may panic.
+pub(crate) fn drop_quietly<T>(values: T) {
+    let _ = catch_unwind(AssertUnwindSafe(move || drop(values)));
 }
 
 /// The rows of one batch.
@@ -352,8 +359,9 @@ pub(crate) trait Store<I, O>: Send + Sync {
     /// From now on, until a reader comes, results are dropped (they stay counted). A journal keeps them all.
     fn discard_unread(&self);
 
-    /// Drops the rows that still wait to be claimed; returns how many. A journal only lets them be.
-    fn drop_waiting(&self) -> usize;
+    /// Takes the rows out that still wait to be claimed: how many, and what is to be dropped with no latch held, quietly. A
+    /// journal only lets them be.
+    fn drop_waiting(&self) -> (usize, Box<dyn Any + Send>);
 
     /// The number of an item in the journal, if there is one.
     #[cfg(feature = "cli")]

@@ -9,6 +9,7 @@ use crate::job::{AttemptKind, Key};
 use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sync::thread::ThreadId;
 use crate::time::{millis, secs};
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -113,9 +114,9 @@ impl<const REFILLED: bool> Work for Broken<REFILLED> {
         }
     }
 
-    fn drop_unclaimed(&self, _reason: &Ending) -> usize {
+    fn drop_unclaimed(&self, _reason: &Ending) -> (usize, Box<dyn Any + Send>) {
         self.strike(Bug::Halt, 0);
-        ITEMS - self.cursor.swap(ITEMS, Ordering::Relaxed).min(ITEMS)
+        (ITEMS - self.cursor.swap(ITEMS, Ordering::Relaxed).min(ITEMS), Box::new(()))
     }
 
     fn cancelled(&self, _from: &u64, _range: Range<u32>, _reason: &Ending) {}

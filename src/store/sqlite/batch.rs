@@ -189,8 +189,12 @@ pub(crate) struct Sealed {
 }
 
 /// All items are known.
-pub(crate) fn seal(tx: &mut Tx<'_>, batch: i64) -> rusqlite::Result<Sealed> {
+pub(crate) fn seal(tx: &mut Tx<'_>, batch: i64, opening: u64) -> rusqlite::Result<Sealed> {
     let db = tx.db;
+    if tx.books.opening_of(batch) != Some(opening) {
+        // Its run has ended meanwhile, cut short.
+        return Ok(Sealed::default());
+    }
     let book = tx.books.of(db, batch)?;
     book.sealed = true;
     let (run, fresh_from) = (book.run, book.fresh_from);

@@ -13,6 +13,8 @@ const MOST_BYTES: usize = 16 << 20;
 /// Takes items that nobody has claimed: first the named ones, then the next of the run.
 pub(crate) struct Claim {
     pub(crate) batch: i64,
+    /// Of which opening: asked for late, after its run has ended, it is none of the next one's.
+    pub(crate) opening: u64,
     pub(crate) owner: i64,
     /// Items with something behind them whose time has come.
     pub(crate) ids: Vec<i64>,
@@ -28,7 +30,8 @@ pub(crate) struct Claim {
 /// Who gets them.
 pub(crate) trait Claimed: Send + Sync {
     /// `max`: so many of the others were asked for; `more`: others of the run are left.
-    fn claimed(self: Arc<Self>, items: Vec<RawItem>, max: usize, more: bool);
+    /// `suspect`: it was for one that has its turn.
+    fn claimed(self: Arc<Self>, items: Vec<RawItem>, max: usize, more: bool, suspect: bool);
     /// `suspect`: it was for one that has its turn.
     fn lost(self: Arc<Self>, suspect: bool, why: &Arc<JournalError>);
 }
@@ -37,6 +40,9 @@ impl Op for Claim {
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
         self.found.clear();
         self.more = false;
+        if tx.books.opening_of(self.batch) != Some(self.opening) {
+            return Ok(());
+        }
         for id in &self.ids {
             let past = read_past(tx.db, *id)?.ok_or_else(|| damaged("retry", *id))?;
             // Before the attempt starts: if this owner dies, it counts as begun.
@@ -82,7 +88,7 @@ impl Op for Claim {
     }
 
     fn committed(self: Box<Self>) {
-        self.told.claimed(self.found, self.max, self.more);
+        self.told.claimed(self.found, self.max, self.more, self.suspect);
     }
 
     fn lost(self: Box<Self>, why: &Arc<JournalError>) {

@@ -28,9 +28,10 @@ pub(crate) struct InHand {
 pub(crate) struct Hand {
     file: File,
     workers: usize,
-    /// Threads that were given up; as the file has it.
-    given_up: Mutex<i64>,
 }
+
+/// Threads of this process that were given up, by whatever engine: they may outlive it.
+static GIVEN_UP: Mutex<i64> = Mutex::new(0);
 
 /// What a dead owner left.
 #[derive(Debug, Default)]
@@ -47,7 +48,9 @@ impl Hand {
         let made = File::create(&path).and_then(|file| {
             // Zeros, not a hole: noting must not need room on a full disk.
             file.write_all_at(&vec![0; (workers + 1) * SLOT], 0)?;
-            Ok(Hand { file, workers, given_up: Mutex::new(0) })
+            let hand = Hand { file, workers };
+            hand.given_up(0);
+            Ok(hand)
         });
         match made {
             Ok(hand) => Ok((hand, path)),
@@ -81,7 +84,7 @@ impl Hand {
 
     /// So many more threads were given up, or fewer.
     pub(crate) fn given_up(&self, more: i64) {
-        let mut given_up = self.given_up.lock();
+        let mut given_up = GIVEN_UP.lock();
         *given_up += more;
         let slot = format(InHand { first: 0, last: *given_up });
         let _ = self.file.write_at(&slot, (self.workers * SLOT) as u64);

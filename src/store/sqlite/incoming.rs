@@ -1,7 +1,8 @@
 //! Submitted rows on their way into the table.
 //!
 //! One append is on its way at a time; what is pushed meanwhile goes with the next one. So a slow trickle is written
-//! row by row, and a flood in pages, without a timer.
+//! row by row, and a flood in pages, without a timer. What an item submits goes at once, by itself: it is with the writer
+//! before its parent can be settled.
 
 use super::append::{Append, Appended as AppendedOp};
 use super::batch::{Ask, Sealed, seal};
@@ -10,6 +11,7 @@ use super::rows::{Kind, NewItem, Placed, calmly, number, seq_of};
 use super::store::{JournalStore, Ready};
 use super::writer::Tx;
 use crate::job::{Duplicates, Key, Payload};
+use crate::store::drop_quietly;
 use crate::store::{AppendError, Appended, Earlier, Row, Unsealed};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::time::{Timestamp, wall_ms};
@@ -34,6 +36,8 @@ pub(super) struct Incoming<I> {
     /// Rows of the append that is on its way; 0: none is.
     sent: usize,
     sent_bytes: usize,
+    /// Rows that items have submitted, on their way.
+    children: usize,
     /// Keys of both, where repeated keys are told to who pushes.
     keys: HashSet<Key>,
     repeats: Arc<Mutex<HashMap<String, u64>>>,
@@ -53,10 +57,20 @@ impl<I> Incoming<I> {
             bytes: 0,
             sent: 0,
             sent_bytes: 0,
+            children: 0,
             keys: HashSet::new(),
             repeats: Arc::new(Mutex::new(HashMap::new())),
             duplicate: None,
             resumed: 0,
+        }
+    }
+
+    /// An append is written, or lost.
+    fn landed(&mut self, is_child: bool) {
+        if is_child {
+            self.children -= 1;
+        } else {
+            (self.sent, self.sent_bytes) = (0, 0);
         }
     }
 
@@ -66,7 +80,7 @@ impl<I> Incoming<I> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.rows.len() + self.sent
+        self.rows.len() + self.sent + self.children
     }
 
     /// Takes nothing more. What has not been sent comes back, to be dropped with no latch held.
@@ -180,8 +194,10 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         }
         let queued_ms = wall_ms() as i64;
         let row = NewItem { key: key.to_string(), occurrence: 0, payload, queued_ms, parent: Some(parent) };
-        incoming.push(row, item, now);
-        self.send_on(incoming, Duplicates::Skip);
+        incoming.children += 1;
+        drop(incoming);
+        self.weigh(false, 1, row.payload.len());
+        self.send_rows(vec![(row, item, now)], Duplicates::Skip, true);
         Ok(true)
     }
 
@@ -215,17 +231,27 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         let rows = std::mem::take(&mut incoming.rows);
         incoming.sent_bytes = std::mem::take(&mut incoming.bytes);
         incoming.sent = rows.len();
-        let (bytes, repeats) = (incoming.sent_bytes, Arc::clone(&incoming.repeats));
+        let bytes = incoming.sent_bytes;
         drop(incoming);
-        self.weigh(rows.len(), bytes);
+        self.weigh(false, rows.len(), bytes);
+        self.send_rows(rows, duplicates, false);
+    }
+
+    fn send_rows(
+        self: &Arc<Self>,
+        rows: Vec<(NewItem, I, Timestamp)>,
+        duplicates: Duplicates,
+        is_child: bool,
+    ) {
         let mut items = Vec::with_capacity(rows.len());
         let mut typed = Vec::with_capacity(rows.len());
         for (item, value, queued) in rows {
             items.push(item);
             typed.push((value, queued));
         }
+        let repeats = Arc::clone(&self.incoming.lock().repeats);
         let placed = Vec::with_capacity(items.len());
-        let told = Box::new(Told { store: Arc::clone(self), typed, duplicates });
+        let told = Box::new(Told { store: Arc::clone(self), typed, duplicates, is_child });
         let claim = self.claims.room();
         self.journal.send(Append { batch: self.batch, items, duplicates, claim, told, placed, repeats });
     }
@@ -250,10 +276,10 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             return Ok(Earlier { resumed, ..Earlier::default() });
         }
         drop(incoming);
-        let batch = self.batch;
+        let (batch, opening) = (self.batch, self.opening);
         let (send, answer) = bounded::<Result<Sealed, Arc<JournalError>>>(1);
         self.journal.send(Ask {
-            write: move |tx: &mut Tx<'_>| seal(tx, batch),
+            write: move |tx: &mut Tx<'_>| seal(tx, batch, opening),
             made: None,
             told: Box::new(move |made| drop(send.send(made))),
         });
@@ -287,20 +313,25 @@ struct Told<I, O> {
     store: Arc<JournalStore<I, O>>,
     typed: Vec<(I, Timestamp)>,
     duplicates: Duplicates,
+    /// One row, which an item has submitted.
+    is_child: bool,
 }
 
 impl<I: Payload, O: Payload> AppendedOp for Told<I, O> {
     fn appended(self: Box<Self>, items: Vec<NewItem>, placed: Vec<Placed>) {
-        let Told { store, typed, duplicates } = *self;
+        let Told { store, typed, duplicates, is_child } = *self;
         let (mut done, mut dead, mut skipped, mut repeated) = (0, 0, 0, 0);
         let (mut ready, mut unclaimed, mut by_name) = (Vec::new(), 0, Vec::new());
         let mut twice = None;
+        // Values of the user's that are not needed, whose `Drop` may panic.
+        let mut left = Vec::new();
         for ((item, (value, queued)), placed) in items.iter().zip(typed).zip(placed) {
             match placed {
                 Placed::New { id, claimed: true } => {
                     let key = Key::from(&*item.full_key());
                     let row = Row { seq: seq_of(id), key, queued, item: value, past: None };
                     ready.push(Ready::Typed(row));
+                    continue;
                 }
                 Placed::New { claimed: false, .. } | Placed::Pending { past: None, .. } => unclaimed += 1,
                 Placed::Pending { id, past: Some(past) } => by_name.push((id, past)),
@@ -314,14 +345,18 @@ impl<I: Payload, O: Payload> AppendedOp for Told<I, O> {
                     }
                 }
             }
+            left.push(value);
         }
         let ended = done + dead + skipped;
         // Before the next append is sent: its rows come after these.
         let count = ready.len() as u64 + unclaimed;
-        let left_out = if store.claims.arrived(ready, unclaimed).is_ok() { 0 } else { count };
+        let (left_out, stopped) = match store.claims.arrived(ready, unclaimed) {
+            Ok(()) => (0, Vec::new()),
+            Err(rows) => (count, rows),
+        };
         {
             let mut incoming = store.incoming.lock();
-            (incoming.sent, incoming.sent_bytes) = (0, 0);
+            incoming.landed(is_child);
             if !incoming.keys.is_empty() {
                 for item in &items {
                     incoming.keys.remove(&Key::from(item.key.as_str()));
@@ -331,9 +366,12 @@ impl<I: Payload, O: Payload> AppendedOp for Told<I, O> {
             if incoming.duplicate.is_none() {
                 incoming.duplicate = twice;
             }
-            store.send_on(incoming, duplicates);
+            if !is_child {
+                store.send_on(incoming, duplicates);
+            }
         }
         store.written.notify_all();
+        drop_quietly((left, stopped));
         let link = store.told();
         if ended > 0 {
             link.ended_before(done, dead, skipped);
@@ -356,8 +394,7 @@ impl<I: Payload, O: Payload> AppendedOp for Told<I, O> {
     fn lost(self: Box<Self>, items: usize, why: &Arc<JournalError>) {
         let store = &self.store;
         {
-            let mut incoming = store.incoming.lock();
-            (incoming.sent, incoming.sent_bytes) = (0, 0);
+            store.incoming.lock().landed(self.is_child);
         }
         super::journal::Member::failed(&**store, why);
         store.told().cancelled(items as u64);

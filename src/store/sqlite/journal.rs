@@ -46,8 +46,6 @@ pub(crate) struct Options<'a> {
 
 /// What a batch's store does when something happens to the journal.
 pub(crate) trait Member: Send + Sync {
-    /// Which opening of a batch it is.
-    fn opening(&self) -> u64;
     /// What it has out, and whether it stands still. Takes no lock.
     fn side(&self) -> (&Side, bool);
     /// Its rows may be claimed again. Whoever calls may hold the lane's latches: it is looked at soon, not here.
@@ -62,14 +60,17 @@ pub(crate) trait Member: Send + Sync {
     fn control(&self, batch: i64, verb: &str) -> Option<String>;
 }
 
-/// The batches that are open, at one time: as [`Turns`] sees them.
-pub(super) struct Snapshot(Vec<Arc<dyn Member>>);
+/// The batches that are open, at one time, as [`Turns`] sees them. `None`: there were no suspects then, so they were not
+/// gathered.
+pub(super) struct Snapshot(Option<Vec<Arc<dyn Member>>>);
 
 impl Sides for Snapshot {
-    fn any(&self, what: &mut dyn FnMut(u64, &Side, bool) -> bool) -> bool {
-        self.0.iter().any(|member| {
-            let (side, still) = member.side();
-            what(member.opening(), side, still)
+    fn any(&self, what: &mut dyn FnMut(&Side, bool) -> bool) -> bool {
+        self.0.as_ref().is_none_or(|members| {
+            members.iter().any(|member| {
+                let (side, still) = member.side();
+                what(side, still)
+            })
         })
     }
 }
@@ -300,8 +301,7 @@ impl Journal {
 
     /// The batches that are open, if it matters whose turn it is.
     pub(super) fn sides(&self) -> Snapshot {
-        // Suspects that come after this look come after whatever is decided without them.
-        Snapshot(if self.shared.turns.are_needed() { self.shared.members() } else { Vec::new() })
+        Snapshot(self.shared.turns.are_needed().then(|| self.shared.members()))
     }
 
     /// A suspect has ended: who was refused looks again.

@@ -74,7 +74,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             });
             from.push(From { origin: row.origin, suspect, kind, seq: row.seq, buried });
         }
-        self.weigh(rows, bytes);
+        self.weigh(true, rows, bytes);
         let group = write_with.filter(|_| !group.is_empty()).map(|write| {
             let (items, done) = group.into_iter().unzip();
             Box::new(WriteGroup { write: Arc::clone(write), items, done }) as Box<dyn Group>
@@ -109,11 +109,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         let (store, due) = (Arc::clone(self), item.due);
         let suspect = item.past.is_some_and(|past| past.suspect);
         let told = move |written: Result<(), Arc<JournalError>>| {
-            let put_off = written.is_ok() && store.claims.put_off(due.as_nanos(), id).is_ok();
-            // Counted as waiting before it can be claimed: what is due is looked at by `landed`, or the kick.
-            if put_off {
-                store.told().waiting(1);
-            }
+            let put_off = written.is_ok() && store.put_off(due, id).is_ok();
             store.landed(1, usize::from(suspect));
             match put_off {
                 true => store.told().kick_at(due),

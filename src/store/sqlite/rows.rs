@@ -162,10 +162,6 @@ impl RawItem {
         Sum::of(1).int(id).text(key).int(queued_ms).text(payload).finish()
     }
 
-    pub(crate) fn is_suspect(&self) -> bool {
-        self.past.is_some_and(|past| past.suspect)
-    }
-
     pub(crate) fn is_whole(&self) -> bool {
         self.sum == Self::sum_of(self.id, &self.key, self.queued_ms, &self.payload)
     }

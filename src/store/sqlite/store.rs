@@ -21,6 +21,7 @@ use crate::store::{
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, OnceLock};
 use crate::time::{Clock, Timestamp, millis, wall_ms};
+use std::any::Any;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -49,8 +50,10 @@ pub(crate) struct JournalStore<I, O> {
     pub(super) group: OnceLock<WriteWith<O>>,
     /// Rows that could not be read, on their way to the writer.
     buried: Mutex<Vec<Settled<O>>>,
-    /// Bytes of a row, payload or output, as they were of late.
-    mean_bytes: AtomicUsize,
+    /// Bytes of a payload, and of an output, as they were of late.
+    mean_bytes: [AtomicUsize; 2],
+    /// When the next look comes whose turn it is.
+    looks: Mutex<Timestamp>,
     out: PhantomData<fn() -> O>,
 }
 
@@ -76,7 +79,8 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             steps: Mutex::new(std::collections::HashSet::new()),
             group: OnceLock::new(),
             buried: Mutex::new(Vec::new()),
-            mean_bytes: AtomicUsize::new(0),
+            mean_bytes: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            looks: Mutex::new(Timestamp::ZERO),
             out: PhantomData,
         });
         let member: Arc<dyn Member> = Arc::clone(&store) as _;
@@ -88,8 +92,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
     pub(crate) fn link(self: &Arc<Self>, link: Arc<dyn Link>, again: &[(i64, RowFate)]) {
         let _ = self.link.set(link);
         // Whoever failed the store before found no link.
-        let failed = self.incoming.lock().failed.clone();
-        if let Some(why) = failed {
+        if let Some(why) = self.failed() {
             self.told().failed(&why);
         }
         self.wait_by_name(again);
@@ -99,33 +102,41 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         }
     }
 
+    /// Why nothing is written any more.
+    pub(crate) fn failed(&self) -> Option<Arc<JournalError>> {
+        self.incoming.lock().failed.clone()
+    }
+
     pub(super) fn told(&self) -> &dyn Link {
         &**self.link.get().expect("a store is linked before anything is claimed or submitted")
     }
 
     /// Puts items that have something behind them where they wait.
     pub(super) fn wait_by_name(&self, items: &[(i64, RowFate)]) {
-        let (mut waiting, mut stopped) = (0, 0);
+        let mut stopped = 0;
         for (id, past) in items {
             let put = if past.suspect {
                 self.claims.suspect(*id, self.journal.turns())
             } else {
                 // The wall clock of another time: a wait that has grown longer than a day is one that it jumped over.
                 let left = past.due_ms.saturating_sub(wall_ms() as i64).clamp(0, 86_400_000) as u64;
-                let due = self.clock.now() + Duration::from_millis(left);
-                self.claims.put_off(due.as_nanos(), *id)
+                self.put_off(self.clock.now() + Duration::from_millis(left), *id)
             };
-            match put {
-                Ok(()) => waiting += i64::from(!past.suspect),
-                Err(()) => stopped += 1,
-            }
-        }
-        if waiting > 0 {
-            self.told().waiting(waiting);
+            stopped += u64::from(put.is_err());
         }
         if stopped > 0 {
             self.told().cancelled(stopped);
         }
+    }
+
+    /// An item waits for its time. It is counted as waiting before it can be claimed.
+    pub(super) fn put_off(&self, due: Timestamp, id: i64) -> Result<(), ()> {
+        self.told().waiting(1);
+        let put = self.claims.put_off(due.as_nanos(), id);
+        if put.is_err() {
+            self.told().waiting(-1);
+        }
+        put
     }
 
     pub(super) fn look_what_is_due(self: &Arc<Self>, now: Timestamp) -> Option<Timestamp> {
@@ -143,21 +154,24 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
     }
 
     fn asker(&self) -> Asker<'_, Snapshot> {
-        Asker {
-            id: self.opening,
-            turns: self.journal.turns(),
-            sides: self.journal.sides(),
-            still: self.stands_still(),
-        }
+        Asker { turns: self.journal.turns(), sides: self.journal.sides(), still: self.stands_still() }
     }
 
     /// Does what a call to the claims left to do.
     fn go_on(self: &Arc<Self>, next: Next) {
         match next {
             Next::Nothing => {}
-            Next::LookAgain => self.told().kick_at(self.clock.now() + LOOK_AGAIN),
+            Next::LookAgain => {
+                let (now, mut looks) = (self.clock.now(), self.looks.lock());
+                // One look is on its way at a time.
+                if *looks <= now {
+                    *looks = now + LOOK_AGAIN;
+                    self.told().kick_at(*looks);
+                }
+            }
             Next::Send(ask) => self.journal.send(ClaimOp {
                 batch: self.batch,
+                opening: self.opening,
                 owner: self.journal.owner(),
                 ids: ask.names,
                 max: ask.max,
@@ -169,31 +183,32 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         }
     }
 
-    /// A suspect that had its turn has ended, or will not run.
-    fn suspect_goes(&self) {
-        self.journal.turns().done(self.opening, self.claims.side());
-        self.journal.kick_all();
-    }
-
     /// Rows whose outcome is committed, or that were given back. `suspects` of them had their turn.
     pub(super) fn landed(self: &Arc<Self>, rows: usize, suspects: usize) {
+        if suspects > 0 {
+            self.journal.turns().done(self.claims.side(), suspects as u64);
+        }
         let next = self.claims.landed(rows, &self.asker());
         self.go_on(next);
-        // Who was refused is kicked when it has both landed and ended.
-        (0..suspects).for_each(|_| self.suspect_goes());
+        if suspects > 0 {
+            self.journal.kick_all();
+        }
     }
 
-    /// Rows of so many bytes were read or will be written: how many may be out follows from it.
-    pub(super) fn weigh(&self, rows: usize, bytes: usize) {
+    /// So many rows of so many bytes were read, or will be written, or (`out`) have come out: how many may be out follows
+    /// from the sum of both.
+    pub(super) fn weigh(&self, out: bool, rows: usize, bytes: usize) {
         if rows == 0 {
             return;
         }
-        let (mean, known) = (bytes / rows, self.mean_bytes.load(Ordering::Relaxed));
-        // Up at once, down by and by: what is out already was let out under the old mean.
-        let now = if mean > known { mean } else { known - (known - mean) / 8 };
+        let (there, other) = (&self.mean_bytes[usize::from(out)], &self.mean_bytes[usize::from(!out)]);
+        let (mean, known) = (bytes / rows, there.load(Ordering::Relaxed));
+        // Up at once; down by and by: what is out already was let out under the old mean.
+        let now = if mean > known { mean } else { known - (known - mean) * rows / (rows + MOST_OUT) };
         if now != known {
-            self.mean_bytes.store(now, Ordering::Relaxed);
-            self.claims.bound(MOST_OUT.min(MOST_BYTES_OUT / now.max(1)));
+            there.store(now, Ordering::Relaxed);
+            let both = (now + other.load(Ordering::Relaxed)).max(1);
+            self.claims.bound(MOST_OUT.min(MOST_BYTES_OUT / both));
         }
     }
 
@@ -257,10 +272,10 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
 }
 
 impl<I: Payload, O: Payload> Claimed for JournalStore<I, O> {
-    fn claimed(self: Arc<Self>, items: Vec<RawItem>, max: usize, more: bool) {
-        let suspects = items.iter().filter(|raw| raw.is_suspect()).count();
-        let by_name = items.iter().filter(|raw| raw.past.is_some()).count() - suspects;
-        self.weigh(items.len(), items.iter().map(|raw| raw.payload.len()).sum());
+    fn claimed(self: Arc<Self>, items: Vec<RawItem>, max: usize, more: bool, suspect: bool) {
+        let suspects = usize::from(suspect);
+        let by_name = items.iter().filter(|raw| raw.past.is_some()).count() - suspects.min(items.len());
+        self.weigh(false, items.len(), items.iter().map(|raw| raw.payload.len()).sum());
         let kind = |raw: &RawItem| match &raw.past {
             None => Kind::Plain,
             Some(past) if past.suspect => Kind::Suspect,
@@ -408,23 +423,28 @@ impl<I: Payload, O: Payload> Store<I, O> for Arc<JournalStore<I, O>> {
 
     fn discard_unread(&self) {}
 
-    fn drop_waiting(&self) -> usize {
+    fn drop_waiting(&self) -> (usize, Box<dyn Any + Send>) {
         let dropped = self.claims.stop();
         let incoming = self.incoming.lock().stop();
+        // Nobody settles them any more: they are found again by the next run.
+        let buried = std::mem::take(&mut *self.buried.lock());
         self.written.notify_all();
         if let Some(link) = self.link.get() {
             link.waiting(-(dropped.backing_off as i64));
         }
+        self.journal.turns().done(self.claims.side(), dropped.suspects as u64);
+        let had_turns = dropped.ready.iter().filter(|(kind, _)| *kind == Kind::Suspect).count()
+            + buried.iter().filter(|row| row.past.is_some_and(|past| past.suspect)).count();
+        let ready = dropped.ready.iter().filter(|(kind, _)| *kind == Kind::Suspect).count();
+        if buried.len() + ready > 0 {
+            self.landed(buried.len() + ready, had_turns);
+        }
         if dropped.suspects > 0 {
-            self.journal.turns().unsuspect(self.claims.side(), dropped.suspects as u64);
             self.journal.kick_all();
         }
-        let had_turns = dropped.ready.iter().filter(|(kind, _)| *kind == Kind::Suspect).count();
-        if had_turns > 0 {
-            self.landed(had_turns, had_turns);
-        }
-        let count = incoming.len() + dropped.ready.len() + dropped.unclaimed as usize + dropped.backing_off;
-        count + dropped.suspects + usize::from(dropped.asked_suspect)
+        let in_line = dropped.ready.len() + dropped.unclaimed as usize + dropped.backing_off;
+        let suspects = dropped.suspects + usize::from(dropped.asked_suspect);
+        (in_line + suspects + incoming.len() + buried.len(), Box::new((dropped.ready, incoming, buried)))
     }
 
     #[cfg(feature = "cli")]
@@ -452,10 +472,6 @@ impl<I: Payload, O: Payload> Member for JournalStore<I, O> {
         self.incoming.lock().failed.get_or_insert_with(|| Arc::clone(why));
         self.claims.over();
         self.written.notify_all();
-    }
-
-    fn opening(&self) -> u64 {
-        self.opening
     }
 
     fn side(&self) -> (&Side, bool) {

@@ -1,15 +1,14 @@
 //! How items end, or come back: results, and what is remembered of those that are tried again. All of it is fenced:
 //! an item has one result, and who writes it has the number of the attempt that the journal expects.
 
-use super::effects::anew;
+use super::effects::{anew, quietly, run_theirs, same, savepoint};
 use super::error::JournalError;
 use super::rows::{Kind, NewError, NewResult, Past, number, result_sum};
 use super::writer::{Op, Tx};
-use crate::job::{Failure, FailureKind};
+use crate::job::Failure;
 use crate::sync::Arc;
 use crate::time::secs;
 use rusqlite::{Connection, OptionalExtension, params};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 /// Results of one chunk.
@@ -53,11 +52,15 @@ impl Op for Settle {
     }
 
     fn committed(self: Box<Self>) {
-        self.told.settled(self.late, self.refused);
+        let Settle { told, late, refused, results, group, .. } = *self;
+        told.settled(late, refused);
+        quietly((results, group));
     }
 
     fn lost(self: Box<Self>, why: &Arc<JournalError>) {
-        self.told.lost(why);
+        let Settle { told, results, group, .. } = *self;
+        told.lost(why);
+        quietly((results, group));
     }
 
     fn rows(&self) -> usize {
@@ -82,12 +85,13 @@ impl Settle {
         if !any {
             return saved.keep();
         }
-        let Err(failure) = run_theirs(tx, GROUP_LIMIT, |db| group.run(db)) else { return saved.keep() };
+        let Err(failure) = run_theirs(tx, GROUP_LIMIT, |db| group.run(db))? else { return saved.keep() };
         for ((result, refused), late) in self.results.iter().zip(&mut self.refused).zip(&self.came_late) {
             if done(result) && refused.is_none() && !late {
                 *refused = Some(same(&failure));
             }
         }
+        quietly(failure);
         if tx.db.is_autocommit() {
             return Err(anew());
         }
@@ -120,7 +124,7 @@ impl Settle {
                 saved.keep()?;
                 continue;
             }
-            match run_theirs(tx, effects.limit, |db| effects.with.iter().try_for_each(|with| with(db))) {
+            match run_theirs(tx, effects.limit, |db| effects.with.iter().try_for_each(|with| with(db)))? {
                 Ok(()) => saved.keep()?,
                 Err(failure) => {
                     *refused = Some(failure);
@@ -195,55 +199,6 @@ fn mark(tx: &mut Tx<'_>, batch: i64, result: &NewResult) -> rusqlite::Result<boo
         write_error(db, tx.now_ms, result.item, result.epoch, error)?;
     }
     Ok(true)
-}
-
-/// A point to go back to.
-struct Savepoint<'a>(&'a Connection);
-
-fn savepoint(db: &Connection) -> rusqlite::Result<Savepoint<'_>> {
-    // Not from the cache of statements, here and in the writer: the user's SQL would find them there, authorised.
-    db.execute_batch("SAVEPOINT byrd")?;
-    Ok(Savepoint(db))
-}
-
-impl Savepoint<'_> {
-    fn keep(self) -> rusqlite::Result<()> {
-        self.0.execute_batch("RELEASE byrd")
-    }
-
-    fn undo(self) -> rusqlite::Result<()> {
-        self.0.execute_batch("ROLLBACK TO byrd")?;
-        self.keep()
-    }
-}
-
-/// Runs SQL of the user's. What it interrupted or rolled back has failed, whatever it says of itself.
-fn run_theirs(
-    tx: &Tx<'_>,
-    limit: Duration,
-    sql: impl FnOnce(&Connection) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let ran = tx.fence.run(limit, || catch_unwind(AssertUnwindSafe(|| sql(tx.db))));
-    let ran = ran.unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(Failure::retry(format!("its SQL panicked: {said}")))
-    });
-    match ran {
-        Ok(()) if tx.db.is_autocommit() => Err(Failure::retry("its SQL was interrupted at its deadline")),
-        ran => ran,
-    }
-}
-
-/// Another failure that says the same.
-fn same(failure: &Failure) -> Failure {
-    match failure.kind() {
-        FailureKind::RetryAfter(wait) => Failure::retry_after(wait),
-        FailureKind::Defer(wait) => Failure::defer(wait),
-        FailureKind::Fatal => Failure::fatal(failure.message()),
-        FailureKind::Skip => Failure::skip(failure.message()),
-        _ => Failure::retry(failure.message()),
-    }
 }
 
 /// An item that will be tried again.

@@ -43,6 +43,8 @@ const LOG_LOOK: u32 = 64;
 pub(crate) trait Op: Send {
     /// Writes into the open transaction. Called anew after a rollback.
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
+    /// What was written is gone: the group was rolled back, and is applied anew or lost.
+    fn rolled_back(&mut self) {}
     /// What was written is durable.
     fn committed(self: Box<Self>);
     /// It will never be.
@@ -297,6 +299,7 @@ impl Writer {
             // Some errors roll back by themselves. One here leaves nothing to lose.
             let _ = self.db.execute_batch("ROLLBACK");
         }
+        self.group.iter_mut().for_each(|op| op.rolled_back());
         if is_anew(&error) {
             return Outcome::Anew;
         }
@@ -359,31 +362,16 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use crate::job::Durability;
     use crate::store::JournalError;
-    use crate::store::sqlite::{Journal, Options};
+    use crate::store::sqlite::testing::Alone;
 
     #[test]
     fn a_panic_ends_the_journal_and_everybody_is_told() {
-        let dir = std::env::temp_dir().join(format!("batchyard-writer-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let open = || {
-            let options = Options {
-                durability: Durability::ProcessCrash,
-                workers: 1,
-                patience: None,
-                kill: &mut |_| (),
-                tell: Box::new(|_| ()),
-            };
-            Journal::open(&dir.join("a.db"), options).unwrap()
-        };
-        let journal = open();
-        let asked = journal.ask::<()>(|_| panic!("a mistake"));
+        let there = Alone::new("panic");
+        let asked = there.journal.ask::<()>(|_| panic!("a mistake"));
         assert!(matches!(&*asked.unwrap_err(), JournalError::Broken { .. }));
-        assert!(matches!(&*journal.ask(|_| Ok(())).unwrap_err(), JournalError::Broken { .. }));
-        drop(journal);
+        assert!(matches!(&*there.journal.ask(|_| Ok(())).unwrap_err(), JournalError::Broken { .. }));
         // What was half written is rolled back; the file is as good as after a crash.
-        drop(open());
-        std::fs::remove_dir_all(&dir).unwrap();
+        drop(there.again());
     }
 }

@@ -7,7 +7,7 @@ use super::settle::{Again, Group, Settle, Settled as SettledOp};
 use super::step::Step;
 use super::store::JournalStore;
 use super::writer::Tx;
-use crate::job::{AttemptError, AttemptKind, Dead, DeadItem, DeadReason, Failure, Key, Payload};
+use crate::job::{AttemptError, AttemptKind, DeadItem, DeadReason, Failure, Key, Payload};
 use crate::store::{Kept, Origin, Retried, Settled, WriteWith};
 use crate::sync::Arc;
 use crate::time::wall_ms;
@@ -142,17 +142,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
     }
 
     pub(super) fn read_dead(&self) -> Result<Vec<DeadItem>, Arc<JournalError>> {
-        let batch = self.batch;
-        let read = self.journal.readers.read(|db| {
-            let mut items = Vec::new();
-            for row in super::read::dead(db, batch)? {
-                let errors = super::read::errors(db, row.item)?;
-                let dead = Dead::new(row.reason.unwrap_or(DeadReason::Exhausted), row.attempts, errors);
-                items.push(DeadItem::new(row.seq, row.key, dead));
-            }
-            Ok(items)
-        });
-        read.map_err(Arc::new)
+        super::read::all_dead(&self.journal.readers, self.batch).map_err(Arc::new)
     }
 
     pub(super) fn read_step(&self, seq: u64, name: &str) -> Result<Option<String>, Arc<JournalError>> {

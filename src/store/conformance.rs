@@ -16,6 +16,8 @@ use std::time::Duration;
 
 mod attempts;
 mod ending;
+#[cfg(feature = "sqlite")]
+mod journal_only;
 mod makers;
 mod results;
 mod submission;

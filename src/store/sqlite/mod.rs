@@ -47,3 +47,5 @@ pub(crate) use self::journal::{Journal, News, Options};
 pub(crate) use self::owner::Orphans;
 pub(crate) use self::store::JournalStore;
 pub(crate) use self::transaction::{Answer, Asked};
+#[cfg(test)]
+pub(crate) use self::writer::Tx;

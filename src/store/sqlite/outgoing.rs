@@ -3,7 +3,7 @@
 use super::batch::{Ask, end};
 use super::error::JournalError;
 use super::rows::{Kind, NewError, NewResult, Past as RowFate, calmly, key_sum, number};
-use super::settle::{Again, Group, Settle, Settled as SettledOp};
+use super::settle::{Again, Group, Marks, Settle, Settled as SettledOp};
 use super::step::Step;
 use super::store::JournalStore;
 use super::writer::Tx;
@@ -76,15 +76,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             Box::new(WriteGroup { write: Arc::clone(write), items, done }) as Box<dyn Group>
         });
         let told = Box::new(Told { store: Arc::clone(self), rows, done, origins });
-        self.journal.send(Settle {
-            batch: self.batch,
-            results,
-            group,
-            told,
-            late: 0,
-            came_late: Vec::new(),
-            refused: Vec::new(),
-        });
+        self.journal.send(Settle { batch: self.batch, results, group, told, marks: Marks::default() });
     }
 
     /// An item that will be tried again. Nothing of it is kept in memory but its number and its time.

@@ -13,6 +13,7 @@
 //! as they are.
 
 use super::error::{At, JournalError};
+use crate::time::secs;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use std::fs;
 use std::io::Read;
@@ -26,6 +27,8 @@ pub(crate) const VERSION: i32 = 2;
 /// What makes the next version out of each: the first step makes 2 of 1. A new file has all of it from `TABLES`.
 const STEPS: [&str; VERSION as usize - 1] =
     ["CREATE INDEX result_ended ON result (kind) WHERE kind <> 'done'"];
+/// How long a connection waits for another one that writes.
+pub(crate) const PATIENCE: Duration = secs(5);
 /// How far the batch's number is shifted in the numbers of items and results.
 pub(crate) const BATCH_SHIFT: u32 = 40;
 /// Items a batch can have: 10^12.
@@ -196,8 +199,10 @@ pub(crate) fn open(path: &Path, synchronous: &str) -> Result<Connection, Journal
         let what = format!("its file system allows no write-ahead log (journal mode stays `{mode}`)");
         return Err(JournalError::Foreign { path: path.to_owned(), what });
     }
-    // The log is emptied by restarting at its head; it is cut only when it was blown up.
-    db.execute_batch(&format!("PRAGMA synchronous = {synchronous}; PRAGMA journal_size_limit = 67108864;"))
+    // The log is emptied by restarting at its head; it is cut only when it was blown up. A transaction that does not fit
+    // into the cache is written as it grows, which tells how large it is.
+    let pragmas = "PRAGMA journal_size_limit = 33554432; PRAGMA cache_size = -2000;";
+    db.execute_batch(&format!("PRAGMA synchronous = {synchronous}; {pragmas}"))
         .map_err(at.failed("cannot be set up"))?;
     if (1..VERSION).contains(&version) {
         migrate(&db, version, &STEPS).map_err(at.failed("cannot be brought up to this version"))?;
@@ -259,7 +264,7 @@ pub(crate) fn check(db: &Connection, path: &Path) -> Result<(), JournalError> {
 }
 
 fn prepare(db: &Connection) -> rusqlite::Result<()> {
-    db.busy_timeout(Duration::from_secs(5))?;
+    db.busy_timeout(PATIENCE)?;
     db.set_prepared_statement_cache_capacity(64);
     // A damaged schema must not run code of its own.
     db.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA foreign_keys = OFF;")

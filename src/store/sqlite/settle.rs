@@ -11,19 +11,28 @@ use crate::time::secs;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::time::Duration;
 
-/// Results of one chunk.
+/// Results of one chunk. They may become durable in parts, a part a transaction, unless the batch has SQL of its own over
+/// them; who learns of it does when all are.
 pub(crate) struct Settle {
     pub(crate) batch: i64,
     pub(crate) results: Vec<NewResult>,
     /// The batch's own SQL over those of them that are done.
     pub(crate) group: Option<Box<dyn Group>>,
     pub(crate) told: Box<dyn Settled>,
-    /// Those that came too late: their attempt is not the one that the journal expects.
-    pub(crate) late: u64,
-    /// By result: whether it did.
-    pub(crate) came_late: Vec<bool>,
+    pub(crate) marks: Marks,
+}
+
+/// How far a [`Settle`] has come.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    /// Results before this one are durable: it was divided.
+    durable: usize,
+    /// Those before this one are written.
+    written: usize,
+    /// By result: whether it came too late: its attempt is not the one that the journal expects.
+    came_late: Vec<bool>,
     /// By result: why it is not marked after all. Stays when the group is applied anew.
-    pub(crate) refused: Vec<Option<Failure>>,
+    refused: Vec<Option<Failure>>,
 }
 
 /// Who learns of the commit.
@@ -44,16 +53,22 @@ const GROUP_LIMIT: Duration = secs(30);
 
 impl Op for Settle {
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        self.refused.resize_with(self.results.len(), || None);
-        let Some(mut group) = self.group.take() else { return self.mark_all(tx) };
+        self.marks.refused.resize_with(self.results.len(), || None);
+        self.marks.came_late.resize(self.results.len(), false);
+        let Some(mut group) = self.group.take() else { return self.mark(tx, true) };
         let applied = self.mark_with_group(tx, &mut *group);
         self.group = Some(group);
         applied
     }
 
+    fn part_committed(&mut self) {
+        self.marks.durable = self.marks.written;
+    }
+
     fn committed(self: Box<Self>) {
-        let Settle { told, late, refused, results, group, .. } = *self;
-        told.settled(late, refused);
+        let Settle { told, marks, results, group, .. } = *self;
+        let late = marks.came_late.iter().filter(|late| **late).count() as u64;
+        told.settled(late, marks.refused);
         quietly((results, group));
     }
 
@@ -72,10 +87,11 @@ impl Settle {
     fn mark_with_group(&mut self, tx: &mut Tx<'_>, group: &mut dyn Group) -> rusqlite::Result<()> {
         let book = tx.books.of(tx.db, self.batch)?.clone();
         let saved = savepoint(tx.db)?;
-        self.mark_all(tx)?;
+        self.mark(tx, false)?;
         let done = |result: &NewResult| result.kind == Kind::Done;
         let mut any = false;
-        for ((result, refused), late) in self.results.iter().zip(&self.refused).zip(&self.came_late) {
+        let Marks { refused, came_late, .. } = &mut self.marks;
+        for ((result, refused), late) in self.results.iter().zip(&*refused).zip(&*came_late) {
             if refused.is_some() || *late {
                 group.leave_out(result.item);
             } else {
@@ -86,8 +102,8 @@ impl Settle {
             return saved.keep();
         }
         let Err(failure) = run_theirs(tx, GROUP_LIMIT, |db| group.run(db))? else { return saved.keep() };
-        for ((result, refused), late) in self.results.iter().zip(&mut self.refused).zip(&self.came_late) {
-            if done(result) && refused.is_none() && !late {
+        for ((result, refused), late) in self.results.iter().zip(refused).zip(came_late) {
+            if done(result) && refused.is_none() && !*late {
                 *refused = Some(same(&failure));
             }
         }
@@ -98,29 +114,31 @@ impl Settle {
         saved.undo()?;
         *tx.books.of(tx.db, self.batch)? = book;
         // What is left of the op are the dead and the skipped.
-        self.mark_all(tx)
+        self.mark(tx, false)
     }
 
-    /// Marks all that are not refused.
-    fn mark_all(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        self.late = 0;
-        self.came_late.clear();
-        self.came_late.resize(self.results.len(), false);
-        let rows = self.results.iter().zip(&mut self.refused).zip(&mut self.came_late);
-        for ((result, refused), late) in rows {
+    /// Marks all that are not refused, from the first that is not durable. `in_parts`: as far as the transaction has room.
+    fn mark(&mut self, tx: &mut Tx<'_>, in_parts: bool) -> rusqlite::Result<()> {
+        let Marks { durable, written, came_late, refused } = &mut self.marks;
+        *written = *durable;
+        for (at, result) in self.results.iter().enumerate().skip(*durable) {
+            if in_parts && at > *durable && tx.divide() {
+                return Ok(());
+            }
+            *written = at + 1;
+            let (late, refused) = (&mut came_late[at], &mut refused[at]);
+            *late = false;
             if refused.is_some() {
                 continue;
             }
             let Some(effects) = &result.effects else {
                 *late = !mark(tx, self.batch, result)?;
-                self.late += u64::from(*late);
                 continue;
             };
             let book = tx.books.of(tx.db, self.batch)?.clone();
             let saved = savepoint(tx.db)?;
             if !mark(tx, self.batch, result)? {
                 *late = true;
-                self.late += 1;
                 saved.keep()?;
                 continue;
             }

@@ -48,7 +48,7 @@
 //! | ConcurrentBatchConfig | [`EngineConfig`] |
 //! | WorkerInfo, ConcurrentBatchStatistics | [`WorkerStats`], [`Stats`] |
 //! | BatchPriority | [`Priority`] |
-//! | TransactionManager, managed_transaction | [`Context::commit_with`], [`BatchBuilder::write_with`] |
+//! | TransactionManager, managed_transaction | [`Engine::transaction`], [`Context::commit_with`], [`BatchBuilder::write_with`] |
 //!
 //! # What it does not do
 //!

@@ -9,6 +9,7 @@
 //! | `results`, `readers` | [`Results`]: the iterator over results, and who holds one |
 //! | `map` | `map`, `try_map`, `for_each`: borrowed from the caller's stack |
 //! | `ticket` | `spawn` and its [`Ticket`] |
+//! | `transaction` | SQL in the journal's file, outside of items |
 //! | `work` | a submitted batch as its lane sees it |
 
 mod builder;
@@ -23,6 +24,8 @@ mod readers;
 mod request;
 mod results;
 mod ticket;
+#[cfg(feature = "sqlite")]
+mod transaction;
 mod work;
 
 pub use self::{

@@ -210,6 +210,21 @@ fn each_result(
     }
 }
 
+/// Calls `each` for the dead of a batch, a page at a time.
+fn each_dead(
+    reading: &Reading,
+    batch: &BatchRow,
+    mut each: impl FnMut(&RawResult) -> Result<(), Unprinted>,
+) -> Result<(), Unprinted> {
+    let mut next = Some(0);
+    while let Some(cursor) = next {
+        let (rows, behind) = troubled(reading.dead(batch.id, cursor))?;
+        rows.iter().try_for_each(&mut each)?;
+        next = behind;
+    }
+    Ok(())
+}
+
 fn troubled<R>(read: Result<R, crate::store::JournalError>) -> Result<R, Unprinted> {
     read.map_err(|e| Unprinted::Trouble(e.into()))
 }
@@ -219,10 +234,7 @@ pub(crate) fn dead(at: &At) -> Result<Exit, Trouble> {
     let reading = Reading::open(&at.journal)?;
     let batch = the_one(&reading, at)?;
     printed(|to| {
-        each_result(&reading, &batch, false, |raw| {
-            if raw.kind != Kind::Dead {
-                return Ok(());
-            }
+        each_dead(&reading, &batch, |raw| {
             let errors = troubled(reading.errors(raw.item))?;
             let item = item_of(troubled(reading.payload(raw.item))?);
             let reason = raw.reason.map_or("dead", |reason| reason.as_str());

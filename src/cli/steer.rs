@@ -31,8 +31,7 @@ pub(crate) fn retry(args: Revive) -> Result<Exit, Trouble> {
         (None, Some(text)) => Pick::Matching(text),
         (None, None) => Pick::All,
     };
-    let id = batch.id;
-    let revived = admin::as_owner(&at.journal, &mut orphans::end, move |tx| admin::revive(tx, id, &pick));
+    let revived = admin::revive(&at.journal, &mut orphans::end, batch.id, &pick);
     let revived = revived.map_err(|e| Trouble::from(&*e))?;
     if let (Some(key), 0) = (key, revived) {
         return Err(Trouble::usage(format!("batch `{}` has no dead item with the key {key}", batch.name)));

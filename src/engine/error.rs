@@ -1,7 +1,7 @@
 //! What can go wrong between an engine and its user.
 
 use crate::error::Invalid;
-use crate::job::Key;
+use crate::job::{Failure, Key};
 use crate::limit::LimitError;
 use crate::store::JournalError;
 use crate::sync::Arc;
@@ -91,6 +91,9 @@ pub enum Error {
     /// The journal cannot be opened, read or written.
     #[error("{0}")]
     Journal(#[source] Arc<JournalError>),
+    /// The SQL of a [`transaction`](crate::Engine::transaction) has failed: nothing of it is written.
+    #[error("the transaction has failed: {}", .0.message())]
+    Transaction(Failure),
     /// The system gave no thread.
     #[error("the system gave no thread for a worker: {0}")]
     Thread(#[source] std::io::Error),

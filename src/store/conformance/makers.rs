@@ -34,7 +34,7 @@ mod journalled {
     use super::*;
     use crate::job::Durability;
     use crate::store::BatchId;
-    use crate::store::sqlite::{Journal, JournalStore, Options};
+    use crate::store::sqlite::{Journal, JournalStore, Options, Tx};
     use crossbeam::channel::bounded;
     use std::path::{Path, PathBuf};
 
@@ -44,6 +44,20 @@ mod journalled {
         told: Arc<Told>,
         clock: Clock,
         dir: Dir,
+    }
+
+    impl Journalled {
+        pub(in crate::store::conformance) fn path(&self) -> &Path {
+            self.journal.path()
+        }
+
+        /// Writes past the store.
+        pub(in crate::store::conformance) fn in_the_writer<R: Send + 'static>(
+            &self,
+            write: impl FnMut(&mut Tx<'_>) -> rusqlite::Result<R> + Send + 'static,
+        ) -> R {
+            self.journal.ask(write).expect("a commit")
+        }
     }
 
     struct Dir(PathBuf);

@@ -10,7 +10,6 @@ pub(crate) use super::moment::utc;
 use super::owner::{Orphans, boot};
 pub(crate) use super::read::RawResult;
 pub(crate) use super::rows::Kind;
-use super::rows::range_of;
 use super::schema::open_beside;
 use super::writer::Tx;
 use super::{piece, read};
@@ -125,21 +124,23 @@ impl Reading {
                     })
                 })?
                 .collect::<rusqlite::Result<_>>()?;
-            rows.into_iter()
-                .map(|row| {
-                    let (from, to) = range_of(row.id);
-                    let again: i64 = db
-                        .prepare_cached("SELECT count(*) FROM retry WHERE item >= ? AND item < ?")?
-                        .query_row([from, to], |row| row.get(0))?;
-                    Ok(BatchRow { again: again as u64, ..row })
-                })
-                .collect()
+            let again = |row: BatchRow| Ok(BatchRow { again: read::tried_before(db, row.id)?, ..row });
+            rows.into_iter().map(again).collect()
         })
     }
 
     /// Results behind a cursor, in the order of completion.
     pub(crate) fn results(&self, batch: i64, cursor: u64) -> Result<Vec<RawResult>, JournalError> {
         self.read(|db| read::by_completion(db, batch, cursor, PAGE))
+    }
+
+    /// The dead behind a cursor, in the order in which they died, and the cursor behind them; `None`: those were all.
+    pub(crate) fn dead(
+        &self,
+        batch: i64,
+        cursor: u64,
+    ) -> Result<(Vec<RawResult>, Option<u64>), JournalError> {
+        self.read(|db| read::dead(db, batch, cursor, PAGE))
     }
 
     /// Results from an item on, in the order of submission, up to the first that is to come. `gaps`: none is.
@@ -223,10 +224,35 @@ pub(crate) enum Pick {
 }
 
 /// Makes dead items pending: the next run of their batch tries them from the start. Whatever they died of. Returns how
-/// many.
-pub(crate) fn revive(tx: &mut Tx<'_>, batch: i64, pick: &Pick) -> rusqlite::Result<u64> {
+/// many. They are written a page a commit: whoever is killed in the middle of it does the rest the next time.
+pub(crate) fn revive(
+    path: &Path,
+    kill: &mut dyn FnMut(&Orphans),
+    batch: i64,
+    pick: &Pick,
+) -> Result<u64, Arc<JournalError>> {
+    with_owner(path, kill, |journal| {
+        let (mut revived, mut next) = (0, Some(0));
+        while let Some(cursor) = next {
+            let pick = pick.clone();
+            let (more, behind) = journal.ask(move |tx| revive_page(tx, batch, &pick, cursor))?;
+            revived += more;
+            next = behind;
+        }
+        Ok(revived)
+    })
+}
+
+/// How many, and the cursor behind them.
+fn revive_page(
+    tx: &mut Tx<'_>,
+    batch: i64,
+    pick: &Pick,
+    cursor: u64,
+) -> rusqlite::Result<(u64, Option<u64>)> {
     let mut revived = 0;
-    for row in read::dead(tx.db, batch)? {
+    let (rows, next) = read::dead(tx.db, batch, cursor, read::PAGE)?;
+    for row in rows {
         let meant = match pick {
             Pick::All => true,
             Pick::Key(key) => row.key.to_string() == *key,
@@ -240,7 +266,7 @@ pub(crate) fn revive(tx: &mut Tx<'_>, batch: i64, pick: &Pick) -> rusqlite::Resu
             revived += 1;
         }
     }
-    Ok(revived)
+    Ok((revived, next))
 }
 
 /// Becomes the owner for as long as `write` takes; a dead one is taken over before, as at any opening.
@@ -253,6 +279,14 @@ pub(crate) fn as_owner<R: Send + 'static>(
     kill: &mut dyn FnMut(&Orphans),
     write: impl FnMut(&mut Tx<'_>) -> rusqlite::Result<R> + Send + 'static,
 ) -> Result<R, Arc<JournalError>> {
+    with_owner(path, kill, |journal| journal.ask(write))
+}
+
+fn with_owner<R>(
+    path: &Path,
+    kill: &mut dyn FnMut(&Orphans),
+    work: impl FnOnce(&Journal) -> Result<R, Arc<JournalError>>,
+) -> Result<R, Arc<JournalError>> {
     // It must be one already.
     open_beside(path, false)?;
     let options = Options {
@@ -263,9 +297,9 @@ pub(crate) fn as_owner<R: Send + 'static>(
         tell: Box::new(|_| ()),
     };
     let journal = Journal::open(path, options)?;
-    let written = journal.ask(write);
+    let worked = work(&journal);
     journal.close();
-    written
+    worked
 }
 
 /// As [`as_owner`], for what can be asked of a batch that runs in another process, and of one that nobody runs.

@@ -6,7 +6,8 @@
 //! | `lock`, `owner`, `hand` | one owner at a time; what a dead one left behind |
 //! | `writer`, `book` | the one thread that writes, in groups |
 //! | `append`, `claim`, `settle`, `step`, `batch` | what is written |
-//! | `effects` | the user's SQL in the transaction that marks items done |
+//! | `effects` | the user's SQL on the writer's connection, and the fences around it |
+//! | `transaction` | the user's SQL that belongs to no item |
 //! | `rows`, `read` | rows and their checksums; reading beside the writer |
 //! | `journal` | an open journal |
 //! | `piece` | what attempts leave besides their results |
@@ -37,8 +38,14 @@ mod schema;
 mod settle;
 mod step;
 mod store;
+#[cfg(test)]
+mod testing;
+mod transaction;
 mod writer;
 
 pub(crate) use self::journal::{Journal, News, Options};
 pub(crate) use self::owner::Orphans;
 pub(crate) use self::store::JournalStore;
+pub(crate) use self::transaction::{Answer, Asked};
+#[cfg(test)]
+pub(crate) use self::writer::Tx;

@@ -3,7 +3,7 @@
 use super::batch::{Ask, end};
 use super::error::JournalError;
 use super::rows::{Kind, NewError, NewResult, Past as RowFate, calmly, key_sum, number};
-use super::settle::{Again, Group, Settle, Settled as SettledOp};
+use super::settle::{Again, Group, Marks, Settle, Settled as SettledOp};
 use super::step::Step;
 use super::store::JournalStore;
 use super::writer::Tx;
@@ -20,7 +20,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
     pub(super) fn settle_rows(self: &Arc<Self>, settled: &mut Vec<Settled<O>>) {
         let rows = settled.len();
         let mut results = Vec::with_capacity(rows);
-        let (mut done, mut bytes) = (0, 0);
+        let mut bytes = 0;
         let stepped = !self.steps.lock().is_empty();
         let write_with = self.group.get();
         let mut group = Vec::new();
@@ -55,7 +55,6 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
                     (kind, Some(reason), None, error)
                 }
             };
-            done += u64::from(kind == Kind::Done);
             results.push(NewResult {
                 item: number(self.batch, row.seq as i64),
                 key_sum: key_sum(&row.key.text()),
@@ -79,16 +78,8 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             let (items, done) = group.into_iter().unzip();
             Box::new(WriteGroup { write: Arc::clone(write), items, done }) as Box<dyn Group>
         });
-        let told = Box::new(Told { store: Arc::clone(self), done, from });
-        self.journal.send(Settle {
-            batch: self.batch,
-            results,
-            group,
-            told,
-            late: 0,
-            came_late: Vec::new(),
-            refused: Vec::new(),
-        });
+        let told = Box::new(Told { store: Arc::clone(self), from });
+        self.journal.send(Settle { batch: self.batch, results, group, told, marks: Marks::default() });
     }
 
     /// An item that will be tried again. Nothing of it is kept in memory but its number and its time.
@@ -132,17 +123,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
     }
 
     pub(super) fn read_dead(&self) -> Result<Vec<DeadItem>, Arc<JournalError>> {
-        let batch = self.batch;
-        let read = self.journal.readers.read(|db| {
-            let mut items = Vec::new();
-            for row in super::read::dead(db, batch)? {
-                let errors = super::read::errors(db, row.item)?;
-                let dead = Dead::new(row.reason.unwrap_or(DeadReason::Exhausted), row.attempts, errors);
-                items.push(DeadItem::new(row.seq, row.key, dead));
-            }
-            Ok(items)
-        });
-        read.map_err(Arc::new)
+        super::read::all_dead(&self.journal.readers, self.batch).map_err(Arc::new)
     }
 
     pub(super) fn read_step(&self, seq: u64, name: &str) -> Result<Option<String>, Arc<JournalError>> {
@@ -186,7 +167,6 @@ fn new_error(error: &AttemptError) -> NewError {
 /// Learns of the commit of some results.
 struct Told<I, O> {
     store: Arc<JournalStore<I, O>>,
-    done: u64,
     from: Vec<From>,
 }
 
@@ -221,30 +201,32 @@ impl<O: Payload> Group for WriteGroup<O> {
 }
 
 impl<I: Payload, O: Payload> SettledOp for Told<I, O> {
-    fn settled(self: Box<Self>, late: u64, refused: Vec<Option<Failure>>) {
-        let Told { store, done, from } = *self;
+    fn settled(self: Box<Self>, late: Vec<bool>, refused: Vec<Option<Failure>>) {
+        let Told { store, from } = *self;
         let (mut back, mut buried) = (Vec::new(), Vec::new());
-        let (mut rows, mut suspects) = (0, 0);
-        for (from, failure) in from.into_iter().zip(refused) {
+        let (mut rows, mut suspects, mut done, mut came_late) = (0, 0, 0, 0);
+        for ((from, failure), late) in from.into_iter().zip(refused).zip(late) {
             match (from.origin, failure) {
                 // Out, and suspect, until it comes back or ends.
                 (Some(origin), Some(failure)) => back.push((origin, failure)),
                 _ => {
                     rows += 1;
                     suspects += usize::from(from.suspect);
-                    buried.extend(from.buried.map(|dead| (from.seq, dead)));
+                    came_late += u64::from(late);
+                    done += u64::from(from.kind == Kind::Done && !late);
+                    buried.extend(from.buried.filter(|_| !late).map(|dead| (from.seq, dead)));
                 }
             }
         }
         store.landed(rows, suspects);
         let link = store.told();
-        if late > 0 {
-            link.late(late);
+        if came_late > 0 {
+            link.late(came_late);
         }
         for (seq, dead) in buried {
             link.gave_up(seq, &dead);
         }
-        link.settled(rows as u64, done.saturating_sub(late + back.len() as u64));
+        link.settled(rows as u64, done);
         for (origin, failure) in back {
             link.refused(origin, failure);
         }

@@ -7,9 +7,14 @@
 //!
 //! `sum` is a SipHash of the row's other columns (not of `item.run`, which changes with each submission; that of a
 //! result takes in its item's key): a row that was damaged is named instead of being believed.
+//!
+//! A file of an older version is brought up to this one when its owner opens it ([`STEPS`]), in one transaction, its
+//! number with it: killed in the middle of it, it is what it was. Who only reads beside an owner reads the older ones
+//! as they are.
 
 use super::error::{At, JournalError};
-use rusqlite::{Connection, OpenFlags};
+use crate::time::secs;
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -18,7 +23,12 @@ use std::time::Duration;
 /// "byrd": what `file` and SQLite's tools show as the application id.
 pub(crate) const APPLICATION_ID: i32 = 0x6279_7264;
 /// The schema this version writes; kept in `user_version`.
-pub(crate) const VERSION: i32 = 1;
+pub(crate) const VERSION: i32 = 2;
+/// What makes the next version out of each: the first step makes 2 of 1. A new file has all of it from `TABLES`.
+const STEPS: [&str; VERSION as usize - 1] =
+    ["CREATE INDEX result_ended ON result (kind) WHERE kind <> 'done'"];
+/// How long a connection waits for another one that writes.
+pub(crate) const PATIENCE: Duration = secs(5);
 /// How far the batch's number is shifted in the numbers of items and results.
 pub(crate) const BATCH_SHIFT: u32 = 40;
 /// Items a batch can have: 10^12.
@@ -109,6 +119,7 @@ CREATE TABLE result (
   output   TEXT,                   -- JSON, of the done
   sum      INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX result_ended ON result (kind) WHERE kind <> 'done'; -- costs the done nothing
 
 CREATE TABLE step (                -- what attempts of open items have achieved
   item   INTEGER NOT NULL,
@@ -176,17 +187,10 @@ pub(crate) fn open(path: &Path, synchronous: &str) -> Result<Connection, Journal
     let tables: i64 = db
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(at.failed("cannot be read"))?;
-    match (id, version) {
-        (0, 0) if tables == 0 => create(&db).map_err(at.failed("cannot be set up"))?,
-        (APPLICATION_ID, VERSION) => {}
-        (APPLICATION_ID, newer) if newer > VERSION => {
-            return Err(JournalError::Newer { path: path.to_owned(), found: newer, known: VERSION });
-        }
-        (APPLICATION_ID, _) => return Err(at.damaged("its schema version is unknown")),
-        _ => {
-            let what = "it is a SQLite database of another application";
-            return Err(JournalError::Foreign { path: path.to_owned(), what: what.to_owned() });
-        }
+    if (id, version, tables) == (0, 0, 0) {
+        create(&db).map_err(at.failed("cannot be set up"))?;
+    } else {
+        recognise(path, id, version)?;
     }
     let mode: String = db
         .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
@@ -195,13 +199,19 @@ pub(crate) fn open(path: &Path, synchronous: &str) -> Result<Connection, Journal
         let what = format!("its file system allows no write-ahead log (journal mode stays `{mode}`)");
         return Err(JournalError::Foreign { path: path.to_owned(), what });
     }
-    // The log is emptied by restarting at its head; it is cut only when it was blown up.
-    db.execute_batch(&format!("PRAGMA synchronous = {synchronous}; PRAGMA journal_size_limit = 67108864;"))
+    // The log is emptied by restarting at its head; it is cut only when it was blown up. A transaction that does not fit
+    // into the cache is written as it grows, which tells how large it is.
+    let pragmas = "PRAGMA journal_size_limit = 33554432; PRAGMA cache_size = -2000;";
+    db.execute_batch(&format!("PRAGMA synchronous = {synchronous}; {pragmas}"))
         .map_err(at.failed("cannot be set up"))?;
+    if (1..VERSION).contains(&version) {
+        migrate(&db, version, &STEPS).map_err(at.failed("cannot be brought up to this version"))?;
+    }
     Ok(db)
 }
 
-/// Opens a journal to read it, or to leave a request in it, beside its owner.
+/// Opens a journal to read it, or to leave a request in it, beside its owner. One of an older version is read as it is:
+/// what is read here was there from the first on, and what the steps add only makes it faster.
 pub(crate) fn open_beside(path: &Path, write: bool) -> Result<Connection, JournalError> {
     let at = At(path);
     if let Err(source) = fs::metadata(path) {
@@ -213,16 +223,35 @@ pub(crate) fn open_beside(path: &Path, write: bool) -> Result<Connection, Journa
     prepare(&db).map_err(at.failed("cannot be set up"))?;
     let id: i32 = pragma(&db, "application_id").map_err(at.failed("cannot be read"))?;
     let version: i32 = pragma(&db, "user_version").map_err(at.failed("cannot be read"))?;
+    recognise(path, id, version)?;
+    Ok(db)
+}
+
+/// A journal of this version, or of one that this one can read and bring up to itself.
+fn recognise(path: &Path, id: i32, version: i32) -> Result<(), JournalError> {
     match (id, version) {
-        (APPLICATION_ID, VERSION) => Ok(db),
-        (APPLICATION_ID, newer) => {
+        (APPLICATION_ID, 1..=VERSION) => Ok(()),
+        (APPLICATION_ID, newer) if newer > VERSION => {
             Err(JournalError::Newer { path: path.to_owned(), found: newer, known: VERSION })
         }
+        (APPLICATION_ID, _) => Err(At(path).damaged(&format!("there is no schema version {version}"))),
         _ => Err(JournalError::Foreign {
             path: path.to_owned(),
             what: "it is a SQLite database of another application".to_owned(),
         }),
     }
+}
+
+/// Brings a file up from a version by the steps behind it, in one transaction. Rolled back, it is what it was.
+fn migrate(db: &Connection, from: i32, steps: &[&str]) -> rusqlite::Result<()> {
+    let tx = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
+    let mut version = from;
+    for step in &steps[from as usize - 1..] {
+        tx.execute_batch(step)?;
+        version += 1;
+    }
+    tx.pragma_update(None, "user_version", version)?;
+    tx.commit()
 }
 
 /// Looks through the whole file for damage, indexes included: what an index does not find would run twice.
@@ -235,7 +264,7 @@ pub(crate) fn check(db: &Connection, path: &Path) -> Result<(), JournalError> {
 }
 
 fn prepare(db: &Connection) -> rusqlite::Result<()> {
-    db.busy_timeout(Duration::from_secs(5))?;
+    db.busy_timeout(PATIENCE)?;
     db.set_prepared_statement_cache_capacity(64);
     // A damaged schema must not run code of its own.
     db.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA foreign_keys = OFF;")
@@ -277,5 +306,109 @@ pub(crate) fn check_head(path: &Path) -> Result<(), JournalError> {
         Ok(_) => {
             Err(JournalError::Foreign { path: path.to_owned(), what: "it is no SQLite database".to_owned() })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// A journal of version 1, written by it.
+    const VERSION_1: &str = include_str!("../../../tests/journals/version_1.sql");
+
+    struct File(PathBuf);
+
+    impl File {
+        fn new(name: &str) -> File {
+            let file =
+                std::env::temp_dir().join(format!("batchyard-schema-{name}-{}.db", std::process::id()));
+            let _ = fs::remove_file(&file);
+            File(file)
+        }
+    }
+
+    impl Drop for File {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+
+    /// Names and texts of all that there is, without comments and the blanks.
+    fn schema(db: &Connection) -> Vec<(String, String)> {
+        let bare = |sql: Option<String>| -> String {
+            let sql = sql.unwrap_or_default();
+            let lines = sql.lines().filter_map(|line| line.split("--").next());
+            lines.flat_map(str::split_whitespace).collect()
+        };
+        db.prepare("SELECT name, sql FROM sqlite_schema ORDER BY name")
+            .unwrap()
+            .query_map([], |row| Ok((row.get(0)?, bare(row.get(1)?))))
+            .unwrap()
+            .collect::<rusqlite::Result<_>>()
+            .unwrap()
+    }
+
+    fn version(db: &Connection) -> i32 {
+        pragma(db, "user_version").unwrap()
+    }
+
+    #[test]
+    fn an_older_file_becomes_what_a_new_one_is() {
+        let (old, new) = (File::new("old"), File::new("new"));
+        Connection::open(&old.0).unwrap().execute_batch(VERSION_1).unwrap();
+        let before = schema(&open_beside(&old.0, false).expect("it is read as it is"));
+        let db = open(&old.0, "NORMAL").unwrap();
+        assert_eq!(version(&db), VERSION);
+        assert_ne!(schema(&db), before);
+        assert_eq!(schema(&db), schema(&open(&new.0, "NORMAL").unwrap()));
+        check(&db, &old.0).unwrap();
+        drop(db);
+        // Once.
+        assert_eq!(version(&open(&old.0, "NORMAL").unwrap()), VERSION);
+    }
+
+    /// Whatever step it stops at.
+    #[test]
+    fn a_migration_that_fails_leaves_the_old_file() {
+        let file = File::new("fails");
+        let db = Connection::open(&file.0).unwrap();
+        db.execute_batch(VERSION_1).unwrap();
+        let before = schema(&db);
+        let broken = "CREATE TABLE half (n INTEGER); CREATE TABLE owner (n INTEGER)"; // there is one
+        migrate(&db, 1, &[STEPS[0], broken]).unwrap_err();
+        assert!(db.is_autocommit());
+        assert_eq!((version(&db), schema(&db)), (1, before.clone()));
+        // A process that dies in it leaves what it has written of it without its commit.
+        let dying = Connection::open(&file.0).unwrap();
+        dying.execute_batch(&format!("BEGIN IMMEDIATE; {}; PRAGMA user_version = 2;", STEPS[0])).unwrap();
+        assert_eq!((version(&db), schema(&db)), (1, before));
+        drop(dying);
+        migrate(&db, 1, &STEPS).unwrap();
+        assert_eq!(version(&db), VERSION);
+    }
+
+    #[test]
+    fn other_versions_are_refused() {
+        let file = File::new("versions");
+        drop(open(&file.0, "NORMAL").unwrap());
+        let set = |version: i32| {
+            let db = Connection::open(&file.0).unwrap();
+            db.pragma_update(None, "user_version", version).unwrap();
+        };
+        for wrong in [VERSION + 1, 0, -3] {
+            set(wrong);
+            for error in [open(&file.0, "NORMAL").unwrap_err(), open_beside(&file.0, false).unwrap_err()] {
+                match error {
+                    JournalError::Newer { found, known, .. } => assert_eq!((found, known), (wrong, VERSION)),
+                    JournalError::Damaged { what, .. } => {
+                        assert!(wrong <= 0 && what.contains("version"), "{what}")
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        set(VERSION);
+        open(&file.0, "NORMAL").unwrap();
     }
 }

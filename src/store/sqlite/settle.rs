@@ -1,35 +1,44 @@
 //! How items end, or come back: results, and what is remembered of those that are tried again. All of it is fenced:
 //! an item has one result, and who writes it has the number of the attempt that the journal expects.
 
-use super::effects::anew;
+use super::effects::{anew, quietly, run_theirs, same, savepoint};
 use super::error::JournalError;
 use super::rows::{Kind, NewError, NewResult, Past, number, result_sum};
 use super::writer::{Op, Tx};
-use crate::job::{Failure, FailureKind};
+use crate::job::Failure;
 use crate::sync::Arc;
 use crate::time::secs;
 use rusqlite::{Connection, OptionalExtension, params};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-/// Results of one chunk.
+/// Results of one chunk. They may become durable in parts, a part a transaction, unless the batch has SQL of its own over
+/// them; who learns of it does when all are.
 pub(crate) struct Settle {
     pub(crate) batch: i64,
     pub(crate) results: Vec<NewResult>,
     /// The batch's own SQL over those of them that are done.
     pub(crate) group: Option<Box<dyn Group>>,
     pub(crate) told: Box<dyn Settled>,
-    /// Those that came too late: their attempt is not the one that the journal expects.
-    pub(crate) late: u64,
-    /// By result: whether it did.
-    pub(crate) came_late: Vec<bool>,
+    pub(crate) marks: Marks,
+}
+
+/// How far a [`Settle`] has come.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    /// Results before this one are durable: it was divided.
+    durable: usize,
+    /// Those before this one are written.
+    written: usize,
+    /// By result: whether it came too late: its attempt is not the one that the journal expects.
+    came_late: Vec<bool>,
     /// By result: why it is not marked after all. Stays when the group is applied anew.
-    pub(crate) refused: Vec<Option<Failure>>,
+    refused: Vec<Option<Failure>>,
 }
 
 /// Who learns of the commit.
 pub(crate) trait Settled: Send {
-    fn settled(self: Box<Self>, late: u64, refused: Vec<Option<Failure>>);
+    /// By result: whether it came too late; why it was refused.
+    fn settled(self: Box<Self>, late: Vec<bool>, refused: Vec<Option<Failure>>);
     fn lost(self: Box<Self>, why: &Arc<JournalError>);
 }
 
@@ -45,19 +54,28 @@ const GROUP_LIMIT: Duration = secs(30);
 
 impl Op for Settle {
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        self.refused.resize_with(self.results.len(), || None);
-        let Some(mut group) = self.group.take() else { return self.mark_all(tx) };
+        self.marks.refused.resize_with(self.results.len(), || None);
+        self.marks.came_late.resize(self.results.len(), false);
+        let Some(mut group) = self.group.take() else { return self.mark(tx, true) };
         let applied = self.mark_with_group(tx, &mut *group);
         self.group = Some(group);
         applied
     }
 
+    fn part_committed(&mut self) {
+        self.marks.durable = self.marks.written;
+    }
+
     fn committed(self: Box<Self>) {
-        self.told.settled(self.late, self.refused);
+        let Settle { told, marks, results, group, .. } = *self;
+        told.settled(marks.came_late, marks.refused);
+        quietly((results, group));
     }
 
     fn lost(self: Box<Self>, why: &Arc<JournalError>) {
-        self.told.lost(why);
+        let Settle { told, results, group, .. } = *self;
+        told.lost(why);
+        quietly((results, group));
     }
 
     fn rows(&self) -> usize {
@@ -69,10 +87,11 @@ impl Settle {
     fn mark_with_group(&mut self, tx: &mut Tx<'_>, group: &mut dyn Group) -> rusqlite::Result<()> {
         let book = tx.books.of(tx.db, self.batch)?.clone();
         let saved = savepoint(tx.db)?;
-        self.mark_all(tx)?;
+        self.mark(tx, false)?;
         let done = |result: &NewResult| result.kind == Kind::Done;
         let mut any = false;
-        for ((result, refused), late) in self.results.iter().zip(&self.refused).zip(&self.came_late) {
+        let Marks { refused, came_late, .. } = &mut self.marks;
+        for ((result, refused), late) in self.results.iter().zip(&*refused).zip(&*came_late) {
             if refused.is_some() || *late {
                 group.leave_out(result.item);
             } else {
@@ -82,45 +101,48 @@ impl Settle {
         if !any {
             return saved.keep();
         }
-        let Err(failure) = run_theirs(tx, GROUP_LIMIT, |db| group.run(db)) else { return saved.keep() };
-        for ((result, refused), late) in self.results.iter().zip(&mut self.refused).zip(&self.came_late) {
-            if done(result) && refused.is_none() && !late {
+        let Err(failure) = run_theirs(tx, GROUP_LIMIT, |db| group.run(db))? else { return saved.keep() };
+        for ((result, refused), late) in self.results.iter().zip(refused).zip(came_late) {
+            if done(result) && refused.is_none() && !*late {
                 *refused = Some(same(&failure));
             }
         }
+        quietly(failure);
         if tx.db.is_autocommit() {
             return Err(anew());
         }
         saved.undo()?;
         *tx.books.of(tx.db, self.batch)? = book;
         // What is left of the op are the dead and the skipped.
-        self.mark_all(tx)
+        self.mark(tx, false)
     }
 
-    /// Marks all that are not refused.
-    fn mark_all(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        self.late = 0;
-        self.came_late.clear();
-        self.came_late.resize(self.results.len(), false);
-        let rows = self.results.iter().zip(&mut self.refused).zip(&mut self.came_late);
-        for ((result, refused), late) in rows {
+    /// Marks all that are not refused, from the first that is not durable. `in_parts`: as far as the transaction has room.
+    fn mark(&mut self, tx: &mut Tx<'_>, in_parts: bool) -> rusqlite::Result<()> {
+        let Marks { durable, written, came_late, refused } = &mut self.marks;
+        *written = *durable;
+        for (at, result) in self.results.iter().enumerate().skip(*durable) {
+            if in_parts && at > *durable && tx.divide() {
+                return Ok(());
+            }
+            *written = at + 1;
+            let (late, refused) = (&mut came_late[at], &mut refused[at]);
+            *late = false;
             if refused.is_some() {
                 continue;
             }
             let Some(effects) = &result.effects else {
                 *late = !mark(tx, self.batch, result)?;
-                self.late += u64::from(*late);
                 continue;
             };
             let book = tx.books.of(tx.db, self.batch)?.clone();
             let saved = savepoint(tx.db)?;
             if !mark(tx, self.batch, result)? {
                 *late = true;
-                self.late += 1;
                 saved.keep()?;
                 continue;
             }
-            match run_theirs(tx, effects.limit, |db| effects.with.iter().try_for_each(|with| with(db))) {
+            match run_theirs(tx, effects.limit, |db| effects.with.iter().try_for_each(|with| with(db)))? {
                 Ok(()) => saved.keep()?,
                 Err(failure) => {
                     *refused = Some(failure);
@@ -195,55 +217,6 @@ fn mark(tx: &mut Tx<'_>, batch: i64, result: &NewResult) -> rusqlite::Result<boo
         write_error(db, tx.now_ms, result.item, result.epoch, error)?;
     }
     Ok(true)
-}
-
-/// A point to go back to.
-struct Savepoint<'a>(&'a Connection);
-
-fn savepoint(db: &Connection) -> rusqlite::Result<Savepoint<'_>> {
-    // Not from the cache of statements, here and in the writer: the user's SQL would find them there, authorised.
-    db.execute_batch("SAVEPOINT byrd")?;
-    Ok(Savepoint(db))
-}
-
-impl Savepoint<'_> {
-    fn keep(self) -> rusqlite::Result<()> {
-        self.0.execute_batch("RELEASE byrd")
-    }
-
-    fn undo(self) -> rusqlite::Result<()> {
-        self.0.execute_batch("ROLLBACK TO byrd")?;
-        self.keep()
-    }
-}
-
-/// Runs SQL of the user's. What it interrupted or rolled back has failed, whatever it says of itself.
-fn run_theirs(
-    tx: &Tx<'_>,
-    limit: Duration,
-    sql: impl FnOnce(&Connection) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let ran = tx.fence.run(limit, || catch_unwind(AssertUnwindSafe(|| sql(tx.db))));
-    let ran = ran.unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(Failure::retry(format!("its SQL panicked: {said}")))
-    });
-    match ran {
-        Ok(()) if tx.db.is_autocommit() => Err(Failure::retry("its SQL was interrupted at its deadline")),
-        ran => ran,
-    }
-}
-
-/// Another failure that says the same.
-fn same(failure: &Failure) -> Failure {
-    match failure.kind() {
-        FailureKind::RetryAfter(wait) => Failure::retry_after(wait),
-        FailureKind::Defer(wait) => Failure::defer(wait),
-        FailureKind::Fatal => Failure::fatal(failure.message()),
-        FailureKind::Skip => Failure::skip(failure.message()),
-        _ => Failure::retry(failure.message()),
-    }
 }
 
 /// An item that will be tried again.

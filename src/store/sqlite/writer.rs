@@ -13,6 +13,16 @@
 //!
 //! Ops keep what they need until they are committed, so a group can be applied again. Senders never wait: what bounds
 //! the inbox is that claims stop while too much is in flight.
+//!
+//! # The length of the log
+//!
+//! The write-ahead log stays under 128 MiB, whatever the size of the rows. A group ends when SQLite has written
+//! 16 MiB of it ([`Limits`]), by its own count, which knows of everything: outputs, indexes, the user's SQL. What is left of
+//! it makes the next transaction; an op of many large rows may be divided, too ([`Tx::divide`]). After each commit the
+//! log is looked at, and emptied when it is longer than 32 MiB: that waits for those who read an older state, which ours
+//! do for milliseconds. So the longest log is one that is just not emptied, a group, and one op more, which for a page of
+//! submitted rows is some 60 MiB. What no bound is set to: a single row, what one item's SQL writes, the chunk of a batch with
+//! `write_with`; and a foreign reader, the `sqlite3` shell in a transaction, which keeps all that is written behind it.
 
 use super::book::Books;
 use super::effects::{Fence, is_anew};
@@ -20,7 +30,7 @@ use super::error::{At, JournalError, is_cut_off};
 use super::lock::Held;
 use crate::sync::{Arc, Mutex, Parker, Unparker, thread};
 use crate::time::{Clock, Timestamp, millis, secs, wall_ms};
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, ffi};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -34,15 +44,17 @@ const TRY_AGAIN: Duration = millis(100);
 const LOOK: Duration = millis(100);
 /// How long a journal that is being closed still waits for a disk that has no room.
 const CLOSING: Duration = secs(2);
-/// A write-ahead log longer than this is emptied even if a reader has to be waited for.
-const LONG_LOG: u64 = 96 << 20;
-/// Groups between two looks at the log's length.
-const LOG_LOOK: u32 = 64;
+/// How long a reader is waited for when the log is emptied: none of ours reads for so long.
+const READERS_LIMIT: Duration = secs(1);
 
 /// Something to be written.
 pub(crate) trait Op: Send {
-    /// Writes into the open transaction. Called anew after a rollback.
+    /// Writes into the open transaction, all of it or the next part ([`Tx::divide`]). Called anew after a rollback.
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
+    /// The part of it that was written last is durable: the next one follows.
+    fn part_committed(&mut self) {}
+    /// What was written is gone: the group was rolled back, and is applied anew or lost.
+    fn rolled_back(&mut self) {}
     /// What was written is durable.
     fn committed(self: Box<Self>);
     /// It will never be.
@@ -53,12 +65,52 @@ pub(crate) trait Op: Send {
     }
 }
 
+/// What bounds the log: see the head of the file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Pages of a transaction, as SQLite counts those that it has written: the last two megabytes are in its cache until
+    /// the commit.
+    pub(crate) pages: i32,
+    /// A write-ahead log longer than this is emptied even if a reader has to be waited for. Bytes.
+    pub(crate) log: u64,
+}
+
+impl Limits {
+    /// 16 MiB of the pages that SQLite makes by itself, and 32.
+    const OURS: Limits = Limits { pages: 4_096, log: 32 << 20 };
+}
+
 /// An open transaction.
 pub(crate) struct Tx<'a> {
     pub(crate) db: &'a Connection,
     pub(crate) books: &'a mut Books,
     pub(crate) now_ms: i64,
     pub(crate) fence: &'a Fence,
+    pub(crate) limits: &'a mut Limits,
+    divided: bool,
+}
+
+impl Tx<'_> {
+    /// Asked by an op that can be divided, where it can: whether it has to stop here and write the rest in the next
+    /// transaction.
+    pub(crate) fn divide(&mut self) -> bool {
+        self.divided = self.is_full();
+        self.divided
+    }
+
+    /// As much was written as a transaction shall have.
+    fn is_full(&self) -> bool {
+        pages_written(self.db, false) >= self.limits.pages
+    }
+}
+
+/// How many pages SQLite has written on this connection since the count was set back.
+fn pages_written(db: &Connection, set_back: bool) -> i32 {
+    let (mut count, mut unused) = (0, 0);
+    let what = ffi::SQLITE_DBSTATUS_CACHE_WRITE;
+    // SAFETY: the connection is open, this thread is the only one to use it, and both pointers are good for the call.
+    unsafe { ffi::sqlite3_db_status(db.handle(), what, &mut count, &mut unused, i32::from(set_back)) };
+    count
 }
 
 /// What the writer tells about the journal as a whole.
@@ -134,7 +186,9 @@ pub(crate) struct Writer {
     fence: Fence,
     /// How long a stall may last; `None`: for ever.
     patience: Option<Duration>,
-    groups: u32,
+    limits: Limits,
+    /// How much more than that it may have, since somebody reads who is not waited for again so soon.
+    busy_log: u64,
     data_version: i64,
 }
 
@@ -159,7 +213,11 @@ fn may_pass(error: &rusqlite::Error) -> bool {
 
 /// How an attempt to write a group ended.
 enum Outcome {
-    Committed,
+    /// So many ops of it, and perhaps a part of the next one.
+    Committed {
+        ops: usize,
+        part: bool,
+    },
     /// Apply the group anew at once: an op has put a part of it aside.
     Anew,
     Again(JournalError),
@@ -190,7 +248,8 @@ impl Writer {
             clock,
             fence,
             patience,
-            groups: 0,
+            limits: Limits::OURS,
+            busy_log: 0,
             data_version: 0,
         })
     }
@@ -212,14 +271,13 @@ impl Writer {
 
     fn run(&mut self, listener: &dyn Listener) {
         let mut looked = self.clock.now();
-        while let Some(group) = self.take(&mut looked, listener) {
-            self.group = group.into();
+        while self.has_group(&mut looked, listener) {
             let mut stalled: Option<Timestamp> = None;
-            let error = loop {
+            let written = loop {
                 match self.write() {
-                    Outcome::Committed => break None,
+                    Outcome::Committed { ops, part } => break Ok((ops, part)),
                     Outcome::Anew => {}
-                    Outcome::Over(error) => break Some(error),
+                    Outcome::Over(error) => break Err(error),
                     Outcome::Again(error) => {
                         let now = self.clock.now();
                         let since = *stalled.get_or_insert_with(|| {
@@ -229,20 +287,24 @@ impl Writer {
                         let closing = self.inbox.box_.lock().closing.then_some(CLOSING);
                         let patience = [self.patience, closing].into_iter().flatten().min();
                         if patience.is_some_and(|patience| now - since >= patience) {
-                            break Some(error);
+                            break Err(error);
                         }
                         self.parker.park_timeout(TRY_AGAIN);
                     }
                 }
             };
-            if let Some(error) = error {
-                return self.fail(error, listener);
-            }
+            let (ops, part) = match written {
+                Ok(written) => written,
+                Err(error) => return self.fail(error, listener),
+            };
             if stalled.is_some() {
                 listener.stalled(None);
             }
-            while let Some(op) = self.group.pop_front() {
-                op.committed();
+            for _ in 0..ops {
+                self.group.pop_front().into_iter().for_each(|op| op.committed());
+            }
+            if part {
+                self.group.front_mut().into_iter().for_each(|op| op.part_committed());
             }
             self.keep_the_log_short();
         }
@@ -252,9 +314,9 @@ impl Writer {
         self.refuse(why);
     }
 
-    /// The next group. `None`: closed, and nothing is left.
-    fn take(&mut self, looked: &mut Timestamp, listener: &dyn Listener) -> Option<Vec<Box<dyn Op>>> {
-        loop {
+    /// There is something to write: what is left of the last group, or the next one. False: closed, and nothing is left.
+    fn has_group(&mut self, looked: &mut Timestamp, listener: &dyn Listener) -> bool {
+        while self.group.is_empty() {
             let now = self.clock.now();
             if now - *looked >= LOOK {
                 *looked = now;
@@ -270,18 +332,20 @@ impl Writer {
                     fits
                 });
                 let count = fit.count();
-                if count == letters.ops.len() {
-                    return Some(std::mem::take(&mut letters.ops));
-                }
-                return Some(letters.ops.drain(..count).collect());
+                self.group = match count == letters.ops.len() {
+                    true => std::mem::take(&mut letters.ops).into(),
+                    false => letters.ops.drain(..count).collect(),
+                };
+                break;
             }
             if letters.closing {
-                return None;
+                return false;
             }
             letters.asleep = true;
             drop(letters);
             self.parker.park_timeout(LOOK);
         }
+        true
     }
 
     fn write(&mut self) -> Outcome {
@@ -290,13 +354,16 @@ impl Writer {
             return Outcome::Over(At(&self.path).damaged(&what));
         }
         let before = self.books.clone();
-        let tried = self.try_write();
-        let Err(error) = tried else { return Outcome::Committed };
+        let error = match self.try_write() {
+            Ok((ops, part)) => return Outcome::Committed { ops, part },
+            Err(error) => error,
+        };
         self.books = before;
         if !self.db.is_autocommit() {
             // Some errors roll back by themselves. One here leaves nothing to lose.
             let _ = self.db.execute_batch("ROLLBACK");
         }
+        self.group.iter_mut().for_each(|op| op.rolled_back());
         if is_anew(&error) {
             return Outcome::Anew;
         }
@@ -305,16 +372,28 @@ impl Writer {
         if may_pass { Outcome::Again(error) } else { Outcome::Over(error) }
     }
 
-    fn try_write(&mut self) -> rusqlite::Result<()> {
+    /// One transaction of it: how many ops, and whether a part of the next one is with them.
+    fn try_write(&mut self) -> rusqlite::Result<(usize, bool)> {
         self.db.execute_batch("BEGIN IMMEDIATE")?;
-        let mut tx =
-            Tx { db: &self.db, books: &mut self.books, now_ms: wall_ms() as i64, fence: &self.fence };
+        pages_written(&self.db, true);
+        let now_ms = wall_ms() as i64;
+        let (books, limits) = (&mut self.books, &mut self.limits);
+        let mut tx = Tx { db: &self.db, books, now_ms, fence: &self.fence, limits, divided: false };
+        let mut ops = 0;
         for op in &mut self.group {
             op.apply(&mut tx)?;
+            if tx.divided {
+                break;
+            }
+            ops += 1;
+            if tx.is_full() {
+                break;
+            }
         }
+        let part = tx.divided;
         self.books.flush(&self.db)?;
         self.db.execute_batch("COMMIT")?;
-        Ok(())
+        Ok((ops, part))
     }
 
     fn fail(&mut self, error: JournalError, listener: &dyn Listener) {
@@ -343,47 +422,33 @@ impl Writer {
         }
     }
 
+    /// See the head of the file.
     fn keep_the_log_short(&mut self) {
-        self.groups += 1;
-        if self.groups < LOG_LOOK {
+        let log = std::fs::metadata(super::lock::beside(&self.path, "-wal")).map_or(0, |meta| meta.len());
+        if log <= self.limits.log + self.busy_log {
             return;
         }
-        self.groups = 0;
-        let log = super::lock::beside(&self.path, "-wal");
-        if std::fs::metadata(log).is_ok_and(|meta| meta.len() > LONG_LOG) {
-            // Busy: a reader holds an old state for a moment. The next look tries again.
-            let _ = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        }
+        let _ = self.db.busy_timeout(READERS_LIMIT);
+        let emptied = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        let _ = self.db.busy_timeout(super::schema::PATIENCE);
+        // Whoever reads for longer is waited for again when half as much has come to it.
+        let emptied = emptied.is_ok_and(|busy| busy == 0);
+        self.busy_log = if emptied { 0 } else { log - self.limits.log / 2 };
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::job::Durability;
     use crate::store::JournalError;
-    use crate::store::sqlite::{Journal, Options};
+    use crate::store::sqlite::testing::Alone;
 
     #[test]
     fn a_panic_ends_the_journal_and_everybody_is_told() {
-        let dir = std::env::temp_dir().join(format!("batchyard-writer-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let open = || {
-            let options = Options {
-                durability: Durability::ProcessCrash,
-                workers: 1,
-                patience: None,
-                kill: &mut |_| (),
-                tell: Box::new(|_| ()),
-            };
-            Journal::open(&dir.join("a.db"), options).unwrap()
-        };
-        let journal = open();
-        let asked = journal.ask::<()>(|_| panic!("a mistake"));
+        let there = Alone::new("panic");
+        let asked = there.journal.ask::<()>(|_| panic!("a mistake"));
         assert!(matches!(&*asked.unwrap_err(), JournalError::Broken { .. }));
-        assert!(matches!(&*journal.ask(|_| Ok(())).unwrap_err(), JournalError::Broken { .. }));
-        drop(journal);
+        assert!(matches!(&*there.journal.ask(|_| Ok(())).unwrap_err(), JournalError::Broken { .. }));
         // What was half written is rolled back; the file is as good as after a crash.
-        drop(open());
-        std::fs::remove_dir_all(&dir).unwrap();
+        drop(there.again());
     }
 }

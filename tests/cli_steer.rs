@@ -192,3 +192,20 @@ fn results_and_status_read_beside_a_live_run() {
     live.end().exits(0);
     assert!(of(&journal, "status").ran().exits(0).text().contains("not in use\n`n`: completed: 2 of 2 done"));
 }
+
+/// Who else looks into the file, the sqlite3 shell for one, and closes it, leaves its log to the run.
+#[test]
+fn others_may_look_into_the_file_of_a_live_run() {
+    let dir = Dir::new("look");
+    let journal = dir.path().join("a.db");
+    let (up, down) = (dir.fifo("up"), dir.fifo("down"));
+    let live = Live::new(kept(&journal, "-j 1").sh(&talking(&up, &down)).items(&["a"]));
+    assert_eq!(std::fs::read_to_string(&up).unwrap(), "a\n");
+    assert!(of(&journal, "status").ran().exits(0).text().contains("0 of 1 done"));
+    // Who closes the file as the last one deletes its log, and knows by such a lock that it is the last one.
+    let file = std::fs::File::options().read(true).write(true).open(&journal).unwrap();
+    let lock = rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    assert!(lock.is_err(), "the run has no lock on its journal");
+    std::fs::write(&down, "go\n").unwrap();
+    assert_eq!(live.end().exits(0).text(), "a\n");
+}

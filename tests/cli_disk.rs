@@ -119,6 +119,8 @@ fn a_disk_that_has_room_again_is_waited_for() {
     }
 }
 
+const REFUSED: &str = "a.db cannot be written: disk I/O error: Operation not permitted (os error 1); no job starts until that is over";
+
 /// A journal that must not be written until this is dropped.
 struct Immutable<'a>(&'a Path);
 
@@ -166,7 +168,7 @@ fn a_file_that_becomes_read_only_is_waited_for() {
     let immutable = Immutable::new(&journal);
     play.go_on();
     if immutable.is_some() {
-        live.says("no job starts until that is over");
+        live.says(REFUSED);
         drop(immutable);
         live.says("the journal can be written again");
     }
@@ -187,8 +189,8 @@ fn a_file_that_stays_read_only_ends_the_run() {
         return;
     };
     play.go_on();
-    live.says("no job starts until that is over");
-    live.end().exits(6).says("a.db");
+    live.says(REFUSED);
+    live.end().exits(6).says("a.db cannot be written: disk I/O error: Operation not permitted");
     drop(immutable);
     play.the_same_line_goes_on(2_000);
 }

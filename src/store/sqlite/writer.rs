@@ -292,6 +292,7 @@ impl Writer {
         let before = self.books.clone();
         let tried = self.try_write();
         let Err(error) = tried else { return Outcome::Committed };
+        let told = At(&self.path).said_to(&self.db, "cannot be written", &error);
         self.books = before;
         if !self.db.is_autocommit() {
             // Some errors roll back by themselves. One here leaves nothing to lose.
@@ -300,9 +301,7 @@ impl Writer {
         if is_anew(&error) {
             return Outcome::Anew;
         }
-        let may_pass = may_pass(&error);
-        let error = At(&self.path).because("cannot be written", &error);
-        if may_pass { Outcome::Again(error) } else { Outcome::Over(error) }
+        if may_pass(&error) { Outcome::Again(told) } else { Outcome::Over(told) }
     }
 
     fn try_write(&mut self) -> rusqlite::Result<()> {

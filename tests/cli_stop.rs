@@ -155,6 +155,8 @@ fn the_third_interrupt_leaves_the_journal_as_it_is() {
         live.signal(Signal::INT);
         let ran = live.end();
         assert_eq!(ran.exits(4).text(), "");
+        // It has not waited for the journal, of which it would have something to say.
+        assert!(!locked || ran.stderr.is_empty(), "{ran:?}");
         assert!(!lives(&job));
         drop(db);
         std::fs::remove_file(&slow).unwrap();

@@ -209,3 +209,27 @@ fn others_may_look_into_the_file_of_a_live_run() {
     std::fs::write(&down, "go\n").unwrap();
     assert_eq!(live.end().exits(0).text(), "a\n");
 }
+
+/// Promise 20: a file whose maker was killed in the middle of making it is told as what it is.
+#[test]
+fn a_file_that_is_half_made_is_no_journal() {
+    let dir = Dir::new("half-made");
+    of(&dir.file("empty", ""), "status").ran().exits(2).says("is not a journal: it is empty");
+    // A process that dies now leaves a file that must be rolled back before anything of it can be read.
+    let path = dir.path().join("making.db");
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch(
+        "PRAGMA cache_size = 5; BEGIN; CREATE TABLE t (x);
+         INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+         SELECT zeroblob(500) FROM n;",
+    )
+    .unwrap();
+    let copy = dir.path().join("copy.db");
+    std::fs::copy(&path, &copy).unwrap();
+    std::fs::copy(path.with_extension("db-journal"), copy.with_extension("db-journal")).unwrap();
+    assert!(std::fs::metadata(&copy).unwrap().len() > 0, "nothing was written before the end");
+    drop(db);
+    of(&copy, "status").ran().exits(2).says("is not a journal: it is empty");
+    // Whoever runs something makes a journal of it.
+    assert_eq!(kept(&copy, "-- echo ::: a").ran().exits(0).text(), "a\n");
+}

@@ -207,20 +207,33 @@ pub(crate) fn open_beside(path: &Path, write: bool) -> Result<Connection, Journa
         let source = io::ErrorKind::NotFound.into();
         return Err(JournalError::Io { path: path.to_owned(), doing: "cannot be read".to_owned(), source });
     }
-    let flags = if write { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
-    let db = Connection::open_with_flags(path, flags).map_err(|error| cannot_be_opened(path, &error))?;
-    prepare(&db).map_err(at.failed("cannot be set up"))?;
-    let id: i32 = pragma(&db, "application_id").map_err(at.failed("cannot be read"))?;
+    let open = |write: bool| {
+        let flags = if write { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
+        let db = Connection::open_with_flags(path, flags).map_err(|error| cannot_be_opened(path, &error))?;
+        prepare(&db).map_err(at.failed("cannot be set up"))?;
+        let id = pragma(&db, "application_id");
+        Ok((db, id))
+    };
+    let (db, id) = match open(write)? {
+        // Whoever made it was killed in the middle of that: what is half done is to be rolled back before it can be read.
+        (_, Err(error)) if !write && error.sqlite_error_code() == Some(ErrorCode::ReadOnly) => open(true)?,
+        opened => opened,
+    };
+    let id: i32 = id.map_err(at.failed("cannot be read"))?;
     let version: i32 = pragma(&db, "user_version").map_err(at.failed("cannot be read"))?;
     match (id, version) {
         (APPLICATION_ID, VERSION) => Ok(db),
         (APPLICATION_ID, newer) => {
             Err(JournalError::Newer { path: path.to_owned(), found: newer, known: VERSION })
         }
-        _ => Err(JournalError::Foreign {
-            path: path.to_owned(),
-            what: "it is a SQLite database of another application".to_owned(),
-        }),
+        _ => {
+            let tables: i64 = db
+                .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+                .map_err(at.failed("cannot be read"))?;
+            let what =
+                if tables == 0 { "it is empty" } else { "it is a SQLite database of another application" };
+            Err(JournalError::Foreign { path: path.to_owned(), what: what.to_owned() })
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 use std::path::Path;
+use std::time::Duration;
 use support::{CommandExt, Dir, Live, kept, lives, of};
 
 /// Promises 1 to 4: killed in the middle, again and again, every item ends, every output is printed, and nothing runs
@@ -139,6 +140,53 @@ fn orphans_are_gone_before_their_item_runs_again() {
     std::fs::write(&again, "").unwrap();
     let ran = kept(&journal, "-j 1").sh(&script).items(&["a"]).ran();
     assert_eq!(ran.exits(0).text(), "gone\ngone\ngone\n");
+}
+
+/// Promise 18: so are those of a job that had started just before, of which the journal knows nothing yet.
+#[test]
+fn orphans_that_were_not_noted_are_found() {
+    let dir = Dir::new("unnoted");
+    let journal = dir.path().join("a.db");
+    let (up, down) = (dir.fifo("up"), dir.fifo("down"));
+    let at = |name: &str| dir.path().join(name);
+    let (own, group, again) = (at("own"), at("group"), at("again"));
+    // In the job's group, with an environment that tells nothing.
+    let script = format!(
+        "if [ $1 = a ]; then [ -e {again} ] || {{ echo up > {up}; read x < {down}; }}; exit; fi
+         if [ -e {again} ]; then {}; {}; exit; fi
+         env -i sh -c 'echo $$ > {group}; exec sleep 1000' &
+         echo $$ > {own}
+         while ! [ -s {group} ]; do sleep 0.01; done
+         echo up > {up}; exec sleep 1000",
+        shown(&own),
+        shown(&group),
+        again = again.display(),
+        group = group.display(),
+        own = own.display(),
+        up = up.display(),
+        down = down.display(),
+    );
+    let live = Live::new(kept(&journal, "-j 1").sh(&script).items(&["a", "b"]));
+    assert_eq!(std::fs::read_to_string(&up).unwrap(), "up\n");
+    let db = rusqlite::Connection::open(&journal).unwrap();
+    db.busy_timeout(Duration::from_secs(60)).unwrap();
+    let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    while number("SELECT claimed_to FROM batch") < 2 {
+        std::thread::yield_now();
+    }
+    // From here on nothing is committed: `a` ends, `b` begins, and the journal does not hear of it.
+    db.execute_batch("BEGIN IMMEDIATE").unwrap();
+    std::fs::write(&down, "go\n").unwrap();
+    assert_eq!(std::fs::read_to_string(&up).unwrap(), "up\n");
+    live.signal(Signal::KILL);
+    let mut child = live.child;
+    child.wait().unwrap();
+    assert_eq!(number("SELECT count(*) FROM child JOIN item ON item.id = child.item WHERE seq = 1"), 0);
+    drop(db);
+    assert!(lives(&dir.read("own")) && lives(&dir.read("group")), "the test has no orphans");
+    std::fs::write(&again, "").unwrap();
+    let ran = kept(&journal, "-j 1").sh(&script).items(&["a", "b"]).ran();
+    assert_eq!(ran.exits(0).text(), "gone\ngone\n");
 }
 
 /// Promise 5: what takes the program down three times is dead, until it is asked for.

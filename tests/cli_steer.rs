@@ -192,3 +192,44 @@ fn results_and_status_read_beside_a_live_run() {
     live.end().exits(0);
     assert!(of(&journal, "status").ran().exits(0).text().contains("not in use\n`n`: completed: 2 of 2 done"));
 }
+
+/// Who else looks into the file, the sqlite3 shell for one, and closes it, leaves its log to the run.
+#[test]
+fn others_may_look_into_the_file_of_a_live_run() {
+    let dir = Dir::new("look");
+    let journal = dir.path().join("a.db");
+    let (up, down) = (dir.fifo("up"), dir.fifo("down"));
+    let live = Live::new(kept(&journal, "-j 1").sh(&talking(&up, &down)).items(&["a"]));
+    assert_eq!(std::fs::read_to_string(&up).unwrap(), "a\n");
+    assert!(of(&journal, "status").ran().exits(0).text().contains("0 of 1 done"));
+    // Who closes the file as the last one deletes its log, and knows by such a lock that it is the last one.
+    let file = std::fs::File::options().read(true).write(true).open(&journal).unwrap();
+    let lock = rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    assert!(lock.is_err(), "the run has no lock on its journal");
+    std::fs::write(&down, "go\n").unwrap();
+    assert_eq!(live.end().exits(0).text(), "a\n");
+}
+
+/// Promise 20: a file whose maker was killed in the middle of making it is told as what it is.
+#[test]
+fn a_file_that_is_half_made_is_no_journal() {
+    let dir = Dir::new("half-made");
+    of(&dir.file("empty", ""), "status").ran().exits(2).says("is not a journal: it is empty");
+    // A process that dies now leaves a file that must be rolled back before anything of it can be read.
+    let path = dir.path().join("making.db");
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch(
+        "PRAGMA cache_size = 5; BEGIN; CREATE TABLE t (x);
+         INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+         SELECT zeroblob(500) FROM n;",
+    )
+    .unwrap();
+    let copy = dir.path().join("copy.db");
+    std::fs::copy(&path, &copy).unwrap();
+    std::fs::copy(path.with_extension("db-journal"), copy.with_extension("db-journal")).unwrap();
+    assert!(std::fs::metadata(&copy).unwrap().len() > 0, "nothing was written before the end");
+    drop(db);
+    of(&copy, "status").ran().exits(2).says("is not a journal: it is empty");
+    // Whoever runs something makes a journal of it.
+    assert_eq!(kept(&copy, "-- echo ::: a").ran().exits(0).text(), "a\n");
+}

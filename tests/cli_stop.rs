@@ -6,9 +6,10 @@
 mod support;
 
 use rustix::process::Signal;
+use std::io::BufRead;
 use std::path::Path;
 use std::process::Command;
-use support::{CommandExt, Dir, Live, lives, run};
+use support::{CommandExt, Dir, Live, kept, lives, run};
 
 /// A run of one job after the other; the first has started when this returns.
 fn started(command: &mut Command, up: &Path) -> (Live, String) {
@@ -111,6 +112,57 @@ fn the_third_interrupt_does_not_wait_for_the_grace() {
     live.signal(Signal::INT);
     live.end().exits(4);
     assert!(!lives(&job));
+}
+
+/// Promises 2 and 15: with a journal, too, the third one leaves at once, even if nothing can be written; the same line goes
+/// on, and nothing that was seen runs again.
+#[test]
+fn the_third_interrupt_leaves_the_journal_as_it_is() {
+    for locked in [false, true] {
+        let dir = Dir::new(&format!("third-kept-{locked}"));
+        let journal = dir.path().join("a.db");
+        let up = dir.fifo("up");
+        let slow = dir.file("slow", "");
+        let script = format!(
+            "echo $1 >> {witness}; [ $1 = b ] && [ -e {slow} ] || {{ echo $1; exit; }}
+             trap 'echo term > {up}' TERM; echo $$ > {up}; while :; do sleep 0.01; done",
+            witness = dir.path().join("witness").display(),
+            slow = slow.display(),
+            up = up.display(),
+        );
+        let line = || {
+            let mut command = kept(&journal, "-j 1 --kill-after 1h");
+            command.sh(&script).items(&["a", "b", "c"]);
+            command
+        };
+        let (mut live, job) = started(&mut line(), &up);
+        let mut seen = String::new();
+        live.stdout.read_line(&mut seen).unwrap();
+        assert_eq!(seen, "a\n");
+        let db = rusqlite::Connection::open(&journal).unwrap();
+        db.busy_timeout(std::time::Duration::from_secs(60)).unwrap();
+        let mark = || db.query_row("SELECT at FROM mark WHERE reader = 'printed'", [], |row| row.get(0));
+        while mark() != Ok(1) {
+            std::thread::yield_now();
+        }
+        if locked {
+            db.execute_batch("BEGIN IMMEDIATE").unwrap();
+        }
+        live.signal(Signal::INT);
+        live.says("no more jobs start");
+        live.signal(Signal::INT);
+        assert_eq!(std::fs::read_to_string(&up).unwrap(), "term\n");
+        live.signal(Signal::INT);
+        let ran = live.end();
+        assert_eq!(ran.exits(4).text(), "");
+        // It has not waited for the journal, of which it would have something to say.
+        assert!(!locked || ran.stderr.is_empty(), "{ran:?}");
+        assert!(!lives(&job));
+        drop(db);
+        std::fs::remove_file(&slow).unwrap();
+        assert_eq!(line().ran().exits(0).text(), "b\nc\n");
+        assert_eq!(dir.read("witness"), "a\nb\nb\nc\n");
+    }
 }
 
 /// The jobs are in process groups of their own: nobody else kills them.

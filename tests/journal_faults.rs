@@ -14,62 +14,13 @@ use batchyard::{
 };
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use support::dir::Dir;
+use support::disk::{Disk, mounted};
 use support::{until, within};
-
-/// A small disk.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(at: PathBuf, bytes: u64) -> Option<Disk> {
-        fs::create_dir_all(&at).unwrap();
-        let size = format!("size={bytes}");
-        mounted(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&at)).then(|| Disk(at))
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// Leaves no room.
-    fn fill(&self) {
-        let mut file = fs::File::create(self.file("ballast")).unwrap();
-        for size in [4096, 1] {
-            while std::io::Write::write_all(&mut file, &vec![7; size]).is_ok() {}
-        }
-    }
-
-    fn make_room(&self) {
-        fs::remove_file(self.file("ballast")).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-fn mounted(command: &mut Command) -> bool {
-    match command.output() {
-        Ok(output) if output.status.success() => true,
-        Ok(output) => {
-            println!(
-                "skipped: no file system can be mounted: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-            false
-        }
-        Err(error) => {
-            println!("skipped: there is no `mount`: {error}");
-            false
-        }
-    }
-}
 
 /// What the listener was told of the journal.
 #[derive(Default)]
@@ -294,7 +245,7 @@ fn a_read_only_place_is_told() {
     submit(&first, 10, &Arc::default()).unwrap().wait().unwrap();
     first.shutdown(secs(5)).unwrap();
     drop(first);
-    if !mounted(Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.0)) {
+    if !mounted(Command::new("mount").args(["-o", "remount,ro"]).arg(disk.path())) {
         return;
     }
     match Engine::builder().journal(&path).open() {
@@ -304,7 +255,7 @@ fn a_read_only_place_is_told() {
         }
         other => panic!("{other:?}"),
     }
-    assert!(mounted(Command::new("mount").args(["-o", "remount,rw"]).arg(&disk.0)));
+    assert!(mounted(Command::new("mount").args(["-o", "remount,rw"]).arg(disk.path())));
     let second = engine(&path, &heard, None);
     assert_eq!(submit(&second, 10, &Arc::default()).unwrap().wait().unwrap().resumed_items, 10);
     second.shutdown(secs(5)).unwrap();

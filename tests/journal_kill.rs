@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use support::dir::Dir;
-use support::process::{Other, Rng, Witness, nightly, seed, told};
+use support::process::{Rng, Witness, kill_until_it_ends, nightly, seed, told};
 
 /// Items of each of its two batches.
 const ITEMS: u64 = 2_500;
@@ -154,37 +154,15 @@ fn check(lines: &[Vec<String>], kills: u32) {
 /// Promises 1 to 4, 17, 18 and 22.
 #[test]
 fn killed_at_any_moment() {
-    let seed = seed("killed_at_any_moment");
-    let mut rng = Rng(seed);
+    let mut rng = Rng(seed("killed_at_any_moment"));
     let wanted = if nightly() { 400 } else { 25 };
     let (mut kills, mut journals) = (0, 0);
     while kills < wanted {
         journals += 1;
         let dir = Dir::new(&format!("kill-{journals}"));
-        let path = dir.file("witness");
-        let length = || std::fs::metadata(&path).map_or(0, |meta| meta.len());
-        let mut here = 0;
-        loop {
-            let tell = [("DIR", dir.path().display().to_string()), ("ROUND", rng.next().to_string())];
-            let mut other = Other::start("the_killed_program", &tell);
-            let from = length();
-            // Sometimes while it opens; mostly when it has got somewhere; now and then it comes to its end.
-            let (by_time, to_the_end) = (rng.below(4) == 0, rng.below(10) == 0 || kills + here >= wanted);
-            let (grown, wait) = (rng.below(60_000), std::time::Duration::from_micros(rng.below(40_000)));
-            let began = std::time::Instant::now();
-            let over = other.watch(|| {
-                !to_the_end && if by_time { began.elapsed() > wait } else { length() > from + grown }
-            });
-            if over {
-                let status = other.wait();
-                assert!(status.success(), "{status}, seed {seed}, {}", dir.path().display());
-                break;
-            }
-            other.kill();
-            here += 1;
-        }
+        let here = kill_until_it_ends("the_killed_program", dir.path(), &[], &mut rng, wanted - kills);
         kills += here;
-        let lines = Witness::read(&path);
+        let lines = Witness::read(&dir.file("witness"));
         assert_eq!(lines.last().map(|line| &*line[0]), Some("F"));
         check(&lines, here);
     }

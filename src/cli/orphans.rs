@@ -2,47 +2,87 @@
 //!
 //! Two ways lead to them. The journal has the process group of each worker's last child; a group is ours only if its
 //! leader has the start time that was noted, since numbers are used again. And every child has the run's id in its
-//! environment, and hands it down: so those are found, too, that were started just before the run died, and those
-//! that have left their group. A process is held by a descriptor before it is looked at and killed, so nothing hits
-//! another one that has got its number meanwhile.
+//! environment, and hands it down: so those are found, too, that were started just before the run died, with all of
+//! their group, and those that have left it. A process is held by a descriptor before it is looked at and
+//! killed, so nothing hits another one that has got its number meanwhile.
+//!
+//! They are stopped first, and killed when a look finds no more of them: what stands still starts nothing new, and
+//! vouches for its group.
 
 use super::job::OWNER;
 use super::say;
 use crate::store::sqlite::Orphans;
+use crate::sync::Parker;
+use crate::time::millis;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::collections::HashSet;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 /// After this many seconds it is told what is waited for.
 const PATIENCE: i64 = 5;
+/// How often it is looked whether a process stands still by now.
+const LOOK: Duration = millis(1);
 
-/// Kills them and waits until they are gone. New ones that they start meanwhile are found by the next look.
+/// Kills them and waits until they are gone.
 pub(crate) fn end(orphans: &Orphans) {
-    let spared = ourselves();
-    let held = |meant: &dyn Fn(Pid) -> bool| -> Vec<(Pid, OwnedFd)> {
-        let hold = |pid| Some((pid, pidfd_open(pid, PidfdFlags::empty()).ok()?));
-        let others = processes().filter(|pid| !spared.contains(pid));
-        others.filter_map(hold).filter(|(pid, _)| meant(*pid)).collect()
-    };
-    let groups: Vec<Pid> = orphans
+    let mut spared = ourselves();
+    let ours: HashSet<Pid> = spared.iter().filter_map(|pid| group_of(*pid)).collect();
+    let mut held: Vec<(Pid, OwnedFd)> = Vec::new();
+    let mut groups: HashSet<Pid> = orphans
         .groups
         .iter()
         .filter_map(|(group, ticks)| {
             Pid::from_raw(*group).filter(|leader| start_ticks(*leader) == Some(*ticks))
         })
         .collect();
-    // As long as a leader of that start time is there, its number names this group and no other.
-    let mut found = held(&|pid| group_of(pid).is_some_and(|group| groups.contains(&group)));
-    found.extend(held(&|pid| is_orphan(pid, orphans)));
-    while !found.is_empty() {
-        for (_, fd) in &found {
-            let _ = pidfd_send_signal(fd, Signal::KILL);
+    loop {
+        let mut found = Vec::new();
+        for pid in processes().filter(|pid| !spared.contains(pid)) {
+            let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            let group = group_of(pid);
+            if is_orphan(pid, orphans) {
+                // As long as it stands still its group's number names this group and no other.
+                groups.extend(group.filter(|group| !ours.contains(group)));
+            } else if !group.is_some_and(|group| groups.contains(&group)) {
+                continue;
+            }
+            found.push((pid, fd));
         }
-        for (pid, fd) in &found {
-            gone(*pid, fd);
+        if found.is_empty() {
+            break;
         }
-        found = held(&|pid| is_orphan(pid, orphans));
+        for (pid, fd) in found {
+            if pidfd_send_signal(&fd, Signal::STOP) == Err(Errno::SRCH) {
+                continue; // gone: the number may be another one's by now
+            }
+            stands_still(pid);
+            spared.insert(pid);
+            held.push((pid, fd));
+        }
+    }
+    for (_, fd) in &held {
+        let _ = pidfd_send_signal(fd, Signal::KILL);
+    }
+    for (pid, fd) in &held {
+        gone(*pid, fd);
+    }
+}
+
+/// Waits until the signal has arrived: a process may be in the middle of starting another one.
+fn stands_still(pid: Pid) {
+    for round in 0.. {
+        // It is stopped, traced, or dead.
+        if field(pid, 0).is_none_or(|state| matches!(&*state, "T" | "t" | "Z" | "X")) {
+            return;
+        }
+        if round == PATIENCE * 1000 {
+            waiting_for(pid);
+        }
+        Parker::new().park_timeout(LOOK);
     }
 }
 
@@ -79,12 +119,11 @@ fn processes() -> impl Iterator<Item = Pid> {
 }
 
 /// This process and those it runs under: an orphan may have started us to go on with its run.
-fn ourselves() -> Vec<Pid> {
-    let mut line = vec![rustix::process::getpid()];
-    while let Some(parent) = field(line[line.len() - 1], 1).and_then(|pid| Pid::from_raw(pid.parse().ok()?))
-        && !line.contains(&parent)
-    {
-        line.push(parent);
+fn ourselves() -> HashSet<Pid> {
+    let mut line = HashSet::new();
+    let mut next = Some(rustix::process::getpid());
+    while let Some(pid) = next.filter(|pid| line.insert(*pid)) {
+        next = field(pid, 1).and_then(|parent| Pid::from_raw(parent.parse().ok()?));
     }
     line
 }
@@ -97,13 +136,14 @@ fn gone(pid: Pid, fd: &OwnedFd) {
         match poll(&mut fds, Some(&patience)) {
             Ok(0) if !told => {
                 told = true;
-                say(format!(
-                    "waiting for process {} of the run before, which was killed",
-                    pid.as_raw_nonzero()
-                ));
+                waiting_for(pid);
             }
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(0) | Err(Errno::INTR) => {}
             Ok(_) | Err(_) => return,
         }
     }
+}
+
+fn waiting_for(pid: Pid) {
+    say(format!("waiting for process {} of the run before, which was killed", pid.as_raw_nonzero()));
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub(crate) mod dir;
+pub(crate) mod disk;
 pub(crate) mod process;
 
 use batchyard::*;

@@ -125,6 +125,40 @@ impl Drop for Other {
     }
 }
 
+/// Starts the program `name` again and again, each time with another `ROUND`, and kills it at a random instant, until it
+/// has come to its end, which it does at the latest when it was killed `most` times. How often it was. Its witness file is
+/// `witness` in `dir`.
+pub(crate) fn kill_until_it_ends(
+    name: &str,
+    dir: &Path,
+    tell: &[(&str, String)],
+    rng: &mut Rng,
+    most: u32,
+) -> u32 {
+    let path = dir.join("witness");
+    let length = || std::fs::metadata(&path).map_or(0, |meta| meta.len());
+    let mut kills = 0;
+    loop {
+        let mut tell = tell.to_vec();
+        tell.extend([("DIR", dir.display().to_string()), ("ROUND", rng.next().to_string())]);
+        let mut other = Other::start(name, &tell);
+        let from = length();
+        // Sometimes while it opens; mostly when it has got somewhere; now and then it comes to its end.
+        let (by_time, to_the_end) = (rng.below(4) == 0, rng.below(10) == 0 || kills >= most);
+        let (grown, wait) = (rng.below(60_000), Duration::from_micros(rng.below(40_000)));
+        let began = Instant::now();
+        let over = other
+            .watch(|| !to_the_end && if by_time { began.elapsed() > wait } else { length() > from + grown });
+        if over {
+            let status = other.wait();
+            assert!(status.success(), "{status}, {}", dir.display());
+            return kills;
+        }
+        other.kill();
+        kills += 1;
+    }
+}
+
 /// The signal that ended it.
 pub(crate) fn signal(status: ExitStatus) -> Option<i32> {
     status.signal()

@@ -1,7 +1,7 @@
 //! What SQLite says, in our words.
 
 pub(crate) use crate::store::JournalError;
-use rusqlite::ErrorCode;
+use rusqlite::{Connection, ErrorCode};
 use std::path::Path;
 
 /// Turns what SQLite says of one file into our words.
@@ -30,6 +30,24 @@ impl<'a> At<'a> {
                 _ => JournalError::Sqlite { path, doing: doing.to_owned(), problem: error.to_string() },
             },
         }
+    }
+
+    /// As [`because`](At::because), with what the system has said to SQLite, which keeps it to itself.
+    pub(crate) fn said_to(self, db: &Connection, doing: &str, error: &rusqlite::Error) -> JournalError {
+        let mut told = self.because(doing, error);
+        if let JournalError::Sqlite { problem, .. } = &mut told
+            && matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::ReadOnly)
+            )
+        {
+            // SAFETY: the handle is that of a connection which stays open for as long as it is borrowed.
+            let said = unsafe { rusqlite::ffi::sqlite3_system_errno(db.handle()) };
+            if said != 0 {
+                *problem += &format!(": {}", std::io::Error::from_raw_os_error(said));
+            }
+        }
+        told
     }
 
     pub(crate) fn damaged(self, what: &str) -> JournalError {

@@ -14,9 +14,9 @@
 
 use super::error::{At, JournalError};
 use crate::time::secs;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use std::fs;
-use std::io::Read;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -176,7 +176,6 @@ FROM item i JOIN batch b ON b.id = i.batch LEFT JOIN result r ON r.item = i.id L
 
 /// Opens the file as a journal for its owner, who holds the lock; a file that is not there, or empty, becomes one.
 pub(crate) fn open(path: &Path, synchronous: &str) -> Result<Connection, JournalError> {
-    check_head(path)?;
     let at = At(path);
     let db =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
@@ -184,9 +183,7 @@ pub(crate) fn open(path: &Path, synchronous: &str) -> Result<Connection, Journal
     prepare(&db).map_err(at.failed("cannot be set up"))?;
     let id: i32 = pragma(&db, "application_id").map_err(at.failed("cannot be read"))?;
     let version: i32 = pragma(&db, "user_version").map_err(at.failed("cannot be read"))?;
-    let tables: i64 = db
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(at.failed("cannot be read"))?;
+    let tables = tables(&db).map_err(at.failed("cannot be read"))?;
     if (id, version, tables) == (0, 0, 0) {
         create(&db).map_err(at.failed("cannot be set up"))?;
     } else {
@@ -214,17 +211,33 @@ pub(crate) fn open(path: &Path, synchronous: &str) -> Result<Connection, Journal
 /// what is read here was there from the first on, and what the steps add only makes it faster.
 pub(crate) fn open_beside(path: &Path, write: bool) -> Result<Connection, JournalError> {
     let at = At(path);
-    if let Err(source) = fs::metadata(path) {
+    if length(path)?.is_none() {
+        let source = io::ErrorKind::NotFound.into();
         return Err(JournalError::Io { path: path.to_owned(), doing: "cannot be read".to_owned(), source });
     }
-    check_head(path)?;
-    let flags = if write { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
-    let db = Connection::open_with_flags(path, flags).map_err(at.failed("cannot be opened"))?;
-    prepare(&db).map_err(at.failed("cannot be set up"))?;
-    let id: i32 = pragma(&db, "application_id").map_err(at.failed("cannot be read"))?;
+    let open = |write: bool| {
+        let flags = if write { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
+        let db = Connection::open_with_flags(path, flags).map_err(|error| cannot_be_opened(path, &error))?;
+        prepare(&db).map_err(at.failed("cannot be set up"))?;
+        let id = pragma(&db, "application_id");
+        Ok((db, id))
+    };
+    let (db, id) = match open(write)? {
+        // Whoever made it was killed in the middle of that: what is half done is to be rolled back before it can be read.
+        (_, Err(error)) if !write && error.sqlite_error_code() == Some(ErrorCode::ReadOnly) => open(true)?,
+        opened => opened,
+    };
+    let id: i32 = id.map_err(at.failed("cannot be read"))?;
     let version: i32 = pragma(&db, "user_version").map_err(at.failed("cannot be read"))?;
+    if (id, version) == (0, 0) && tables(&db).map_err(at.failed("cannot be read"))? == 0 {
+        return Err(JournalError::Foreign { path: path.to_owned(), what: "it is empty".to_owned() });
+    }
     recognise(path, id, version)?;
     Ok(db)
+}
+
+fn tables(db: &Connection) -> rusqlite::Result<i64> {
+    db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
 }
 
 /// A journal of this version, or of one that this one can read and bring up to itself.
@@ -280,33 +293,53 @@ fn pragma(db: &Connection, name: &str) -> rusqlite::Result<i32> {
     db.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
 }
 
-/// SQLite would call a file of junk "not a database" only after it has created a log beside it.
+/// What is no database is told before anything is made beside it. SQLite looks, not we: POSIX takes all the locks that a
+/// process has on a file away when it closes any descriptor of that file, so one of ours would cost the locks of the
+/// connections that this process has, and the next process that closes the journal would take itself for the last one and
+/// delete the log.
 pub(crate) fn check_head(path: &Path) -> Result<(), JournalError> {
-    let mut head = [0; 16];
-    let read = fs::File::open(path).and_then(|mut file| {
-        if file.metadata()?.is_dir() {
-            return Err(std::io::ErrorKind::IsADirectory.into());
-        }
-        let mut got = 0;
-        while got < head.len() {
-            match file.read(&mut head[got..])? {
-                0 => break,
-                n => got += n,
-            }
-        }
-        Ok(got)
+    if length(path)?.is_none_or(|length| length == 0) {
+        return Ok(());
+    }
+    let look =
+        || pragma(&Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?, "application_id");
+    let told = look().map_err(|error| (error.sqlite_error_code(), cannot_be_opened(path, &error)));
+    match told {
+        Err((Some(ErrorCode::NotADatabase), error)) | Err((_, error @ JournalError::Io { .. })) => Err(error),
+        // Whatever else is wrong is told by who opens it.
+        _ => Ok(()),
+    }
+}
+
+/// How many bytes the file has; `None`: it is not there.
+fn length(path: &Path) -> Result<Option<u64>, JournalError> {
+    let found = fs::metadata(path).and_then(|meta| match meta.is_dir() {
+        true => Err(io::ErrorKind::IsADirectory.into()),
+        false => Ok(Some(meta.len())),
     });
-    match read {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(source) => {
-            Err(JournalError::Io { path: path.to_owned(), doing: "cannot be opened".to_owned(), source })
-        }
-        Ok(0) => Ok(()),
-        Ok(_) if &head == b"SQLite format 3\0" => Ok(()),
-        Ok(_) => {
-            Err(JournalError::Foreign { path: path.to_owned(), what: "it is no SQLite database".to_owned() })
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map_err(|source| JournalError::Io {
+            path: path.to_owned(),
+            doing: "cannot be opened".to_owned(),
+            source,
+        }),
+    }
+}
+
+/// SQLite does not say why it cannot open a file; the system does.
+fn cannot_be_opened(path: &Path, error: &rusqlite::Error) -> JournalError {
+    if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) {
+        match fs::File::open(path) {
+            Err(source) => {
+                let doing = "cannot be opened".to_owned();
+                return JournalError::Io { path: path.to_owned(), doing, source };
+            }
+            // It is something beside the file. Not closed: see `check_head`.
+            Ok(file) => std::mem::forget(file),
         }
     }
+    At(path).because("cannot be opened", error)
 }
 
 #[cfg(test)]

@@ -358,6 +358,7 @@ impl Writer {
             Ok((ops, part)) => return Outcome::Committed { ops, part },
             Err(error) => error,
         };
+        let told = At(&self.path).said_to(&self.db, "cannot be written", &error);
         self.books = before;
         if !self.db.is_autocommit() {
             // Some errors roll back by themselves. One here leaves nothing to lose.
@@ -367,9 +368,7 @@ impl Writer {
         if is_anew(&error) {
             return Outcome::Anew;
         }
-        let may_pass = may_pass(&error);
-        let error = At(&self.path).because("cannot be written", &error);
-        if may_pass { Outcome::Again(error) } else { Outcome::Over(error) }
+        if may_pass(&error) { Outcome::Again(told) } else { Outcome::Over(told) }
     }
 
     /// One transaction of it: how many ops, and whether a part of the next one is with them.

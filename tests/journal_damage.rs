@@ -302,3 +302,34 @@ fn damage_is_told_or_does_no_harm() {
     // Most damage hits something; some of it hits what nobody needs.
     assert!(given || (went.len() > 3 && went["whole"] > 10 && went["not opened"] > 10), "{went:?}");
 }
+
+/// Of a journal that is too large to be looked through wholly at each opening the structure is looked at: damage to it, or
+/// a row that is gone, is found before anything of it is believed.
+#[test]
+fn a_large_journal_is_looked_through_too() {
+    let dir = Dir::new("damage-large");
+    let path = dir.file("a.db");
+    let engine = engine(&path).unwrap();
+    let text = "x".repeat(40_000);
+    let batch = engine.batch("large").submit(0..600u64, move |n: &u64, _: &Context| Ok(format!("{n}{text}")));
+    assert_eq!(batch.unwrap().wait().unwrap().completed_items, 600);
+    engine.shutdown(secs(20)).unwrap();
+    let whole = fs::read(&path).unwrap();
+    assert!(whole.len() > 20 << 20);
+    let refused = || match self::engine(&path) {
+        Err(Error::Journal(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    // A page in the middle, of an output that nobody reads.
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[0; 4096], (whole.len() as u64 / 2) & !4095).unwrap();
+    assert!(matches!(&*refused(), JournalError::Damaged { .. }), "{:?}", refused());
+    fs::write(&path, &whole).unwrap();
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute("DELETE FROM result WHERE item % 1000 = 77", [])
+        .unwrap();
+    assert!(matches!(&*refused(), JournalError::Damaged { .. }), "{:?}", refused());
+    fs::write(&path, &whole).unwrap();
+    self::engine(&path).unwrap().shutdown(secs(20)).unwrap();
+}

@@ -2,7 +2,8 @@
 //!
 //! The cases know nothing of how a store works. Some act at once, others later and tell the engine through a
 //! [`Link`]: so every case looks at what comes in the end, not at what there is after a call. What a store may leave
-//! to the engine (keeping items for another attempt, steps, readers of their own) is looked at where it does not.
+//! to the engine (keeping items for another attempt, steps, readers of their own), or does not have (tables for the user's
+//! SQL, rows that outlive the process), is looked at where it does.
 
 use super::{
     AppendError, Appended, Claim, JournalError, Link, Order, Origin, Past, Read, Retried, Row, Settled,
@@ -15,12 +16,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 mod attempts;
+mod children;
+#[cfg(feature = "sqlite")]
+mod effects;
 mod ending;
 #[cfg(feature = "sqlite")]
 mod journal_only;
+mod lost;
 mod makers;
 mod results;
 mod submission;
+mod suspects;
 
 type Rows = dyn Store<u64, String>;
 
@@ -34,6 +40,15 @@ trait Maker {
     /// Runs this while nothing that the store sends on is written.
     fn held_up(&self, run: &mut dyn FnMut()) {
         run();
+    }
+    /// Takes away what the store writes to. False: there is nothing that could be.
+    fn lose(&self) -> bool {
+        false
+    }
+    /// Another connection to the tables that the store is in, if it has any.
+    #[cfg(feature = "sqlite")]
+    fn tables(&self) -> Option<rusqlite::Connection> {
+        None
     }
     /// The same batch in another process, after this one has died. `None`: it keeps nothing.
     fn after_a_crash(self) -> Option<Self>
@@ -57,7 +72,10 @@ struct Sums {
     waiting: i64,
     late: u64,
     ended: u64,
-    failed: Option<String>,
+    /// Where they come from, and why.
+    refused: Vec<(u64, String)>,
+    stalled: u64,
+    failures: u64,
 }
 
 /// A link that only takes notes.
@@ -100,16 +118,21 @@ impl Link for Arc<Told> {
     fn gave_up(&self, _seq: u64, _dead: &Dead) {
         self.0.lock().before.1 += 1;
     }
-    fn refused(&self, _origin: Origin, _failure: Failure) {}
+    fn refused(&self, origin: Origin, failure: Failure) {
+        let seq = *origin.downcast::<u64>().expect("its position");
+        self.0.lock().refused.push((seq, failure.message()));
+    }
     fn ended(&self) {
         self.0.lock().ended += 1;
     }
     fn stands_still(&self) -> bool {
         false
     }
-    fn stalled(&self, _stalled: bool) {}
-    fn failed(&self, why: &JournalError) {
-        self.0.lock().failed = Some(why.to_string());
+    fn stalled(&self, stalled: bool) {
+        self.0.lock().stalled += u64::from(stalled);
+    }
+    fn failed(&self, _why: &JournalError) {
+        self.0.lock().failures += 1;
     }
     fn control(&self, _verb: &str) -> String {
         String::new()
@@ -237,10 +260,10 @@ fn retried(row: &Taken, due: Timestamp) -> Retried {
 
 /// All cases, for stores of one kind, by module. Those in brackets use their store up.
 macro_rules! conforms {
-    ($kind:ident: $maker:ty; $($module:ident: $($case:ident)* [$($moved:ident)*];)*) => {
+    ($kind:ident: $maker:ty; $($(#[$meta:meta])* $module:ident: $($case:ident)* [$($moved:ident)*];)*) => {
         mod $kind {
             use super::*;
-            $(mod $module {
+            $($(#[$meta])* mod $module {
                 use super::*;
                 $(#[test]
                 fn $case() {
@@ -264,6 +287,12 @@ macro_rules! conforms {
                 steps_are_kept_while_the_item_is_open [];
             ending: what_waits_is_dropped_and_counted claims_on_their_way_are_counted the_end_is_told
                 [a_dead_process_loses_nothing];
+            #[cfg(feature = "sqlite")]
+            effects: sql_is_written_with_the_mark sql_over_a_group_is_written_with_its_marks [];
+            children: children_are_items children_of_an_earlier_attempt_are_known [children_outlive_their_process];
+            suspects: [suspects_run_alone a_suspect_that_fails_is_one_no_longer
+                what_takes_its_process_along_is_given_up];
+            lost: a_lost_store_tells_everybody [];
         );
     };
 }

@@ -1,4 +1,4 @@
-//! What a journal promises beyond the suite: the length of its log.
+//! What a journal promises beyond the suite: the length of its log, and that a full disk is nobody's fault.
 
 use super::makers::Journalled;
 use super::*;
@@ -125,4 +125,36 @@ fn the_log_is_emptied_behind_a_reader() {
         settle_some(1);
         (log_of(&case) < LOG).then_some(())
     });
+}
+
+/// Promise 20: an item whose SQL finds no room on the disk has not failed. The journal is stalled, and goes on with it.
+#[test]
+fn a_full_disk_in_sql_is_no_outcome() {
+    let case = Journalled::fresh("full-sql");
+    append(case.store(), 0..2);
+    let rows = claim(case.store(), 2, case.now());
+    let other = case.tables().expect("a connection");
+    other
+        .execute_batch("CREATE TABLE ballast (bytes BLOB); INSERT INTO ballast VALUES (zeroblob(1000000))")
+        .unwrap();
+    case.in_the_writer(|tx| {
+        let pages: i64 = tx.db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+        // Room for the marks, but not for more.
+        tx.db.query_row(&format!("PRAGMA max_page_count = {}", pages + 40), [], |_| Ok(()))
+    });
+    let sql = |tx: &rusqlite::Connection| {
+        tx.execute_batch("CREATE TABLE IF NOT EXISTS mine (text TEXT)")?;
+        tx.execute("INSERT INTO mine VALUES (hex(zeroblob(300000)))", [])?;
+        Ok(())
+    };
+    let effects = crate::store::Effects { with: vec![Box::new(sql)], limit: Duration::from_secs(60) };
+    let large = Settled { effects: Some(effects), origin: Some(Box::new(rows[0].seq)), ..good(&rows[0]) };
+    case.store().settle(&mut vec![large, good(&rows[1])]);
+    in_the_end("it is stalled", || (case.told().sums().stalled == 1).then_some(()));
+    assert_eq!(case.told().sums().settled, 0);
+    other.execute_batch("DROP TABLE ballast").unwrap();
+    in_the_end("it goes on", || (case.told().sums().settled == 2).then_some(()));
+    let sums = case.told().sums();
+    assert!(sums.done == 2 && sums.refused.is_empty(), "{sums:?}");
+    assert_eq!(other.query_row("SELECT count(*) FROM mine", [], |row| row.get::<_, i64>(0)).unwrap(), 1);
 }

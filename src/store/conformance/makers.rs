@@ -123,13 +123,23 @@ mod journalled {
             holding.expect("a thread").join().expect("no panic").expect("a commit");
         }
 
+        fn lose(&self) -> bool {
+            std::fs::remove_file(self.path()).expect("the file");
+            true
+        }
+
+        fn tables(&self) -> Option<rusqlite::Connection> {
+            Some(rusqlite::Connection::open(self.path()).expect("a connection"))
+        }
+
         /// A copy of the files is what a process leaves that dies now: nothing is written meanwhile.
         fn after_a_crash(self) -> Option<Self> {
             self.journal.ask(|_| Ok(())).expect("all is written");
             let copy = self.dir.0.join("copy");
             std::fs::create_dir_all(&copy).expect("a directory");
             copy_files(&self.dir.0, &copy);
-            let there = self.dir.0.with_extension("after");
+            let there =
+                self.dir.0.with_file_name(format!("{}-after", self.dir.0.file_name()?.to_string_lossy()));
             let _ = std::fs::remove_dir_all(&there);
             std::fs::rename(&copy, &there).expect("another directory");
             drop((self.store, self.journal));

@@ -13,7 +13,7 @@
 //! as they are.
 
 use super::error::{At, JournalError};
-use crate::time::secs;
+use crate::time::{Clock, secs};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use std::fs;
 use std::io;
@@ -269,11 +269,38 @@ fn migrate(db: &Connection, from: i32, steps: &[&str]) -> rusqlite::Result<()> {
 
 /// Looks through the whole file for damage, indexes included: what an index does not find would run twice.
 pub(crate) fn check(db: &Connection, path: &Path) -> Result<(), JournalError> {
+    let verdict = verdict(db, "integrity_check").map_err(At(path).failed("cannot be checked"))?;
+    if verdict == "ok" { Ok(()) } else { Err(At(path).damaged(&verdict)) }
+}
+
+/// Looks for damage in the structure of the file, in as much of it as there is time for, and at the counters.
+pub(crate) fn check_structure(
+    db: &mut Connection,
+    path: &Path,
+    limit: Option<Duration>,
+) -> Result<(), JournalError> {
     let at = At(path);
-    let verdict: String = db
-        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
-        .map_err(at.failed("cannot be checked"))?;
-    if verdict == "ok" { Ok(()) } else { Err(at.damaged(&verdict)) }
+    if let Some(limit) = limit {
+        let clock = Clock::os();
+        let until = clock.now() + limit;
+        db.progress_handler(1_000, Some(move || clock.now() >= until))
+            .map_err(at.failed("cannot be checked"))?;
+    }
+    let checked = verdict(db, "quick_check").and_then(|verdict| match verdict.as_str() {
+        "ok" => super::batch::count_again(db).map(|()| None),
+        _ => Ok(Some(verdict)),
+    });
+    db.progress_handler(0, None::<fn() -> bool>).map_err(at.failed("cannot be checked"))?;
+    match checked {
+        Ok(None) => Ok(()),
+        Ok(Some(verdict)) => Err(at.damaged(&verdict)),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Ok(()),
+        Err(error) => Err(at.because("cannot be checked", &error)),
+    }
+}
+
+fn verdict(db: &Connection, pragma: &str) -> rusqlite::Result<String> {
+    db.query_row(&format!("PRAGMA {pragma}(1)"), [], |row| row.get(0))
 }
 
 fn prepare(db: &Connection) -> rusqlite::Result<()> {
@@ -419,6 +446,28 @@ mod tests {
         drop(dying);
         migrate(&db, 1, &STEPS).unwrap();
         assert_eq!(version(&db), VERSION);
+    }
+
+    #[test]
+    fn a_check_ends_in_time_and_says_nothing_then() {
+        let file = File::new("limit");
+        let mut db = open(&file.0, "NORMAL").unwrap();
+        db.execute_batch(
+            "CREATE TABLE n (n INTEGER PRIMARY KEY);
+             INSERT INTO n WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 100000) SELECT x FROM c;",
+        )
+        .unwrap();
+        // An item that the batches know nothing of.
+        db.execute_batch(
+            "INSERT INTO item (id, key, run, queued_ms, payload, sum) VALUES (1, 'k', 1, 0, '', 0)",
+        )
+        .unwrap();
+        let wrong = check_structure(&mut db, &file.0, None).unwrap_err();
+        assert!(matches!(wrong, JournalError::Damaged { .. }), "{wrong}");
+        check_structure(&mut db, &file.0, Some(Duration::ZERO)).unwrap();
+        // Nothing that comes after is interrupted.
+        let all = "SELECT count(*) FROM n a JOIN n b ON a.n = b.n";
+        assert_eq!(db.query_row(all, [], |row| row.get::<_, i64>(0)).unwrap(), 100_000);
     }
 
     #[test]

@@ -570,6 +570,14 @@ impl<I: Payload, O: Payload> Member for JournalStore<I, O> {
         }
     }
 
+    fn link(&self) -> Option<Arc<dyn Link>> {
+        self.link.get().cloned()
+    }
+
+    fn come_back(&self, items: &[(i64, RowFate)]) {
+        self.take_back(items);
+    }
+
     fn control(&self, batch: i64, verb: &str) -> Option<String> {
         let link = self.link.get().filter(|_| batch == self.batch)?;
         Some(link.control(verb))

@@ -467,7 +467,8 @@ fn a_submission_that_was_stopped_is_not_sealed() {
     let first = engine(&path);
     let open = first.batch("b").halt("now,fail=1".parse().unwrap()).open(picky).unwrap();
     open.push(1).unwrap(); // odd: the batch is halted
-    while open.push(2).is_ok() {
+    let mut even = (2..).step_by(2);
+    while !matches!(open.push(even.next().unwrap()), Err(PushError::Closed(_))) {
         std::thread::yield_now();
     }
     open.seal();

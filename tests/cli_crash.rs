@@ -27,8 +27,9 @@ const ITEMS: usize = 48;
 const KILLS: u64 = 12;
 
 fn items() -> Vec<String> {
-    // Plain, failing once, holding on; with a child that has left the group, with one whose environment is empty.
-    let kinds = ["n", "f", "h", "n", "g", "n", "e", "n"];
+    // Plain, failing once, holding on; with a child that has left the group, with one whose environment is empty; failing
+    // for good twice.
+    let kinds = ["n", "f", "h", "n", "g", "d", "e", "n"];
     (0..ITEMS).map(|n| format!("{}{n}", kinds[n % kinds.len()])).collect()
 }
 
@@ -45,6 +46,9 @@ fn script(dir: &Dir) -> String {
          h*) sleep 0.04;;
          g*) setsid sleep 0.03 & wait;;
          e*) env -i sleep 0.03 & wait;;
+         d*) for n in 1 2; do
+               [ -e $w.$n ] || {{ : > $w.$n; echo D $BATCHYARD_ATTEMPT $$ $BATCHYARD_IDEMPOTENCY_KEY >> $w; exit 9; }}
+             done;;
          esac
          echo E $BATCHYARD_ATTEMPT $$ $BATCHYARD_IDEMPOTENCY_KEY >> $w
          echo $1"
@@ -54,7 +58,8 @@ fn script(dir: &Dir) -> String {
 /// A line that a job has written.
 #[derive(Debug, PartialEq)]
 struct Line {
-    starts: bool,
+    /// S: it starts, E: it ends, D: it fails for good.
+    what: String,
     attempt: u64,
     key: String,
 }
@@ -63,15 +68,15 @@ struct Line {
 fn witness(dir: &Dir, item: &str) -> Vec<Line> {
     let line = |line: &str| {
         let mut words = line.split(' ');
-        let starts = words.next() == Some("S");
+        let what = words.next().unwrap_or_default().to_owned();
         let attempt = words.next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{item}: {line}"));
-        Line { starts, attempt, key: words.nth(1).unwrap_or_default().to_owned() }
+        Line { what, attempt, key: words.nth(1).unwrap_or_default().to_owned() }
     };
     dir.read(&format!("w-{item}")).lines().map(line).collect()
 }
 
 fn starts(dir: &Dir, item: &str) -> usize {
-    witness(dir, item).iter().filter(|line| line.starts).count()
+    witness(dir, item).iter().filter(|line| line.what == "S").count()
 }
 
 /// A run of the program, with somebody who reads what it prints.
@@ -133,7 +138,7 @@ impl Play {
     fn line(&self, options: &str, items: &[String]) -> Command {
         let items: Vec<&str> = items.iter().map(String::as_str).collect();
         let mut command = kept(&self.dir.path().join("a.db"), options);
-        command.args(["--name", "n", "--retries", "1", "--backoff", "1ms..3ms"]);
+        command.args(["--name", "n", "--retries", "1", "--backoff", "1ms..3ms", "--fatal-exit", "9"]);
         command.sh(&script(&self.dir)).items(&items);
         command
     }
@@ -158,24 +163,43 @@ impl Play {
         if known { ran.objects().iter().filter_map(done).collect() } else { Vec::new() }
     }
 
+    /// Another process asks for what has failed for good, beside the run or without one.
+    fn retry(&self) {
+        let mut asked = of(&self.dir.path().join("a.db"), "retry --json");
+        let ran = asked.args(["--match", "exit 9"]).ran();
+        assert!(matches!(ran.code, Some(0 | 2)), "{ran:?}, seed {}", self.seed);
+    }
+
+    /// Items that failed for good, or were asked for when the run had just ended.
+    fn has_more(&self) -> bool {
+        let journal = self.dir.path().join("a.db");
+        let dead = of(&journal, "dead --json").ran().exits(0).objects();
+        let batch = of(&journal, "status --json").ran().exits(0).objects()[0]["batches"][0].clone();
+        dead.iter().any(|dead| dead["reason"] == "fatal") || batch["open"] != 0
+    }
+
     /// What must hold whenever no run is alive.
     fn check(&self, kills: u64, items: &[String]) {
         let seed = self.seed;
         assert_eq!(self.dir.read("beside"), "", "an attempt beside one that lives, seed {seed}");
         for item in items {
             let lines = witness(&self.dir, item);
-            let attempts: Vec<u64> =
-                lines.iter().filter(|line| line.starts).map(|line| line.attempt).collect();
-            // Promise 4: each start has a number of its own, written ahead.
-            assert!(attempts.is_sorted_by(|a, b| a < b), "{item}: {attempts:?}, seed {seed}");
-            let may_fail = u64::from(item.starts_with('f'));
-            let limit = kills + 1 + may_fail;
-            assert!(attempts.iter().all(|n| *n <= limit), "{item}: {attempts:?}, {kills} kills, seed {seed}");
+            // Promise 4: each start has a number of its own, written ahead. Who has died and is driven again begins anew.
+            for life in lines.split(|line| line.what == "D") {
+                let starts = life.iter().filter(|line| line.what == "S");
+                assert!(starts.is_sorted_by(|a, b| a.attempt < b.attempt), "{item}: {lines:?}, seed {seed}");
+            }
+            let limit = kills + 1 + u64::from(item.starts_with('f'));
+            assert!(
+                lines.iter().all(|line| line.attempt <= limit),
+                "{item}: {lines:?}, {kills} kills, seed {seed}"
+            );
             // Promise 3.
             assert!(lines.iter().all(|line| line.key == lines[0].key), "{item}: {lines:?}, seed {seed}");
             // Promise 2.
             if let Some(seen) = self.seen.get(item) {
-                assert_eq!(attempts.len(), *seen, "{item} ran after its output was seen, seed {seed}");
+                let runs = starts(&self.dir, item);
+                assert_eq!(runs, *seen, "{item} ran after its output was seen, seed {seed}");
             }
         }
     }
@@ -194,24 +218,31 @@ fn play(name: &str, rng: &mut Rng, seed: u64, kills_left: u64) -> (u64, usize) {
         let order = ["", "-k"][rng.below(2) as usize];
         let options = format!("-j {} --durability {durability} {order}", 1 + rng.below(4));
         let mut run = Started::new(&mut play.line(&options, &items));
-        let (wait, look) = (Duration::from_micros(rng.below(reach)), rng.below(4) == 0);
+        let (wait, look) = (Duration::from_micros(rng.below(reach)), rng.below(8));
         let to_the_end = kills >= kills_left.min(KILLS);
         let over = run.ends_within(if to_the_end { HANG * 2 } else { wait });
         assert!(over || !to_the_end, "it hangs, seed {seed}");
         // What somebody else reads beside it is seen, too.
-        let beside = if look && !over { play.results() } else { Vec::new() };
+        let beside = if look == 0 && !over { play.results() } else { Vec::new() };
+        if look == 1 && !over {
+            play.retry();
+        }
         let (code, printed, said) = run.end();
         assert!(!said.contains("internal error"), "{said}, seed {seed}");
         play.see(printed.iter().chain(&beside).map(String::as_str));
         play.printed.extend(printed);
         kills += u64::from(code.is_none());
         play.check(kills, &items);
-        if let Some(code) = code {
-            break (code, said);
+        match code {
+            // The same line tries them again.
+            Some(1) if play.has_more() => {}
+            Some(code) => break (code, said),
+            None if look == 2 => play.retry(),
+            None => {}
         }
         let done: usize = items
             .iter()
-            .map(|item| witness(&play.dir, item).iter().filter(|line| !line.starts).count())
+            .map(|item| witness(&play.dir, item).iter().filter(|line| line.what == "E").count())
             .sum();
         if done == ended {
             reach = (reach * 3 / 2).min(5_000_000); // a slow machine: give it time

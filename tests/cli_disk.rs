@@ -19,6 +19,8 @@ use support::until;
 /// Three jobs, one at a time; the second one says when it has begun, waits for a word, and leaves `bytes`. What runs is
 /// noted beside the disk.
 struct Play {
+    /// Gone before the directory that it is mounted in.
+    disk: Option<Disk>,
     dir: Dir,
     journal: PathBuf,
     up: PathBuf,
@@ -27,7 +29,8 @@ struct Play {
 }
 
 impl Play {
-    fn new(dir: Dir, journal: PathBuf, bytes: usize) -> Play {
+    fn new(dir: Dir, disk: Option<Disk>, bytes: usize) -> Play {
+        let journal = disk.as_ref().map_or_else(|| dir.path().join("a.db"), |disk| disk.file("a.db"));
         let (up, down) = (dir.fifo("up"), dir.fifo("down"));
         let script = format!(
             "echo $1 >> {witness}; [ $1 = b ] || {{ echo $1; exit; }}
@@ -38,7 +41,11 @@ impl Play {
             up = up.display(),
             down = down.display(),
         );
-        Play { dir, journal, up, down, script }
+        Play { disk, dir, journal, up, down, script }
+    }
+
+    fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("it was made with one")
     }
 
     fn line(&self, options: &str) -> Command {
@@ -85,9 +92,9 @@ fn a_disk_that_stays_full_ends_the_run() {
     for bytes in [2_000, 40_000] {
         let dir = Dir::new(&format!("disk-stays-full-{bytes}"));
         let Some(disk) = Disk::mount(dir.path().join("disk"), 16 << 20) else { return };
-        let play = Play::new(dir, disk.file("a.db"), bytes);
+        let play = Play::new(dir, Some(disk), bytes);
         let mut live = play.start("--disk-wait 300ms");
-        disk.fill();
+        play.disk().fill();
         play.go_on();
         live.says("a.db: the disk is full; no job starts until that is over");
         let ran = live.end();
@@ -95,7 +102,7 @@ fn a_disk_that_stays_full_ends_the_run() {
         ran.says("a.db: the disk is full");
         // Of what is there everything can be read.
         assert_eq!(of(&play.journal, "results").ran().exits(0).text(), "a\n");
-        disk.make_room();
+        play.disk().make_room();
         play.the_same_line_goes_on(bytes);
     }
 }
@@ -105,12 +112,12 @@ fn a_disk_that_has_room_again_is_waited_for() {
     for bytes in [2_000, 40_000] {
         let dir = Dir::new(&format!("disk-has-room-{bytes}"));
         let Some(disk) = Disk::mount(dir.path().join("disk"), 16 << 20) else { return };
-        let play = Play::new(dir, disk.file("a.db"), bytes);
+        let play = Play::new(dir, Some(disk), bytes);
         let mut live = play.start("--disk-wait 1h");
-        disk.fill();
+        play.disk().fill();
         play.go_on();
         live.says("a.db: the disk is full; no job starts until that is over");
-        disk.make_room();
+        play.disk().make_room();
         live.says("the journal can be written again");
         let ran = live.end();
         assert_eq!(ran.exits(0).text(), "b\n".repeat(bytes / 2) + "c\n");
@@ -162,10 +169,9 @@ fn attribute(which: &str, files: &[impl AsRef<std::ffi::OsStr>]) -> bool {
 #[test]
 fn a_file_that_becomes_read_only_is_waited_for() {
     let dir = Dir::new("read-only");
-    let journal = dir.path().join("a.db");
-    let play = Play::new(dir, journal.clone(), 2_000);
+    let play = Play::new(dir, None, 2_000);
     let mut live = play.start("--disk-wait 1h");
-    let immutable = Immutable::new(&journal);
+    let immutable = Immutable::new(&play.journal);
     play.go_on();
     if immutable.is_some() {
         live.says(REFUSED);
@@ -180,10 +186,9 @@ fn a_file_that_becomes_read_only_is_waited_for() {
 #[test]
 fn a_file_that_stays_read_only_ends_the_run() {
     let dir = Dir::new("stays-read-only");
-    let journal = dir.path().join("a.db");
-    let play = Play::new(dir, journal.clone(), 2_000);
+    let play = Play::new(dir, None, 2_000);
     let mut live = play.start("--disk-wait 300ms");
-    let Some(immutable) = Immutable::new(&journal) else {
+    let Some(immutable) = Immutable::new(&play.journal) else {
         play.go_on();
         live.end().exits(0);
         return;

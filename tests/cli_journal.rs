@@ -72,6 +72,28 @@ fn what_has_failed_is_tried_again() {
     assert_eq!(line().exits(0).text(), "b 1\n");
 }
 
+/// With `-k` a run begins where the marks of the last one stand, not at its first item.
+#[test]
+fn in_order_a_run_begins_where_the_last_one_came_to() {
+    let dir = Dir::new("place");
+    let journal = dir.path().join("a.db");
+    let broken = dir.file("broken", "");
+    let script = format!("[ $1 != x ] || ! [ -e {} ] || exit 1; echo $1", broken.display());
+    let line = |order: &str, items: &[&str]| kept(&journal, order).sh(&script).items(items).ran();
+    assert_eq!(line("-k", &["a", "b", "x", "c"]).exits(1).text(), "a\nb\nc\n");
+    // Who reads what has been printed finds damage.
+    let db = rusqlite::Connection::open(&journal).unwrap();
+    db.execute("UPDATE result SET attempts = 9 WHERE item & 1099511627775 IN (0, 1)", []).unwrap();
+    drop(db);
+    of(&journal, "results -k").ran().exits(6).says("row");
+    std::fs::remove_file(&broken).unwrap();
+    // What had died has its place before what is new.
+    assert_eq!(line("-k", &["a", "b", "d", "x", "c", "e"]).exits(0).text(), "x\nd\ne\n");
+    for order in ["-k", "", "-k"] {
+        assert_eq!(line(order, &["a", "b", "x", "c", "d", "e"]).exits(0).text(), "");
+    }
+}
+
 /// Promise 15: a drained run goes on where it was.
 #[test]
 fn an_interrupted_run_goes_on() {
@@ -143,7 +165,6 @@ fn a_journal_in_use_is_refused() {
     let (live, _) = started(kept(&journal, "--name n").sh(&script).items(&["a"]), &up);
     let pid = format!("process {}", live.child.id());
     kept(&journal, "--name m -- true ::: a").ran().exits(5).says(&pid);
-    of(&journal, "retry").ran().exits(5).says(&pid);
     std::fs::write(&down, "go\n").unwrap();
     live.end().exits(0);
 }

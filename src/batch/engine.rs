@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod broken;
+#[cfg(test)]
+mod held;
 
 use super::map;
 use super::ticket::{Spawns, Ticket};

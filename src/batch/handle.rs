@@ -173,7 +173,8 @@ where
                 rows.room.notify();
             }
         });
-        let link = LaneLink { shared: Arc::clone(&shared), shell: Arc::downgrade(&shell), notify };
+        let (lane, whole) = (Arc::downgrade(&shell), !source.with_input);
+        let link = LaneLink { shared: Arc::clone(&shared), shell: lane, notify, whole };
         store.link(Arc::new(link), &opened.again);
         if let Some(why) = store.failed() {
             return Err(Error::Journal(why));

@@ -2,6 +2,7 @@
 //!
 //! Called from the journal's writer, which must not wait for anything that waits for it.
 
+use crate::engine::Event;
 use crate::engine::lane::{Ending, Shell, paused};
 use crate::engine::shared::Shared;
 use crate::job::{Dead, Failure, HaltReason};
@@ -15,6 +16,8 @@ pub(super) struct LaneLink {
     pub(super) shell: Weak<Shell>,
     /// Wakes who waits for results or for room.
     pub(super) notify: Box<dyn Fn() + Send + Sync>,
+    /// The run has no input: all that the journal has of the batch is counted in.
+    pub(super) whole: bool,
 }
 
 impl LaneLink {
@@ -121,6 +124,26 @@ impl Link for LaneLink {
     fn failed(&self, why: &JournalError) {
         let why = HaltReason::Journal { problem: why.to_string() };
         self.with(|shared, shell| shared.halt(shell, why));
+    }
+
+    fn hold(&self) -> bool {
+        // One that is told to stop runs nothing more.
+        let shell = self.shell.upgrade().filter(|shell| !shell.core.is_stopping());
+        shell.is_some_and(|shell| self.shared.hold(&shell))
+    }
+
+    fn revived(&self, items: u64, others: u64) {
+        self.with(|shared, shell| {
+            let counts = &shell.core.counts;
+            counts.open.add(items);
+            counts.dead.sub(items);
+            if self.whole {
+                // Of no input: they are not tried by this run, and have not ended either.
+                counts.dead.sub(others);
+                counts.submitted.sub(others);
+            }
+            shared.event(&Event::ItemsRevived { batch: &shell.core.name, items: items + others });
+        });
     }
 
     fn control(&self, verb: &str) -> String {

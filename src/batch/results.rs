@@ -15,6 +15,9 @@ use std::fmt;
 /// [`Batch::push`](crate::Batch::push).
 /// In memory each result is handed out once, to whichever iterator asks first.
 ///
+/// An item that has been given up may be driven again while the batch runs (`batchyard retry`). Then it is yielded a second
+/// time, with its new outcome; in the order of submission once, as it was when its turn came.
+///
 /// An `Err` is about the wait, not about an item: [`Error::WouldBlockWorker`] when an item of the same engine would
 /// have to wait, [`Error::Journal`] when the journal cannot be read. The iterator ends after it.
 pub struct Results<I, O> {

@@ -40,8 +40,10 @@ the same name or an item twice under --duplicates error, 3 halted by --halt or -
 signal, a closed stdout or `batchyard cancel`, 5 the journal is in use, 6 internal error or full disk.";
 
 const RETRY: &str = "\
-What was dead is pending afterwards: the next run of the batch (the same line again) tries it, with all its tries
-before it. While a run has the journal this is refused, with exit code 5.";
+What was dead is pending afterwards, with all its tries before it. A run of the batch in another process tries it before
+it ends, if it has the item in its input; otherwise the next run of the batch does (the same line again).
+
+Exit codes: 0 done, 2 no such journal, batch or key, 5 the owner of the journal does not answer.";
 
 const STEERING: &str = "\
 A run in another process is asked, and answers within a second or so. Without one the batch itself is changed: a paused

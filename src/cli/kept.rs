@@ -1,24 +1,22 @@
 //! A run with a journal: items go in, what they leave is committed, and only then printed.
 //!
 //! The attempts run as [without one](super::drive). What differs: outputs travel through the journal, and one thread
-//! reads them from there and prints (promise 2: nothing is seen that a kill could take back). It marks what it has
-//! printed, once for all that was there to print.
+//! reads them from there and prints (promise 2: nothing is seen that a kill could take back): the [desk](super::desk).
 
 use super::bytes::{Bytes, brief};
 use super::controls::{Controls, Stage, Why};
+use super::desk::Desk;
 use super::drive::{KILLED, Plan, feed, paced};
 use super::exit::Trouble;
 use super::job::{Attempt, Job, OWNER, Status, Verdict};
-use super::left::{Left, item_of, row_of};
-use super::marks::Marks;
-use super::report::Unprinted;
+use super::left::{Left, item_of};
 use super::run::Press;
 use super::{orphans, say};
 use crate::batch::Batch;
 use crate::engine::{Context, Event};
 use crate::job::{BatchStatus, Durability, Failure, HaltReason, Report};
 use crate::store::sqlite::Journal;
-use crate::store::sqlite::admin::{RawResult, Reading};
+use crate::store::sqlite::admin::Reading;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, thread};
 use rustix::process::Pid;
@@ -49,6 +47,7 @@ pub(crate) fn drive(
 ) -> Result<Report, Trouble> {
     let stop = Arc::clone(controls);
     let stalled = AtomicBool::new(false);
+    let revived = Arc::clone(&press.tally);
     let (engine, names) = paced(plan);
     let engine = engine
         .journal(&keeping.path)
@@ -63,6 +62,10 @@ pub(crate) fn drive(
             Event::JournalResumed => {
                 stalled.store(false, Ordering::Relaxed);
                 say("the journal can be written again");
+            }
+            Event::ItemsRevived { items, .. } => {
+                revived.revive(*items);
+                say(format!("{event}"));
             }
             // Not by us, who only stop it: by another process, or since the journal is lost.
             Event::BatchCancelled { .. } => stop.raise(Stage::Cancelling, Why::Elsewhere),
@@ -102,12 +105,12 @@ pub(crate) fn drive(
         journal: Arc::clone(&journal),
         batch: row.id,
         press: Arc::clone(press),
-        in_order: keeping.in_order,
     };
+    let in_order = keeping.in_order;
     let watched = Arc::clone(&batch);
     let printer = thread::Builder::new()
         .name("printer".into())
-        .spawn(move || desk.print(&watched))
+        .spawn(move || desk.print(&watched, in_order))
         .map_err(|e| Trouble::internal(format!("cannot start a thread: {e}")))?;
     let fed = feed(&batch, items, controls);
     let report = batch.wait();
@@ -188,64 +191,5 @@ fn attempt(job: &Job, controls: &Controls, item: &Bytes, ctx: &Context) -> Resul
         Status::Done => Ok(left),
         _ if finished.hopeless => Err(Failure::fatal(finished.how())),
         _ => Err(Failure::retry(finished.how())),
-    }
-}
-
-/// Prints what was committed.
-struct Desk {
-    reading: Arc<Reading>,
-    journal: Arc<Journal>,
-    batch: i64,
-    press: Arc<Press>,
-    in_order: bool,
-}
-
-impl Desk {
-    /// Until the batch has ended and all is printed, or nothing can be printed any more.
-    fn print(&self, batch: &Batch<Bytes, Left>) {
-        if let Err(trouble) = self.try_print(batch) {
-            self.press.stop(Unprinted::Trouble(trouble));
-        }
-    }
-
-    fn try_print(&self, batch: &Batch<Bytes, Left>) -> Result<(), Trouble> {
-        let mut marks = Marks::read(&self.reading, self.batch)?;
-        let mut next = if self.in_order { 0 } else { marks.printed };
-        loop {
-            let found = batch.watch(|ended| match self.fetch(next, ended) {
-                Ok(rows) if rows.is_empty() && !ended => None,
-                found => Some(found),
-            });
-            let rows = found.unwrap_or(Ok(Vec::new()))?;
-            let Some(last) = rows.last() else { break };
-            next = if self.in_order { last.seq + 1 } else { last.cursor };
-            for raw in &rows {
-                if !marks.cover(raw)
-                    && let Some(row) = row_of(&self.reading, raw)?
-                    && !self.press.print(row)
-                {
-                    marks.send(&self.journal, self.batch);
-                    return Ok(());
-                }
-                match self.in_order {
-                    true => marks.reached_in_order(raw),
-                    false => marks.reached(raw),
-                }
-            }
-            marks.send(&self.journal, self.batch);
-        }
-        if self.in_order {
-            marks.all();
-            marks.send(&self.journal, self.batch);
-        }
-        Ok(())
-    }
-
-    fn fetch(&self, next: u64, ended: bool) -> Result<Vec<RawResult>, Trouble> {
-        let found = match self.in_order {
-            true => self.reading.results_in_order(self.batch, next, ended),
-            false => self.reading.results(self.batch, next),
-        };
-        Ok(found?)
     }
 }

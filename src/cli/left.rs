@@ -168,13 +168,20 @@ pub(crate) fn item_of(payload: String) -> Bytes {
     serde_json::from_str(&payload).unwrap_or(Bytes(payload.into_bytes()))
 }
 
-/// A result as it is printed. `None`: an item that its own program left out.
+/// A result as it is printed. `None`: of an item that its own program left out, or that is to be tried again.
 pub(crate) fn row_of(reading: &Arc<Reading>, raw: &RawResult) -> Result<Option<Row>, JournalError> {
     let place = Place { reading: Arc::clone(reading), item: raw.item, epoch: raw.epoch };
     let run_time = Duration::from_micros(raw.run_us);
     let (status, text) = match raw.kind {
         Kind::Done => (Status::Done, raw.output.clone().unwrap_or_default().into_bytes()),
-        Kind::Dead => (Status::Dead, reading.piece(raw.item, raw.epoch, LEFT, 0)?.unwrap_or_default()),
+        Kind::Dead => {
+            let left = reading.piece(raw.item, raw.epoch, LEFT, 0)?;
+            // Driven again since it was read: what comes of that is told.
+            if left.is_none() && !reading.stands(raw)? {
+                return Ok(None);
+            }
+            (Status::Dead, left.unwrap_or_default())
+        }
         Kind::Skipped => return Ok(None),
     };
     let finished = match serde_json::from_slice::<Left>(&text) {

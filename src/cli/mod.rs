@@ -7,7 +7,7 @@
 //! | `job.rs` | an attempt: run it, judge its end |
 //! | `child.rs`, `group.rs`, `capture.rs`, `descriptors.rs` | a process, its group, its output, room for its files |
 //! | `drive.rs` | items to the scheduler, results from it |
-//! | `kept.rs`, `left.rs`, `marks.rs`, `orphans.rs` | the same with a journal |
+//! | `kept.rs`, `left.rs`, `desk.rs`, `marks.rs`, `orphans.rs` | the same with a journal |
 //! | `look.rs`, `steer.rs` | the commands about journals |
 //! | `report.rs`, `order.rs`, `json.rs`, `progress.rs`, `tally.rs`, `joblog.rs` | what is printed |
 //! | `controls.rs`, `signals.rs` | how a run is stopped |
@@ -21,6 +21,7 @@ mod capture;
 mod child;
 mod controls;
 mod descriptors;
+mod desk;
 mod drive;
 mod exit;
 mod group;

@@ -60,6 +60,15 @@ impl Tally {
         (counts.done + counts.dead, counts.dead)
     }
 
+    /// So many items that had been given up, in this run or before, are to be tried again.
+    pub(crate) fn revive(&self, items: u64) {
+        let mut counts = self.counts.lock();
+        counts.dead = counts.dead.saturating_sub(items);
+        if counts.dead == 0 {
+            counts.first_dead = None;
+        }
+    }
+
     /// Remembers the first trouble.
     pub(crate) fn break_down(&self, trouble: Trouble) {
         self.counts.lock().trouble.get_or_insert(trouble);

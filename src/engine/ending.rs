@@ -66,6 +66,24 @@ impl Shared {
         }
     }
 
+    /// Keeps the lane from ending until [`settled`](Shared::settled) is told of one more that is open. False: it has ended,
+    /// or is about to.
+    ///
+    /// While something is open the lane does not end, and one more open keeps it so. With nothing open only its seal is
+    /// still to come: counted first and looked at then, as in `Batch::push`, either that sees our count or we see it.
+    pub(crate) fn hold(&self, shell: &Arc<Shell>) -> bool {
+        let open = &shell.core.counts.open;
+        if open.add_if(|open| open > 0) {
+            return true;
+        }
+        open.add(1);
+        if shell.core.is_sealed() {
+            self.settled(shell, 1, 0);
+            return false;
+        }
+        true
+    }
+
     /// Ends the lane if nothing is open and nothing more will come.
     ///
     /// Two threads may come here for one lane: who brought `open` to zero, and who sealed it. Each changes its own

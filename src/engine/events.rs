@@ -37,6 +37,13 @@ pub enum Event<'a> {
         /// Why.
         dead: &'a Dead,
     },
+    /// Items that had been given up are to be tried again, since another process asks for it (`batchyard retry`).
+    ItemsRevived {
+        /// Their batch.
+        batch: &'a str,
+        /// How many.
+        items: u64,
+    },
     /// An item ignored its cancellation for `grace` and was taken from its worker.
     ItemAbandoned {
         /// Its batch.
@@ -79,6 +86,9 @@ impl fmt::Display for Event<'_> {
             Event::BatchCancelled { batch } => write!(f, "batch `{batch}` is told to stop"),
             Event::BatchEnded { batch, status } => write!(f, "batch `{batch}` ended: {status}"),
             Event::ItemDead { batch, seq, dead } => write!(f, "batch `{batch}`, item {seq}: {dead}"),
+            Event::ItemsRevived { batch, items } => {
+                write!(f, "batch `{batch}`: {items} dead items are to be tried again")
+            }
             Event::ItemAbandoned { batch, worker } => {
                 write!(f, "batch `{batch}`: the item of worker {worker} does not stop and was abandoned")
             }
@@ -106,7 +116,10 @@ pub(crate) fn tell(listener: Option<&Listener>, event: &Event<'_>) {
 fn trace(event: &Event<'_>) {
     #[cfg(feature = "tracing")]
     match event {
-        Event::BatchStarted { .. } | Event::BatchEnded { .. } | Event::JournalResumed => {
+        Event::BatchStarted { .. }
+        | Event::BatchEnded { .. }
+        | Event::ItemsRevived { .. }
+        | Event::JournalResumed => {
             tracing::info!(target: "batchyard", "{event}")
         }
         Event::WorkerLost { .. } | Event::JournalStalled { .. } | Event::JournalLost { .. } => {

@@ -237,6 +237,13 @@ pub(crate) trait Link: Send + Sync {
     fn stalled(&self, stalled: bool);
     /// Nothing can be written any more.
     fn failed(&self, why: &JournalError);
+    /// The batch shall not end until [`settled`](Link::settled) tells of one more that is open. False: it has ended,
+    /// or is ending.
+    fn hold(&self) -> bool {
+        false
+    }
+    /// Dead items come back, so many of those that were counted in, and so many of others.
+    fn revived(&self, _items: u64, _others: u64) {}
     /// Another process asks for this; the answer.
     fn control(&self, verb: &str) -> String;
 }

@@ -134,9 +134,49 @@ pub fn collect(child: Child) -> Ran {
     }
 }
 
+/// A program that does not outlive its test, even if that fails.
+pub struct Running(Option<Child>);
+
+impl Running {
+    fn into_inner(mut self) -> Child {
+        self.0.take().expect("it is taken once")
+    }
+}
+
+impl std::ops::Deref for Running {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        self.0.as_ref().expect("it is taken with the whole of it")
+    }
+}
+
+impl std::ops::DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Child {
+        self.0.as_mut().expect("it is taken with the whole of it")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(child) = &mut self.0 else { return };
+        // SIGQUIT has it kill its jobs first.
+        let pid = rustix::process::Pid::from_child(child);
+        for signal in [rustix::process::Signal::QUIT, rustix::process::Signal::KILL] {
+            let _ = rustix::process::kill_process(pid, signal);
+            for _ in 0..200 {
+                if !matches!(child.try_wait(), Ok(None)) {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
 /// A program that runs while the test talks to it.
 pub struct Live {
-    pub child: Child,
+    pub child: Running,
     pub stdout: BufReader<std::process::ChildStdout>,
     pub stderr: BufReader<std::process::ChildStderr>,
 }
@@ -146,7 +186,7 @@ impl Live {
         let mut child = command.spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        Self { child, stdout, stderr }
+        Self { child: Running(Some(child)), stdout, stderr }
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
@@ -163,7 +203,7 @@ impl Live {
 
     pub fn end(self) -> Ran {
         let Live { child, mut stdout, mut stderr } = self;
-        let mut ran = collect(child);
+        let mut ran = collect(child.into_inner());
         stdout.read_to_end(&mut ran.stdout).unwrap();
         let mut said = Vec::new();
         stderr.read_to_end(&mut said).unwrap();

@@ -3,16 +3,17 @@
 //! Reading takes short statements, a few hundred rows at a time. What writes needs the lock: who wants to write and finds
 //! an owner leaves a request in the table `control`, which the owner looks at ten times a second ([`ask_owner`]).
 
-use super::append::again;
 use super::error::{At, JournalError};
 use super::journal::{Journal, Options};
 pub(crate) use super::moment::utc;
 use super::owner::{Orphans, boot};
 pub(crate) use super::read::RawResult;
+pub(crate) use super::revive::{Pick, Revived};
 pub(crate) use super::rows::Kind;
+use super::rows::{number, seq_of};
 use super::schema::open_beside;
 use super::writer::Tx;
-use super::{piece, read};
+use super::{piece, read, revive};
 use crate::job::{AttemptError, Durability};
 use crate::sync::{Arc, Mutex};
 use crate::time::{secs, wall_ms};
@@ -21,6 +22,8 @@ use std::path::{Path, PathBuf};
 
 /// Rows of one statement.
 pub(crate) const PAGE: usize = 256;
+/// Items that one statement passes over.
+const SPAN: u64 = 10_000;
 
 /// A connection that only reads.
 #[derive(Debug)]
@@ -153,6 +156,77 @@ impl Reading {
         self.read(|db| read::by_input(db, batch, from, PAGE, gaps))
     }
 
+    /// How many results there are: the cursor behind the last.
+    pub(crate) fn ended(&self, batch: i64) -> Result<u64, JournalError> {
+        Ok(self.read(|db| Ok(super::batch::last_of(db, "result", batch)? + 1))? as u64)
+    }
+
+    /// Results from one cursor to another whose items lie before this one, in the order of completion: a page, and the
+    /// cursor behind it.
+    pub(crate) fn results_behind(
+        &self,
+        batch: i64,
+        item: u64,
+        from: u64,
+        to: u64,
+    ) -> Result<(Vec<RawResult>, u64), JournalError> {
+        let number = |n: u64| number(batch, n as i64);
+        self.read(|db| {
+            let found: Vec<(i64, i64)> = db
+                .prepare_cached(
+                    "SELECT id, item FROM result WHERE id >= ? AND id < ? AND item < ? ORDER BY id LIMIT ?",
+                )?
+                .query_map(params![number(from), number(to), number(item), PAGE as i64], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+            let behind = found.last().filter(|_| found.len() == PAGE).map_or(to, |(id, _)| seq_of(*id) + 1);
+            let mut rows = Vec::new();
+            for (_, item) in found {
+                // One may have been taken back since, and another one come, which is looked at in its turn.
+                rows.extend(read::of_item(db, item).optional()?.filter(|row| row.cursor <= to));
+            }
+            Ok((rows, behind))
+        })
+    }
+
+    /// The first of these items that has no result, or one beyond this number, or has died. If there is none, the number
+    /// behind the last, or the end of the range.
+    pub(crate) fn first_beyond(
+        &self,
+        batch: i64,
+        (from, to): (u64, u64),
+        results: u64,
+    ) -> Result<u64, JournalError> {
+        let items = self.read(|db| Ok(super::batch::last_of(db, "item", batch)? + 1))? as u64;
+        let (mut from, to) = (from, to.min(items).max(from));
+        while from < to {
+            let until = (from + SPAN).min(to);
+            let number = |n: u64| number(batch, n as i64);
+            let found: Option<i64> = self.read(|db| {
+                db.prepare_cached(
+                    "SELECT i.id FROM item i LEFT JOIN result r ON r.item = i.id WHERE i.id >= ? AND i.id < ?
+                     AND (r.id IS NULL OR r.id >= ? OR r.kind = 'dead') ORDER BY i.id LIMIT 1",
+                )?
+                .query_row([number(from), number(until), number(results)], |row| row.get(0))
+                .optional()
+            })?;
+            match found {
+                Some(found) => return Ok(seq_of(found)),
+                None => from = until,
+            }
+        }
+        Ok(from)
+    }
+
+    /// Whether a result is still there: a dead item may have been taken back.
+    pub(crate) fn stands(&self, result: &RawResult) -> Result<bool, JournalError> {
+        self.read(|db| {
+            db.prepare_cached("SELECT 1 FROM result WHERE item = ? AND epoch = ?")?
+                .exists(params![result.item, result.epoch])
+        })
+    }
+
     /// Why the attempts of an item failed.
     pub(crate) fn errors(&self, item: i64) -> Result<Vec<AttemptError>, JournalError> {
         self.read(|db| read::errors(db, item))
@@ -213,18 +287,11 @@ pub(crate) fn send_marks(journal: &Journal, batch: i64, marks: Vec<(&'static str
     });
 }
 
-/// Which of the dead are meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Pick {
-    All,
-    /// The one with this key.
-    Key(String),
-    /// Those with this text in an error of theirs.
-    Matching(String),
-}
-
-/// Makes dead items pending: the next run of their batch tries them from the start. Whatever they died of. Returns how
-/// many. They are written a page a commit: whoever is killed in the middle of it does the rest the next time.
+/// Makes dead items pending, as their owner for that time: the next run of their batch tries them. Returns how many.
+///
+/// # Errors
+///
+/// [`JournalError::InUse`] names a live owner.
 pub(crate) fn revive(
     path: &Path,
     kill: &mut dyn FnMut(&Orphans),
@@ -235,7 +302,10 @@ pub(crate) fn revive(
         let (mut revived, mut next) = (0, Some(0));
         while let Some(cursor) = next {
             let pick = pick.clone();
-            let (more, behind) = journal.ask(move |tx| revive_page(tx, batch, &pick, cursor))?;
+            let (more, behind) = journal.ask(move |tx| {
+                let page = revive::page(tx, batch, &pick, cursor)?;
+                Ok((page.len(), page.next))
+            })?;
             revived += more;
             next = behind;
         }
@@ -243,45 +313,11 @@ pub(crate) fn revive(
     })
 }
 
-/// How many, and the cursor behind them.
-fn revive_page(
-    tx: &mut Tx<'_>,
-    batch: i64,
-    pick: &Pick,
-    cursor: u64,
-) -> rusqlite::Result<(u64, Option<u64>)> {
-    let mut revived = 0;
-    let (rows, next) = read::dead(tx.db, batch, cursor, read::PAGE)?;
-    for row in rows {
-        let meant = match pick {
-            Pick::All => true,
-            Pick::Key(key) => row.key.to_string() == *key,
-            Pick::Matching(text) => {
-                read::errors(tx.db, row.item)?.iter().any(|error| error.message.contains(text))
-            }
-        };
-        if meant {
-            again(tx.db, row.item, row.epoch)?;
-            tx.books.of(tx.db, batch)?.dead -= 1;
-            revived += 1;
-        }
-    }
-    Ok((revived, next))
-}
-
-/// Becomes the owner for as long as `write` takes; a dead one is taken over before, as at any opening.
+/// Becomes the owner for as long as `work` takes; a dead one is taken over before, as at any opening.
 ///
 /// # Errors
 ///
 /// [`JournalError::InUse`] names a live owner.
-pub(crate) fn as_owner<R: Send + 'static>(
-    path: &Path,
-    kill: &mut dyn FnMut(&Orphans),
-    write: impl FnMut(&mut Tx<'_>) -> rusqlite::Result<R> + Send + 'static,
-) -> Result<R, Arc<JournalError>> {
-    with_owner(path, kill, |journal| journal.ask(write))
-}
-
 fn with_owner<R>(
     path: &Path,
     kill: &mut dyn FnMut(&Orphans),
@@ -302,7 +338,11 @@ fn with_owner<R>(
     worked
 }
 
-/// As [`as_owner`], for what can be asked of a batch that runs in another process, and of one that nobody runs.
+/// Steers a batch that nobody runs, as the owner for that time.
+///
+/// # Errors
+///
+/// [`JournalError::InUse`] names a live owner.
 pub(crate) fn steer(
     path: &Path,
     kill: &mut dyn FnMut(&Orphans),
@@ -310,7 +350,9 @@ pub(crate) fn steer(
     verb: &str,
 ) -> Result<String, Arc<JournalError>> {
     let verb = verb.to_owned();
-    as_owner(path, kill, move |tx| super::batch::steer(tx, batch, &verb).map(str::to_owned))
+    with_owner(path, kill, |journal| {
+        journal.ask(move |tx| super::batch::steer(tx, batch, &verb).map(str::to_owned))
+    })
 }
 
 /// Asks the owner; the number of the request.
@@ -327,7 +369,8 @@ pub(crate) fn ask_owner(path: &Path, batch: i64, verb: &str) -> Result<i64, Jour
 /// What has become of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    Pending,
+    /// With what has been done so far, of what takes its time.
+    Pending(Option<String>),
     Given(String),
     /// Its owner has died.
     Gone,
@@ -343,7 +386,7 @@ impl Reading {
         })?;
         Ok(match found {
             None => Answer::Gone,
-            Some((None, _)) => Answer::Pending,
+            Some((None, so_far)) => Answer::Pending(so_far),
             Some((Some(_), answer)) => Answer::Given(answer.unwrap_or_default()),
         })
     }

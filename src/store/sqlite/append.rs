@@ -159,9 +159,10 @@ pub(crate) fn has_ended(
 }
 
 /// Takes a dead item's result back: it has its tries before it again.
-pub(crate) fn again(db: &rusqlite::Connection, id: i64, epoch: i64) -> rusqlite::Result<()> {
+pub(crate) fn again(db: &rusqlite::Connection, id: i64, epoch: i64) -> rusqlite::Result<Past> {
     db.prepare_cached("DELETE FROM result WHERE item = ?")?.execute([id])?;
     db.prepare_cached("DELETE FROM piece WHERE item = ?")?.execute([id])?;
     let past = Past { epoch: epoch.saturating_add(1), ..Past::NONE };
-    write_past(db, id, &past)
+    write_past(db, id, &past)?;
+    Ok(past)
 }

@@ -155,7 +155,7 @@ pub(crate) fn count_again(db: &Connection) -> rusqlite::Result<()> {
 }
 
 /// The highest position that the batch has in a table; -1: none.
-fn last_of(db: &Connection, table: &str, batch: i64) -> rusqlite::Result<i64> {
+pub(crate) fn last_of(db: &Connection, table: &str, batch: i64) -> rusqlite::Result<i64> {
     let (from, to) = range_of(batch);
     let last: Option<i64> = db
         .prepare_cached(&format!("SELECT max(id) FROM {table} WHERE id >= ? AND id < ?"))?

@@ -9,11 +9,14 @@ use super::owner::{self, Orphans};
 #[cfg(feature = "cli")]
 use super::piece;
 use super::read::Readers;
+use super::revive::Revival;
+use super::rows::Past;
 use super::writer::{Inbox, Listener, Op, Tx, Writer};
 use super::{batch, schema};
 use crate::core::turns::{Side, Sides, Turns};
 use crate::job::Durability;
-use crate::store::BatchId;
+use crate::store::{BatchId, Link};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::{ThreadId, current};
 use crate::sync::{Arc, Mutex, Weak, thread};
 use crossbeam::channel::bounded;
@@ -46,6 +49,8 @@ pub(crate) struct Options<'a> {
 
 /// What a batch's store does when something happens to the journal.
 pub(crate) trait Member: Send + Sync {
+    /// Its batch's number.
+    fn batch(&self) -> i64;
     /// What it has out, and whether it stands still. Takes no lock.
     fn side(&self) -> (&Side, bool);
     /// Its rows may be claimed again. Whoever calls may hold the lane's latches: it is looked at soon, not here.
@@ -56,6 +61,10 @@ pub(crate) trait Member: Send + Sync {
     fn stalled(&self, stalled: bool);
     /// Nothing will ever be written again.
     fn failed(&self, why: &Arc<JournalError>);
+    /// What tells its lane.
+    fn link(&self) -> Option<Arc<dyn Link>>;
+    /// Items that had died are pending again, and the lane has counted them in.
+    fn come_back(&self, items: &[(i64, Past)]);
     /// Another process asks for this.
     fn control(&self, batch: i64, verb: &str) -> Option<String>;
 }
@@ -89,17 +98,22 @@ pub(crate) struct Journal {
     shared: Arc<Members>,
 }
 
+/// The open batches of a journal.
+pub(super) type Open = Arc<Mutex<All>>;
+
 /// The batches that are open.
 struct Members {
-    all: Mutex<All>,
+    all: Open,
+    /// The last request that was looked at. One that takes its time is not begun again.
+    asked: AtomicU64,
     turns: Turns,
     tell: Tell,
     inbox: crate::sync::OnceLock<Weak<Inbox>>,
 }
 
 #[derive(Default)]
-struct All {
-    there: Vec<Weak<dyn Member>>,
+pub(super) struct All {
+    pub(super) there: Vec<Weak<dyn Member>>,
     /// Nothing is written any more: who comes later is told, too.
     over: Option<Arc<JournalError>>,
 }
@@ -124,7 +138,8 @@ impl Journal {
         held.watch(&beside(path, "-wal"))?;
         held.watch(&hand_path)?;
         let shared = Arc::new(Members {
-            all: Mutex::new(All::default()),
+            all: Arc::default(),
+            asked: AtomicU64::new(0),
             turns: Turns::new(),
             tell: options.tell,
             inbox: crate::sync::OnceLock::new(),
@@ -379,15 +394,23 @@ impl Listener for Members {
 
     fn look_for_requests(&self, db: &Connection) {
         let found: rusqlite::Result<Vec<(i64, i64, String)>> = (|| {
-            db.prepare_cached("SELECT id, batch, verb FROM control WHERE done_ms IS NULL ORDER BY id")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-                .collect()
+            db.prepare_cached(
+                "SELECT id, batch, verb FROM control WHERE done_ms IS NULL AND id > ? ORDER BY id",
+            )?
+            .query_map([self.asked.load(Ordering::Relaxed) as i64], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?
+            .collect()
         })();
         // What cannot be read now is looked for again.
         for (id, batch, verb) in found.unwrap_or_default() {
+            let Some(inbox) = self.inbox.get().and_then(Weak::upgrade) else { return };
+            self.asked.store(id as u64, Ordering::Relaxed);
+            if Revival::begin(id, batch, &verb, &self.all, &inbox) {
+                continue;
+            }
             let answer = self.members().iter().find_map(|member| member.control(batch, &verb));
             let answer = answer.filter(|answer| answer != "has ended");
-            let Some(inbox) = self.inbox.get().and_then(Weak::upgrade) else { return };
             inbox.send(Box::new(Ask {
                 write: move |tx: &mut Tx<'_>| {
                     let now = tx.now_ms;

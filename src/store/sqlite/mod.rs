@@ -11,6 +11,7 @@
 //! | `rows`, `read` | rows and their checksums; reading beside the writer |
 //! | `journal` | an open journal |
 //! | `piece` | what attempts leave besides their results |
+//! | `revive` | dead items that are driven again |
 //! | `admin` | reading and steering without the types |
 //! | `store`, `incoming`, `outgoing`, `reader` | one batch's rows, typed |
 
@@ -33,6 +34,7 @@ mod owner;
 mod piece;
 mod read;
 mod reader;
+mod revive;
 mod rows;
 mod schema;
 mod settle;

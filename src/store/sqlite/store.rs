@@ -474,6 +474,10 @@ impl<I: Payload, O: Payload> Member for JournalStore<I, O> {
         self.written.notify_all();
     }
 
+    fn batch(&self) -> i64 {
+        self.batch
+    }
+
     fn side(&self) -> (&Side, bool) {
         (self.claims.side(), self.stands_still())
     }
@@ -491,6 +495,14 @@ impl<I: Payload, O: Payload> Member for JournalStore<I, O> {
         if first && let Some(link) = self.link.get() {
             link.failed(why);
         }
+    }
+
+    fn link(&self) -> Option<Arc<dyn Link>> {
+        self.link.get().cloned()
+    }
+
+    fn come_back(&self, items: &[(i64, RowFate)]) {
+        self.take_back(items);
     }
 
     fn control(&self, batch: i64, verb: &str) -> Option<String> {

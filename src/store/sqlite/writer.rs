@@ -165,6 +165,11 @@ impl Inbox {
         }
     }
 
+    /// Whether the writer ends soon.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.box_.lock().closing
+    }
+
     /// Lets the writer end once everything sent so far is written.
     pub(crate) fn close(&self) {
         self.box_.lock().closing = true;

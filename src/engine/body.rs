@@ -509,7 +509,7 @@ impl<W: Work> LaneBody for Body<W> {
         let worker = slot.id;
         let seat = &self.seats[worker];
         self.take_back_seat(shared, shell, seat, u64::MAX);
-        let Some((hand, _)) = seat.seat.lose() else { return };
+        let Some((Hand { chunk, history, .. }, _)) = seat.seat.lose() else { return };
         // First: it is not alone in hand, who is in hand beside it.
         self.work.given_up(false);
         self.work.off_hand(worker);
@@ -517,15 +517,17 @@ impl<W: Work> LaneBody for Body<W> {
         let mut me = WorkerState::stand_in(slot, shared.nanos());
         let attempt = FailedAttempt {
             seat: worker,
-            chunk: &hand.chunk,
+            chunk: &chunk,
             at,
-            history: hand.history,
+            history,
             verdict: Verdict::Abandoned { hung },
             now: shared.clock.raw(),
         };
         let settled = self.failed(shared, shell, &mut me, attempt);
         self.work.publish(worker);
         shared.settled(shell, before + settled, done);
+        // The worker may have come back meanwhile: then this is the last hold on the user's items.
+        drop_quietly(chunk);
     }
 
     fn demand_in_hand(&self, worker: usize) -> Demand {

@@ -114,7 +114,10 @@ where
         }
         self.rows.store.settle(&mut outbox);
         drop(outbox);
-        self.rows.published.notify();
+        // Before its commit there is nothing to be seen.
+        if !self.rows.store.settles_later() {
+            self.rows.published.notify();
+        }
     }
 
     fn drop_unclaimed(&self, _ending: &Ending) -> usize {

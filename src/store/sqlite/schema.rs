@@ -130,15 +130,6 @@ CREATE TABLE piece (               -- what attempts have left besides their resu
   UNIQUE (item, name, n)
 ) STRICT;
 
-CREATE TABLE child (               -- the last process that each worker has started for an item
-  owner       INTEGER NOT NULL,
-  worker      INTEGER NOT NULL,
-  pgid        INTEGER NOT NULL,
-  start_ticks INTEGER NOT NULL,    -- tells a process from a later one of the same number
-  item        INTEGER NOT NULL,
-  PRIMARY KEY (owner, worker)
-) STRICT, WITHOUT ROWID;
-
 CREATE TABLE mark (                -- how far a reader has come
   batch  INTEGER NOT NULL,
   reader TEXT NOT NULL,

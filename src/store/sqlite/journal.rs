@@ -174,6 +174,12 @@ impl Journal {
         self.inbox.send(Box::new(op));
     }
 
+    /// See [`Inbox::send_along`].
+    #[cfg(feature = "cli")]
+    pub(crate) fn send_along(&self, op: impl Op + 'static) {
+        self.inbox.send_along(Box::new(op));
+    }
+
     /// Whether this is the writer's own thread: in a listener that it has called.
     fn is_writer(&self) -> bool {
         self.writer_id == current().id()

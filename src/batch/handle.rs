@@ -370,8 +370,13 @@ impl<I: 'static, O> Batch<I, O> {
     #[cfg(feature = "cli")]
     pub(crate) fn watch<R>(&self, mut look: impl FnMut(bool) -> Option<R>) -> Option<R> {
         let core = &self.shell.core;
+        // Each look is a statement: the one before the wait is entered would only find what the one behind it finds.
+        let mut entered = false;
         // Asked first: whatever was settled before the end is found by the look behind it.
         self.rows.published.wait(&self.shared.clock, None, || {
+            if !std::mem::replace(&mut entered, true) {
+                return None;
+            }
             let ended = core.report().is_some();
             look(ended)
         })

@@ -116,12 +116,13 @@ where
             // A journal that has failed answers at once, and that may end the batch: not under the latch.
             let mut settled = std::mem::take(&mut *outbox);
             drop(outbox);
+            // Before its commit there is nothing to be seen.
             self.rows.store.settle(&mut settled);
         } else {
             self.rows.store.settle(&mut outbox);
             drop(outbox);
+            self.rows.published.notify();
         }
-        self.rows.published.notify();
     }
 
     fn drop_unclaimed(&self, _ending: &Ending) -> (usize, Box<dyn Any + Send>) {

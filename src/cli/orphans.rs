@@ -1,6 +1,6 @@
 //! Ends what the children of a run that died still do, before their items run again.
 //!
-//! Two ways lead to them. The journal has the process group of each worker's last child; a group is ours only if its
+//! Two ways lead to them. Beside the journal lies the process group of each worker's last child; a group is ours only if its
 //! leader has the start time that was noted, since numbers are used again. And every child has the run's id in its
 //! environment, and hands it down: so those are found, too, that were started just before the run died, with all of
 //! their group, and those that have left it. A process is held by a descriptor before it is looked at and
@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::HashSet;
 use std::fs;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -97,7 +98,10 @@ pub(crate) fn start_ticks(pid: Pid) -> Option<u64> {
 
 /// A field of `stat` behind the name, which may hold anything; the state is field 0.
 fn field(pid: Pid, n: usize) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // All of it comes with one read: 52 numbers and a name, which is no text if the file's is none.
+    let mut stat = [0; 2048];
+    let read = fs::File::open(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?.read(&mut stat).ok()?;
+    let stat = String::from_utf8_lossy(&stat[..read]);
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(n).map(str::to_owned)
 }

@@ -294,7 +294,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// The item comes back: [`PushError::Full`] (in memory, where as many items wait as may);
+    /// The item comes back: [`PushError::Full`] (as many items wait as may, or with a journal as many bytes);
     /// [`PushError::Duplicate`] when another item of the batch has its key; [`PushError::Closed`] when the batch is
     /// stopped or this attempt is not the item's current one any more; [`PushError::Key`] when its key or its JSON
     /// cannot be made, or it is not of the batch's type.

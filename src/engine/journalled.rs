@@ -17,8 +17,8 @@ impl Context {
     /// Notes a process group that was started for the item, with the start time of its leader. The one that this worker
     /// noted before has ended.
     pub(crate) fn note_child(&self, pgid: i32, start_ticks: u64) {
-        if let Some((journal, item)) = self.journalled() {
-            journal.note_child(self.worker(), pgid, start_ticks, item);
+        if let Some(journal) = &self.shared.journal {
+            journal.note_child(self.worker(), pgid, start_ticks);
         }
     }
 

@@ -273,7 +273,7 @@ impl Reading {
 
 /// Writes how far readers of a batch have come, some time soon.
 pub(crate) fn send_marks(journal: &Journal, batch: i64, marks: Vec<(&'static str, u64)>) {
-    journal.send(super::batch::Ask {
+    journal.send_along(super::batch::Ask {
         write: move |tx: &mut Tx<'_>| {
             let mut insert =
                 tx.db.prepare_cached("INSERT OR REPLACE INTO mark (batch, reader, at) VALUES (?, ?, ?)")?;

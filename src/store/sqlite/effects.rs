@@ -30,8 +30,8 @@ use std::time::Duration;
 const LOOK_EVERY: i32 = 1_000;
 
 /// What only we may touch.
-const OURS: [&str; 11] =
-    ["owner", "batch", "item", "retry", "error", "result", "step", "piece", "child", "mark", "control"];
+const OURS: [&str; 10] =
+    ["owner", "batch", "item", "retry", "error", "result", "step", "piece", "mark", "control"];
 
 /// Switches for the time that the user's SQL runs.
 #[derive(Debug, Clone)]

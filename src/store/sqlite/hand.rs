@@ -1,9 +1,12 @@
 //! What each worker has in hand, for whoever takes over after a crash: `<journal>-hand`.
 //!
-//! One slot of 32 bytes a worker, written with one `pwrite` before a chunk starts (its first and its last item), and
-//! emptied by another one when it has ended. The page cache outlives the process, so after a `kill -9` the file tells exactly which items were in
-//! hand, at a microsecond a chunk and without a commit. It does not outlive the machine, so it carries the start
-//! of the machine, and with another one nothing is concluded from it.
+//! Two slots of 32 bytes a worker. One is written with one `pwrite` before a chunk starts (its first and its last item), and
+//! emptied by another one when it has ended. The other has the last process that the worker has started for an item. The
+//! page cache outlives the process, so after a `kill -9` the file tells exactly which items were in hand and which
+//! processes may still run, at a microsecond each and without a commit. It does not outlive the machine: with another
+//! start of it nothing is concluded from the file.
+//!
+//! One slot more counts the threads that were given up and have not come back: while there are any, nobody is alone.
 
 use super::error::JournalError;
 use super::lock::beside;
@@ -15,6 +18,19 @@ use std::path::{Path, PathBuf};
 
 const SLOT: usize = 32;
 const MAGIC: u64 = 0x6279_7264_6861_6e64;
+const CHILD_MAGIC: u64 = 0x6279_7264_6368_6c64;
+const STRANGERS_MAGIC: u64 = 0x6279_7264_7374_7267;
+
+/// What a dead owner left.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    pub(crate) in_hand: Vec<InHand>,
+    /// Process groups, each with the start of its first process in clock ticks since the machine started: tells a
+    /// process from a later one of the same number.
+    pub(crate) children: Vec<(i32, u64)>,
+    /// Threads ran that nobody had an eye on any more.
+    pub(crate) strangers: bool,
+}
 
 /// The items of one slot: numbers as in the table `item`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,21 +49,13 @@ pub(crate) struct Hand {
 /// Threads of this process that were given up, by whatever engine: they may outlive it.
 static GIVEN_UP: Mutex<i64> = Mutex::new(0);
 
-/// What a dead owner left.
-#[derive(Debug, Default)]
-pub(crate) struct Left {
-    pub(crate) in_hand: Vec<InHand>,
-    /// Threads ran that nobody had an eye on any more.
-    pub(crate) strangers: bool,
-}
-
 impl Hand {
     /// Starts anew for this many workers.
     pub(crate) fn create(journal: &Path, workers: usize) -> Result<(Hand, PathBuf), JournalError> {
         let path = beside(journal, "-hand");
         let made = File::create(&path).and_then(|file| {
             // Zeros, not a hole: noting must not need room on a full disk.
-            file.write_all_at(&vec![0; (workers + 1) * SLOT], 0)?;
+            file.write_all_at(&vec![0; (workers * 2 + 1) * SLOT], 0)?;
             let hand = Hand { file, workers };
             hand.given_up(0);
             Ok(hand)
@@ -64,50 +72,77 @@ impl Hand {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Left::default()),
             read => read?,
         };
-        let workers = (bytes.len() / SLOT).saturating_sub(1);
-        let mut slots = bytes.chunks_exact(SLOT);
-        let in_hand = slots.by_ref().take(workers).filter_map(parse).collect();
-        let strangers = slots.next().and_then(parse).is_some_and(|slot| slot.last > 0);
-        Ok(Left { in_hand, strangers })
+        let slots = || bytes.chunks_exact(SLOT);
+        Ok(Left {
+            in_hand: slots().filter_map(items).collect(),
+            children: slots().filter_map(child).collect(),
+            strangers: slots().filter_map(|slot| parse(STRANGERS_MAGIC, slot)).any(|(count, _)| count > 0),
+        })
     }
 
     /// This worker has these items in hand. An error is no reason to stop: after a crash the items are tried again
     /// all the same, only not one by one.
     pub(crate) fn note(&self, worker: usize, items: InHand) {
-        let _ = self.file.write_at(&format(items), (worker * SLOT) as u64);
+        let _ = self.file.write_at(&format_items(items), at(worker));
     }
 
     /// It has nothing in hand.
     pub(crate) fn clear(&self, worker: usize) {
-        let _ = self.file.write_at(&[0; SLOT], (worker * SLOT) as u64);
+        let _ = self.file.write_at(&[0; SLOT], at(worker));
+    }
+
+    /// This worker has started a process, and none of those before it runs any more.
+    #[cfg(feature = "cli")]
+    pub(crate) fn note_child(&self, worker: usize, pgid: i32, start_ticks: u64) {
+        let slot = format(CHILD_MAGIC, u64::from(pgid.unsigned_abs()), start_ticks);
+        let _ = self.file.write_at(&slot, at(worker) + SLOT as u64);
     }
 
     /// So many more threads were given up, or fewer.
     pub(crate) fn given_up(&self, more: i64) {
         let mut given_up = GIVEN_UP.lock();
         *given_up += more;
-        let slot = format(InHand { first: 0, last: *given_up });
-        let _ = self.file.write_at(&slot, (self.workers * SLOT) as u64);
+        let slot = format(STRANGERS_MAGIC, (*given_up).max(0) as u64, 0);
+        let _ = self.file.write_at(&slot, at(self.workers));
     }
 }
 
-fn format(items: InHand) -> [u8; SLOT] {
+fn at(worker: usize) -> u64 {
+    (worker * 2 * SLOT) as u64
+}
+
+fn format_items(items: InHand) -> [u8; SLOT] {
+    format(MAGIC, items.first as u64, items.last as u64)
+}
+
+fn format(magic: u64, one: u64, two: u64) -> [u8; SLOT] {
     let mut slot = [0; SLOT];
-    let words = [MAGIC, items.first as u64, items.last as u64, sum(items)];
-    for (bytes, word) in slot.chunks_exact_mut(8).zip(words) {
+    for (bytes, word) in slot.chunks_exact_mut(8).zip([magic, one, two, sum(magic, one, two)]) {
         bytes.copy_from_slice(&word.to_le_bytes());
     }
     slot
 }
 
-fn parse(slot: &[u8]) -> Option<InHand> {
-    let word = |i: usize| Some(u64::from_le_bytes(slot.get(8 * i..8 * i + 8)?.try_into().ok()?));
-    let items = InHand { first: word(1)? as i64, last: word(2)? as i64 };
-    (word(0)? == MAGIC && word(3)? == sum(items) && items.first <= items.last).then_some(items)
+fn items(slot: &[u8]) -> Option<InHand> {
+    let (first, last) = parse(MAGIC, slot)?;
+    let items = InHand { first: first as i64, last: last as i64 };
+    (items.first <= items.last).then_some(items)
 }
 
-fn sum(items: InHand) -> u64 {
-    MAGIC ^ (items.first as u64).rotate_left(17) ^ (items.last as u64).rotate_left(41)
+fn child(slot: &[u8]) -> Option<(i32, u64)> {
+    let (pgid, start_ticks) = parse(CHILD_MAGIC, slot)?;
+    // The group 0 would be our own.
+    Some((i32::try_from(pgid).ok().filter(|pgid| *pgid > 0)?, start_ticks))
+}
+
+fn parse(magic: u64, slot: &[u8]) -> Option<(u64, u64)> {
+    let word = |i: usize| Some(u64::from_le_bytes(slot.get(8 * i..8 * i + 8)?.try_into().ok()?));
+    let (one, two) = (word(1)?, word(2)?);
+    (word(0)? == magic && word(3)? == sum(magic, one, two)).then_some((one, two))
+}
+
+fn sum(magic: u64, one: u64, two: u64) -> u64 {
+    magic ^ one.rotate_left(17) ^ two.rotate_left(41)
 }
 
 #[cfg(test)]
@@ -116,11 +151,16 @@ mod tests {
 
     #[test]
     fn slots_read_back_and_rubbish_does_not() {
-        let items = InHand { first: 1 << 40 | 7, last: 1 << 40 | 9 };
-        let mut slot = format(items);
-        assert_eq!(parse(&slot), Some(items));
-        assert_eq!(parse(&[0; SLOT]), None);
+        let there = InHand { first: 1 << 40 | 7, last: 1 << 40 | 9 };
+        let mut slot = format_items(there);
+        assert_eq!(items(&slot), Some(there));
+        assert_eq!(child(&slot), None);
+        assert_eq!(items(&[0; SLOT]), None);
         slot[9] ^= 1;
-        assert_eq!(parse(&slot), None);
+        assert_eq!(items(&slot), None);
+        let mut slot = format(CHILD_MAGIC, 4711, 99);
+        assert_eq!((child(&slot), items(&slot)), (Some((4711, 99)), None));
+        slot[17] ^= 1;
+        assert_eq!(child(&slot), None);
     }
 }

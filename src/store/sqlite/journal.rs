@@ -187,6 +187,12 @@ impl Journal {
         self.inbox.send(Box::new(op));
     }
 
+    /// See [`Inbox::send_along`].
+    #[cfg(feature = "cli")]
+    pub(crate) fn send_along(&self, op: impl Op + 'static) {
+        self.inbox.send_along(Box::new(op));
+    }
+
     /// Whether this is the writer's own thread: in a listener that it has called.
     fn is_writer(&self) -> bool {
         self.writer_id == current().id()
@@ -263,20 +269,8 @@ impl Journal {
 
     /// Notes a process that a worker has started for an item.
     #[cfg(feature = "cli")]
-    pub(crate) fn note_child(&self, worker: usize, pgid: i32, start_ticks: u64, item: i64) {
-        let owner = self.owner;
-        self.send(Ask {
-            write: move |tx: &mut Tx<'_>| {
-                tx.db
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO child (owner, worker, pgid, start_ticks, item) VALUES (?, ?, ?, ?, ?)",
-                    )?
-                    .execute(rusqlite::params![owner, worker as i64, pgid, start_ticks as i64, item])
-                    .map(drop)
-            },
-            made: None,
-            told: Box::new(|_: Result<(), _>| ()),
-        });
+    pub(crate) fn note_child(&self, worker: usize, pgid: i32, start_ticks: u64) {
+        self.hand.note_child(worker, pgid, start_ticks);
     }
 
     /// Keeps something of an attempt, before whatever is sent after it.
@@ -336,7 +330,6 @@ impl Journal {
                 for batch in batch::claimed(tx.db)? {
                     tx.books.of(tx.db, batch)?.claimed_to = 0;
                 }
-                tx.db.execute("DELETE FROM child WHERE owner = ?", [owner])?;
                 tx.db.execute("UPDATE owner SET ended_ms = ? WHERE id = ?", [now, owner]).map(drop)
             },
             made: None,

@@ -80,31 +80,31 @@ pub(crate) fn take_over(
         schema::check_structure(db, path, (bytes > STRUCTURE_CHECKED).then_some(CHECK_LIMIT))?;
     }
     let boot = boot();
-    if !dead.is_empty() {
-        let orphans = Orphans {
-            owners: dead.iter().map(|owner| owner.uid.clone()).collect(),
-            groups: groups_of(db, &dead, &boot).map_err(at.failed("cannot be read"))?,
-        };
-        kill(&orphans);
-    }
-    // Of the last one only: who took over from the others has read theirs.
-    let hand = match dead.last() {
+    // Of the last one only: who took over from the others has read theirs. Of this start of the machine: processes of an
+    // earlier one are gone, and their numbers are strangers'.
+    let left = match dead.last() {
         Some(last) if last.boot == boot && !boot.is_empty() => Hand::read(path).unwrap_or_default(),
         _ => Left::default(),
     };
+    if !dead.is_empty() {
+        let orphans = Orphans {
+            owners: dead.iter().map(|owner| owner.uid.clone()).collect(),
+            groups: left.children.clone(),
+        };
+        kill(&orphans);
+    }
     let tx = db
         .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
         .map_err(at.failed("cannot be written"))?;
     let taken = (|| {
         if !dead.is_empty() {
-            recover(&tx, &dead, &hand)?;
+            recover(&tx, &dead, &left)?;
         }
         let now = wall_ms() as i64;
         // Who asked an owner that has died asks again.
         tx.execute("DELETE FROM control", [])?;
         for owner in &dead {
             tx.execute("UPDATE owner SET ended_ms = ? WHERE id = ?", params![now, owner.id])?;
-            tx.execute("DELETE FROM child WHERE owner = ?", [owner.id])?;
         }
         tx.execute(
             "INSERT INTO owner (uid, pid, boot, started_ms) VALUES (?, ?, ?, ?)",
@@ -121,19 +121,6 @@ fn dead_owners(db: &Connection) -> rusqlite::Result<Vec<DeadOwner>> {
     db.prepare("SELECT id, uid, boot FROM owner WHERE ended_ms IS NULL OR ended_ms < started_ms ORDER BY id")?
         .query_map([], |row| Ok(DeadOwner { id: row.get(0)?, uid: row.get(1)?, boot: row.get(2)? }))?
         .collect()
-}
-
-/// Of this start of the machine: numbers and times of an earlier one would be those of strangers.
-fn groups_of(db: &Connection, dead: &[DeadOwner], boot: &str) -> rusqlite::Result<Vec<(i32, u64)>> {
-    let mut groups = Vec::new();
-    for owner in dead.iter().filter(|owner| owner.boot == boot && !boot.is_empty()) {
-        let mut select = db.prepare("SELECT pgid, start_ticks FROM child WHERE owner = ?")?;
-        let rows = select.query_map([owner.id], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?;
-        for row in rows {
-            groups.push(row?);
-        }
-    }
-    Ok(groups)
 }
 
 /// Whatever the dead owners had claimed may have been started: those claimed in order lie below their batch's mark,

@@ -134,6 +134,8 @@ pub(crate) struct Inbox {
 
 struct Letters {
     ops: Vec<Box<dyn Op>>,
+    /// One of them does not want to wait for company.
+    hurry: bool,
     /// The writer sleeps, or is about to: whoever brings something wakes it.
     asleep: bool,
     closing: bool,
@@ -148,8 +150,20 @@ impl std::fmt::Debug for Letters {
 
 impl Inbox {
     /// Hands an op to the writer. Never waits. Once the journal has failed or is closed the op is told so at once, by
-    /// this thread: who sends with a latch held that the op takes looks before whether it has.
+    /// this thread: nobody sends with a latch held that the op takes. (Every open batch has been told by then: the op does
+    /// not stop its lane.)
     pub(crate) fn send(&self, op: Box<dyn Op>) {
+        self.put(op, true);
+    }
+
+    /// The same for what nobody waits for: it goes with the next group that is written, or alone within [`LOOK`]. A
+    /// commit of its own would cost more than what it says.
+    #[cfg(feature = "cli")]
+    pub(crate) fn send_along(&self, op: Box<dyn Op>) {
+        self.put(op, false);
+    }
+
+    fn put(&self, op: Box<dyn Op>, hurry: bool) {
         let mut letters = self.box_.lock();
         if let Some(why) = &letters.failed {
             let why = Arc::clone(why);
@@ -158,7 +172,8 @@ impl Inbox {
             return;
         }
         letters.ops.push(op);
-        let wake = std::mem::take(&mut letters.asleep);
+        letters.hurry |= hurry;
+        let wake = hurry && std::mem::take(&mut letters.asleep);
         drop(letters);
         if wake {
             self.writer.unpark();
@@ -240,7 +255,7 @@ impl Writer {
         let clock = Clock::os();
         let fence = Fence::install(&mut db, &clock)?;
         let parker = Parker::new();
-        let letters = Letters { ops: Vec::new(), asleep: false, closing: false, failed: None };
+        let letters = Letters { ops: Vec::new(), hurry: false, asleep: false, closing: false, failed: None };
         let inbox = Arc::new(Inbox { box_: Mutex::new(letters), writer: parker.unparker() });
         Ok(Writer {
             db,
@@ -323,12 +338,13 @@ impl Writer {
     fn has_group(&mut self, looked: &mut Timestamp, listener: &dyn Listener) -> bool {
         while self.group.is_empty() {
             let now = self.clock.now();
-            if now - *looked >= LOOK {
+            let time_to_look = now - *looked >= LOOK;
+            if time_to_look {
                 *looked = now;
                 self.look_for_requests(listener);
             }
             let mut letters = self.inbox.box_.lock();
-            if !letters.ops.is_empty() {
+            if letters.hurry || ((time_to_look || letters.closing) && !letters.ops.is_empty()) {
                 letters.asleep = false;
                 let mut rows = 0;
                 let fit = letters.ops.iter().take_while(|op| {
@@ -338,7 +354,10 @@ impl Writer {
                 });
                 let count = fit.count();
                 self.group = match count == letters.ops.len() {
-                    true => std::mem::take(&mut letters.ops).into(),
+                    true => {
+                        letters.hurry = false;
+                        std::mem::take(&mut letters.ops).into()
+                    }
                     false => letters.ops.drain(..count).collect(),
                 };
                 break;
@@ -443,8 +462,34 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(feature = "cli")]
+    use super::{Tx, secs};
     use crate::store::JournalError;
     use crate::store::sqlite::testing::Alone;
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn what_goes_along_is_written_with_the_next_or_by_itself() {
+        use crate::store::sqlite::batch::Ask;
+        use crossbeam::channel::unbounded;
+
+        let there = Alone::new("along");
+        let journal = &there.journal;
+        let (send, written) = unbounded();
+        let along = |n: u32| {
+            let send = send.clone();
+            let told = Box::new(move |made: Result<(), _>| send.send((n, made.is_ok())).unwrap());
+            journal.send_along(Ask { write: |_: &mut Tx<'_>| Ok(()), made: None, told });
+        };
+        along(1);
+        journal.ask(|_| Ok(())).unwrap();
+        assert_eq!(written.try_recv(), Ok((1, true)), "it went before what was sent after it");
+        along(2);
+        assert_eq!(written.recv_timeout(secs(60)), Ok((2, true)), "nothing follows it");
+        along(3);
+        journal.close();
+        assert_eq!(written.try_recv(), Ok((3, true)), "the end takes it along");
+    }
 
     #[test]
     fn a_panic_ends_the_journal_and_everybody_is_told() {

@@ -104,9 +104,10 @@ impl fmt::Display for Event<'_> {
 /// A listener.
 pub(crate) type Listener = Box<dyn Fn(&Event<'_>) + Send + Sync>;
 
-/// Tells the listener, if there is one. Its panic is its own: it must not take a thread of the engine with it.
+/// Tells the listener, if there is one. Its panic is its own, as is that of a subscriber of `tracing`: it must not take a
+/// thread of the engine with it.
 pub(crate) fn tell(listener: Option<&Listener>, event: &Event<'_>) {
-    trace(event);
+    let _ = caught(|| trace(event));
     if let Some(listener) = listener {
         let _ = caught(|| listener(event));
     }

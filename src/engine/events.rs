@@ -87,7 +87,7 @@ impl fmt::Display for Event<'_> {
             Event::BatchEnded { batch, status } => write!(f, "batch `{batch}` ended: {status}"),
             Event::ItemDead { batch, seq, dead } => write!(f, "batch `{batch}`, item {seq}: {dead}"),
             Event::ItemsRevived { batch, items } => {
-                write!(f, "batch `{batch}`: {items} dead items are to be tried again")
+                write!(f, "batch `{batch}`: dead items to be tried again: {items}")
             }
             Event::ItemAbandoned { batch, worker } => {
                 write!(f, "batch `{batch}`: the item of worker {worker} does not stop and was abandoned")

@@ -113,13 +113,13 @@ fn the_run_under_way_tries_them() {
     play.up();
     play.until_dead(1);
     assert_eq!(play.retry(&[]), answer(1, 1, &live));
-    hears(&mut live, "batch `n`: 1 dead items are to be tried again");
+    hears(&mut live, "batch `n`: dead items to be tried again: 1");
     until("it dies again", || play.runs("x1") == 2 && play.batch()["dead"] == 1);
     play.mend();
     let text = of(&play.journal, "retry").ran();
     let here = format!("1 item of batch `n`: tried again by process {}, which runs it\n", live.child.id());
     assert_eq!(text.exits(0).text(), here);
-    hears(&mut live, "batch `n`: 1 dead items are to be tried again");
+    hears(&mut live, "batch `n`: dead items to be tried again: 1");
     until("it is done", || play.batch()["dead"] == 0 && play.batch()["done"] == 2);
     assert_eq!(play.retry(&[])["revived"], 0);
     play.go_on();

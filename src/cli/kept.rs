@@ -47,7 +47,7 @@ pub(crate) fn drive(
 ) -> Result<Report, Trouble> {
     let stop = Arc::clone(controls);
     let stalled = AtomicBool::new(false);
-    let revived = Arc::clone(&press.tally);
+    let tally = Arc::clone(&press.tally);
     let (engine, names) = paced(plan);
     let engine = engine
         .journal(&keeping.path)
@@ -64,7 +64,7 @@ pub(crate) fn drive(
                 say("the journal can be written again");
             }
             Event::ItemsRevived { items, .. } => {
-                revived.revive(*items);
+                tally.revive(*items);
                 say(format!("{event}"));
             }
             // Not by us, who only stop it: by another process, or since the journal is lost.

@@ -87,7 +87,7 @@ impl fmt::Display for Event<'_> {
             Event::BatchEnded { batch, status } => write!(f, "batch `{batch}` ended: {status}"),
             Event::ItemDead { batch, seq, dead } => write!(f, "batch `{batch}`, item {seq}: {dead}"),
             Event::ItemsRevived { batch, items } => {
-                write!(f, "batch `{batch}`: {items} dead items are to be tried again")
+                write!(f, "batch `{batch}`: dead items to be tried again: {items}")
             }
             Event::ItemAbandoned { batch, worker } => {
                 write!(f, "batch `{batch}`: the item of worker {worker} does not stop and was abandoned")
@@ -104,9 +104,10 @@ impl fmt::Display for Event<'_> {
 /// A listener.
 pub(crate) type Listener = Box<dyn Fn(&Event<'_>) + Send + Sync>;
 
-/// Tells the listener, if there is one. Its panic is its own: it must not take a thread of the engine with it.
+/// Tells the listener, if there is one. Its panic is its own, as is that of a subscriber of `tracing`: it must not take a
+/// thread of the engine with it.
 pub(crate) fn tell(listener: Option<&Listener>, event: &Event<'_>) {
-    trace(event);
+    let _ = caught(|| trace(event));
     if let Some(listener) = listener {
         let _ = caught(|| listener(event));
     }

@@ -114,6 +114,25 @@ pub(crate) struct Shared {
     /// Lanes that have ended and whose end is being written.
     pub(super) ending: Mutex<Vec<Arc<Shell>>>,
     pub(crate) throughput: Mutex<Throughput>,
+    #[cfg(test)]
+    pub(crate) planted: Planted,
+}
+
+/// A bug of ours, planted by a test: so many looks of workers panic with a ticket in hand.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Planted(pub(crate) Mutex<u64>);
+
+#[cfg(test)]
+impl Planted {
+    pub(crate) fn strike(&self) {
+        let mut left = self.0.lock();
+        if *left > 0 {
+            *left -= 1;
+            drop(left);
+            panic!("planted: in a look for work");
+        }
+    }
 }
 
 impl Shared {
@@ -160,6 +179,8 @@ impl Shared {
             past: Mutex::new(super::snapshot::Past::default()),
             ending: Mutex::new(Vec::new()),
             throughput: Mutex::new(Throughput::new(clock.now())),
+            #[cfg(test)]
+            planted: Planted::default(),
             clock,
             limits,
         }

@@ -26,53 +26,70 @@ const HOLD_UP: Duration = millis(1);
 const LINGER: u32 = 16;
 /// How often waiting lanes are looked at for ageing.
 const AGEING_LOOK: Duration = secs(1);
+/// After a look that panicked: one that does so every time must not keep a core busy.
+const AFTER_PANIC: Duration = millis(100);
+
+/// What the supervisor remembers from look to look.
+#[derive(Default)]
+struct Memory {
+    /// By worker: the attempt that was cancelled, and when it will be abandoned.
+    warned: HashMap<usize, (Epoch, Timestamp)>,
+    /// Looks since the last reason to watch.
+    calm: u32,
+    next_ageing: Timestamp,
+}
 
 /// The supervisor thread.
 pub(crate) fn supervise(shared: &Arc<Shared>, parker: &Parker) {
-    // By worker: the attempt that was cancelled, and when it will be abandoned.
-    let mut warned: HashMap<usize, (Epoch, Timestamp)> = HashMap::new();
-    let mut calm = 0;
-    let mut next_ageing = Timestamp::ZERO;
+    let mut memory = Memory::default();
     belong_to(shared);
     while !shared.is_stopped() {
         shared.ticker.tick(&shared.clock);
         let now = shared.clock.now();
-        let (lanes, mut next) = shared.due(now);
-        for shell in lanes {
-            // What a lane drops is the user's; a panic of it must not end the supervisor.
-            let _ = caught(move || look_at_lane(shared, &shell, now));
-        }
-        if shared.watching.load(Ordering::Relaxed) {
-            let look = look_at_workers(shared, &mut warned, now);
-            next = earliest(next, look);
-            calm = if look.is_some() { 0 } else { calm + 1 };
-            if calm > LINGER {
-                calm = 0;
-                shared.watching.store(false, Ordering::Relaxed);
-                // ORDERING: SeqCst: see `Shared::watch`.
-                fence(Ordering::SeqCst);
-                if look_at_workers(shared, &mut warned, now).is_some() {
-                    shared.watching.store(true, Ordering::Relaxed);
-                    next = earliest(next, Some(now + HOLD_UP));
-                }
-            } else if look.is_none() {
-                next = earliest(next, Some(now + HOLD_UP));
-            }
-        }
-        next = earliest(next, shared.gate.reclaim(shared, now));
-        shared.sample_throughput();
-        if now >= next_ageing {
-            next_ageing = now + AGEING_LOOK;
-            if age(shared, now) {
-                next = earliest(next, Some(next_ageing));
-            } else {
-                next_ageing = now;
-            }
-        } else {
-            next = earliest(next, Some(next_ageing));
-        }
+        // A bug of ours. Without a supervisor no timer would come any more, and the engine would hang.
+        let next = caught(|| look(shared, &mut memory, now)).unwrap_or(Some(now + AFTER_PANIC));
         shared.clock.park(parker, next);
     }
+}
+
+/// Looks at everything that is due; when to look again.
+fn look(shared: &Arc<Shared>, memory: &mut Memory, now: Timestamp) -> Option<Timestamp> {
+    let Memory { warned, calm, next_ageing } = memory;
+    let (lanes, mut next) = shared.due(now);
+    for shell in lanes {
+        // What a lane drops is the user's, and the other lanes are due as well.
+        let _ = caught(move || look_at_lane(shared, &shell, now));
+    }
+    if shared.watching.load(Ordering::Relaxed) {
+        let look = look_at_workers(shared, warned, now);
+        next = earliest(next, look);
+        *calm = if look.is_some() { 0 } else { *calm + 1 };
+        if *calm > LINGER {
+            *calm = 0;
+            shared.watching.store(false, Ordering::Relaxed);
+            // ORDERING: SeqCst: see `Shared::watch`.
+            fence(Ordering::SeqCst);
+            if look_at_workers(shared, warned, now).is_some() {
+                shared.watching.store(true, Ordering::Relaxed);
+                next = earliest(next, Some(now + HOLD_UP));
+            }
+        } else if look.is_none() {
+            next = earliest(next, Some(now + HOLD_UP));
+        }
+    }
+    next = earliest(next, shared.gate.reclaim(shared, now));
+    shared.sample_throughput();
+    if now >= *next_ageing {
+        *next_ageing = now + AGEING_LOOK;
+        if age(shared, now) {
+            next = earliest(next, Some(*next_ageing));
+        } else {
+            *next_ageing = now;
+        }
+    } else {
+        next = earliest(next, Some(*next_ageing));
+    }
+    next
 }
 
 fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {

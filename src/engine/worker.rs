@@ -6,7 +6,7 @@
 
 use super::context::Context;
 use super::gate::Held;
-use super::lane::Shell;
+use super::lane::{LaneCore, Shell};
 use super::recovery::InHand;
 use super::shared::Shared;
 use super::slot::Slot;
@@ -16,10 +16,12 @@ use crate::meter::Recorder;
 use crate::policy::{rng::Rng, stride};
 use crate::sync::atomic::{Ordering, fence};
 use crate::sync::{Arc, OnceLock, Parker, thread};
+use crate::time::millis;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 /// What becomes of the worker after a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +67,36 @@ enum Next {
     Serve(Arc<Shell>),
     Pause,
     Exit,
+    /// The look for it panicked: a bug of ours.
+    Recover,
+}
+
+/// After a look that panicked: one that does so every time must not keep a core busy.
+const AFTER_PANIC: Duration = millis(100);
+
+/// A ticket for an entry of this lane. Should something panic before the entry is served, the lane has the ticket back.
+struct Ticket<'a> {
+    shared: &'a Shared,
+    /// Until it is used.
+    shell: Option<Arc<Shell>>,
+}
+
+impl Ticket<'_> {
+    fn core(&self) -> &LaneCore {
+        &self.shell.as_ref().expect("it is used by value").core
+    }
+
+    fn used(mut self) -> Arc<Shell> {
+        self.shell.take().expect("it is used by value")
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if let Some(shell) = self.shell.take() {
+            self.shared.add(&shell, 1);
+        }
+    }
 }
 
 thread_local! {
@@ -141,7 +173,12 @@ pub(crate) fn start(shared: &Arc<Shared>, mut me: WorkerState) -> std::io::Resul
     let started = thread::Builder::new().name(format!("batchyard-{}", me.slot.id)).spawn(move || {
         let shared = shared_there;
         belong_to(&shared);
-        let fate = work(&shared, &mut me);
+        // Whatever happens, it is known that this thread has ended, and nothing stays in its hands.
+        let fate = caught(|| work(&shared, &mut me)).unwrap_or_else(|_| {
+            me.slot.leave_chunk();
+            me.held.release(&shared);
+            Fate::Replace
+        });
         ENGINE.with(|engine| engine.set(0));
         if fate == Fate::Abandoned {
             shared.stuck.fetch_sub(1, Ordering::AcqRel);
@@ -169,7 +206,7 @@ fn work(shared: &Arc<Shared>, me: &mut WorkerState) -> Fate {
         let next = shared.ready.wait(
             id,
             &parker,
-            || look(shared, me),
+            || caught(|| look(shared, me)).unwrap_or(Some(Next::Recover)),
             |parker| {
                 parker.park();
                 true
@@ -177,6 +214,12 @@ fn work(shared: &Arc<Shared>, me: &mut WorkerState) -> Fate {
         );
         match next {
             Next::Exit => return Fate::GoOn,
+            Next::Recover => {
+                me.held.release(shared);
+                // Work that this worker has left is another one's meanwhile.
+                shared.ready.wake_more();
+                parker.park_timeout(AFTER_PANIC);
+            }
             Next::Pause => {
                 // The wake-up that came here may have been meant for work.
                 shared.ready.wake_more();
@@ -237,6 +280,7 @@ fn look(shared: &Arc<Shared>, me: &mut WorkerState) -> Option<Next> {
             // Its item has gone: the grant passes on.
             me.held.release(shared);
         }
+        drop_quietly(shell);
     }
     for class in (0..Priority::CLASSES).rev() {
         loop {
@@ -247,23 +291,26 @@ fn look(shared: &Arc<Shared>, me: &mut WorkerState) -> Option<Next> {
                 shared.forget(lane, class, &shared.void, tenant);
                 continue;
             };
-            let core = &shell.core;
-            match core.word.take() {
-                Take::Got { left } => {
-                    let own = usize::from(core.tunables.get().class);
-                    if own != class {
-                        // An aged lane's turn in a higher class is one chunk; or its class was changed just now. What
-                        // is left is to be found in its own class.
-                        shared.forget(lane, class, &shared.void, tenant);
-                        shared.forget(lane, own, &core.word, tenant);
-                    } else if left == 0 {
-                        shared.forget(lane, class, &core.word, tenant);
-                    }
-                    shared.ready.wake_more();
-                    return Some(Next::Serve(shell));
-                }
-                Take::Empty | Take::Blocked => shared.forget(lane, class, &core.word, tenant),
+            let Take::Got { left } = shell.core.word.take() else {
+                shared.forget(lane, class, &shell.core.word, tenant);
+                drop_quietly(shell);
+                continue;
+            };
+            let ticket = Ticket { shared, shell: Some(shell) };
+            #[cfg(test)]
+            shared.planted.strike();
+            let core = ticket.core();
+            let own = usize::from(core.tunables.get().class);
+            if own != class {
+                // An aged lane's turn in a higher class is one chunk; or its class was changed just now. What is left is
+                // to be found in its own class.
+                shared.forget(lane, class, &shared.void, tenant);
+                shared.forget(lane, own, &core.word, tenant);
+            } else if left == 0 {
+                shared.forget(lane, class, &core.word, tenant);
             }
+            shared.ready.wake_more();
+            return Some(Next::Serve(ticket.used()));
         }
     }
     None

@@ -29,6 +29,8 @@ enum Bug {
     Publish,
     /// When an item that has ended brings its batch to a halt.
     Halt,
+    /// In the supervisor, while it takes the rest of a chunk back.
+    TakeBack,
 }
 
 /// Items are their positions. `REFILLED`: as of a batch; otherwise as of `map`.
@@ -80,6 +82,15 @@ impl<const REFILLED: bool> Work for Broken<REFILLED> {
             *self.slow.lock() = Some(thread::current().id());
             ctx.sleep(millis(3))?;
         }
+        if self.bug == Bug::TakeBack && matches!(item, 1007 | 1500) {
+            // One is held up until the supervisor has come; the other one needs it after that.
+            while self.struck.lock().is_empty() {
+                ctx.sleep(millis(1))?;
+            }
+            if item == 1500 && ctx.attempt() == 1 {
+                return Err(Failure::retry("once more"));
+            }
+        }
         if item % 17 == 5 { Err(Failure::fatal("its own")) } else { Ok(item) }
     }
 
@@ -112,6 +123,9 @@ impl<const REFILLED: bool> Work for Broken<REFILLED> {
         if *self.slow.lock() == Some(thread::current().id()) {
             self.strike(Bug::Publish, 0);
         }
+        if thread::current().name() == Some("batchyard-supervisor") {
+            self.strike(Bug::TakeBack, 0);
+        }
     }
 
     fn drop_unclaimed(&self, _reason: &Ending) -> (usize, Box<dyn Any + Send>) {
@@ -129,7 +143,8 @@ fn run<const REFILLED: bool>(bug: Bug) -> Vec<usize> {
     let engine = Engine::builder().workers(3).in_memory().quota("k", 2).open().unwrap();
     let shared = &engine.handle.shared;
     let (kind, _) = shared.gate.kind(&"k".into()).unwrap();
-    let mut core = plain_core(shared, "broken", Retry::none());
+    let retry = Retry::exponential(millis(5)..millis(6)).attempts(2).no_budget();
+    let mut core = plain_core(shared, "broken", retry);
     core.spec.may_abandon = REFILLED;
     core.spec.halt = (bug == Bug::Halt).then(|| "soon,fail=30".parse().unwrap());
     core.gate = LaneGate::new(Demand::of(kind, 1), Vec::new());
@@ -208,4 +223,23 @@ fn promise_19_a_bug_with_nothing_in_hand_ends_no_item_and_loses_no_count() {
 #[test]
 fn promise_19_a_bug_in_the_end_of_an_item_counts_it_once() {
     assert_eq!(run::<true>(Bug::Halt).len(), 0);
+}
+
+#[test]
+fn promise_19_a_bug_in_the_supervisor_does_not_end_it() {
+    assert_eq!(run::<true>(Bug::TakeBack).len(), 0);
+}
+
+#[test]
+fn promise_19_a_bug_while_looking_for_work_loses_no_ticket_and_no_worker() {
+    let engine = Engine::builder().workers(2).in_memory().quota("k", 1).open().unwrap();
+    // More often than there are workers.
+    *engine.handle.shared.planted.0.lock() = 5;
+    let batch = engine.batch("b").needs("k", 1).submit(0..500u32, |n, _| Ok(*n)).unwrap();
+    assert_eq!(batch.wait_by(secs(60)).unwrap().completed_items, 500);
+    assert_eq!(*engine.handle.shared.planted.0.lock(), 0);
+    assert!(engine.map(0..500u32, |n, _| Ok(*n)).iter().all(Result::is_ok));
+    assert_eq!(engine.in_use(&"k".into()), Some((0, 1)));
+    engine.shutdown(secs(60)).unwrap();
+    assert_eq!(engine.handle.shared.threads(), 0);
 }

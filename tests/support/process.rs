@@ -46,7 +46,8 @@ impl Rng {
 }
 
 /// The file of what happened, in the order in which it happened: each line is one write at its end, by whatever
-/// process, and outlives that process.
+/// process, and outlives that process. A kill may cut a write short where a page ends: a line that has not its end was
+/// not said.
 pub(crate) struct Witness(File);
 
 impl Witness {
@@ -55,13 +56,14 @@ impl Witness {
     }
 
     pub(crate) fn say(&self, line: &str) {
-        (&self.0).write_all(format!("{line}\n").as_bytes()).expect("a line of the witness file");
+        (&self.0).write_all(format!("\n{line} .").as_bytes()).expect("a line of the witness file");
     }
 
     /// What was said, each line by its words.
     pub(crate) fn read(path: &Path) -> Vec<Vec<String>> {
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        text.lines().map(|line| line.split(' ').map(str::to_owned).collect()).collect()
+        let whole = text.lines().filter_map(|line| line.strip_suffix(" ."));
+        whole.map(|line| line.split(' ').map(str::to_owned).collect()).collect()
     }
 }
 

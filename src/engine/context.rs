@@ -230,8 +230,9 @@ impl Context {
     ///
     /// It runs in the journal's writer after the item's closure has returned, in a savepoint. If it fails, nothing of it
     /// is written and the attempt has failed with its error. It may run more than once, when SQLite rolls a transaction
-    /// back; only the last run counts. It is interrupted at the item's deadline, after 30 s without one. It may not end
-    /// the transaction, ATTACH, use a PRAGMA, or touch the journal's own tables.
+    /// back, or when the disk is full for a time, which is not its failure; only the last run counts. It is interrupted
+    /// at the item's deadline, after 30 s without one. It may not end the transaction, ATTACH, use a PRAGMA, or touch the
+    /// journal's own tables.
     ///
     /// ```
     /// # let dir = std::env::temp_dir().join(format!("batchyard-commit-{}", std::process::id()));

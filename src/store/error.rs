@@ -99,8 +99,10 @@ pub enum JournalError {
         /// The batch.
         batch: String,
     },
-    /// The journal's own thread, in a listener that it has called, would have to wait for itself.
-    #[error("{}: a listener of the engine may not wait for the journal: hand this to another thread", path.display())]
+    /// The journal's own thread, in a listener that it has called or in SQL that it runs, would have to wait for itself.
+    #[error(
+        "{}: a listener of the engine, or SQL in the journal, may not wait for the journal: hand this to another thread", path.display()
+    )]
     WouldBlockWriter {
         /// The file.
         path: PathBuf,

@@ -413,7 +413,10 @@ mod tests {
     fn an_older_file_becomes_what_a_new_one_is() {
         let (old, new) = (File::new("old"), File::new("new"));
         Connection::open(&old.0).unwrap().execute_batch(VERSION_1).unwrap();
-        let before = schema(&open_beside(&old.0, false).expect("it is read as it is"));
+        let beside = open_beside(&old.0, false).expect("it is read as it is");
+        let dead = crate::store::sqlite::read::dead(&beside, 1, 0, 10).unwrap().0;
+        assert_eq!(dead.iter().map(|row| row.seq).collect::<Vec<_>>(), [2, 5]);
+        let before = schema(&beside);
         let db = open(&old.0, "NORMAL").unwrap();
         assert_eq!(version(&db), VERSION);
         assert_ne!(schema(&db), before);

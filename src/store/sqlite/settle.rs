@@ -74,6 +74,7 @@ impl Op for Settle {
 
     fn lost(self: Box<Self>, why: &Arc<JournalError>) {
         let Settle { told, results, group, .. } = *self;
+        // Of a divided one, too, whose first part is durable: the next run finds that part done.
         told.lost(why);
         quietly((results, group));
     }

@@ -9,6 +9,7 @@ pub(crate) mod journal;
 pub(crate) mod limiter;
 pub(crate) mod map;
 mod outside;
+mod place;
 
 use crate::common::rounds::Plan;
 use crate::common::row::Row;

@@ -15,6 +15,11 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo bench --bench duel -- [--test] [GROUP…]";
 
 fn main() -> ExitCode {
+    #[cfg(feature = "sqlite")]
+    if env::args().nth(1).as_deref() == Some(groups::scale::ITEMS_IN) {
+        groups::scale::items_in(&env::args().skip(2).collect::<Vec<_>>());
+        return ExitCode::SUCCESS;
+    }
     // cargo adds `--bench` when it benches, and nothing when it tests.
     let benching = env::args().any(|a| a == "--bench");
     let mut test = !benching;
@@ -39,7 +44,7 @@ fn main() -> ExitCode {
         }
     }
     if named.is_empty() {
-        named = GROUPS.iter().collect();
+        named = GROUPS.iter().filter(|group| test || !group.on_request).collect();
     }
     hold(&named, if test { &Plan::TEST } else { &Plan::MEASURE })
 }

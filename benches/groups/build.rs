@@ -48,3 +48,14 @@ pub(crate) fn program(release: bool, args: &[&str]) -> PathBuf {
         .next_back()
         .unwrap_or_else(|| panic!("{line} built no program"))
 }
+
+/// Builds the program of a folder under `benches/` that is outside the workspace. `None`, and said so, where the folder is
+/// not there: it is not part of the published package.
+pub(crate) fn unpublished(group: &str, folder: &str, release: bool) -> Option<PathBuf> {
+    let manifest = format!("benches/{folder}/Cargo.toml");
+    if !package().join(&manifest).is_file() {
+        eprintln!("{group}: left out, {manifest} is not part of the published package");
+        return None;
+    }
+    Some(program(release, &["--manifest-path", &manifest]))
+}

@@ -1,14 +1,17 @@
 //! What durability costs: items that do nothing, from their submission until their results are committed and counted,
 //! against the statements alone: the same ones, on the same tables, bound to values that are ready, a thousand a commit,
-//! results 8,192 items behind their submission.
+//! results 8,192 items behind their submission. And against the one other durable queue for threads, fang's.
 
+use super::build;
+use super::place::{Place, remove};
 use crate::common::rounds::{Contest, Plan, hold as hold_rounds};
 use crate::common::row::Row;
 use batchyard::rusqlite::{Connection, params};
 use batchyard::{Context, Durability, Engine, Key, secs};
 use std::collections::VecDeque;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Half the throughput of the statements alone.
@@ -17,27 +20,47 @@ const ITEMS: usize = 100_000;
 const A_COMMIT: usize = 1_000;
 const IN_FLIGHT: usize = 8_192;
 const WORKERS: usize = 2;
+/// fang commits each step of an item by itself: more of them would take minutes.
+const FANG_ITEMS: usize = 2_000;
+const FANG_TARGET: f64 = 0.1;
 
 pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
     let items = plan.size(ITEMS, 500);
-    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("journal");
-    fs::create_dir_all(&dir).expect("cargo's scratch is writable");
-    let empty = dir.join("empty.db");
+    let place = Place::of(group);
+    if !plan.test {
+        place.tell(group);
+    }
+    let empty = place.file("empty.db");
     make_empty(&empty);
     let keys: Vec<String> =
         (0..items).map(|n| Key::of_payload(&n).expect("a number is JSON").to_string()).collect();
-    let (dir, empty, keys) = (&dir, &empty, &keys);
-    let contests =
-        [(Durability::ProcessCrash, "NORMAL"), (Durability::PowerLoss, "FULL")].map(|(durability, sync)| {
-            let case = format!("durable no-op item, {durability}");
-            let (ours, raw) = (dir.join("ours.db"), dir.join("raw.db"));
-            Contest::new(case, WORKERS, TARGET, move |_: &Plan| engine(&ours, durability, items))
-                .against("rusqlite", move |_: &Plan| statements(&raw, empty, sync, keys))
-                .passes(1)
-        });
-    let rows = hold_rounds(group, &Plan { rounds: plan.rounds.min(9), ..*plan }, contests.into());
-    // What is left of a failed run is of use; this one went well.
-    let _ = fs::remove_dir_all(dir);
+    let (ours, raw, other) = (place.file("ours.db"), place.file("raw.db"), place.file("fang.db"));
+    let modes = [(Durability::ProcessCrash, "NORMAL"), (Durability::PowerLoss, "FULL")];
+    let program = build::unpublished(group, "fang", !plan.test);
+    let mut contests: Vec<Contest<'_>> = Vec::new();
+    for (durability, sync) in modes {
+        let case = format!("durable no-op item, {durability}");
+        let (ours, raw, empty, keys) = (&ours, &raw, &empty, &keys);
+        contests.push(
+            Contest::new(case, WORKERS, TARGET, move |_: &Plan| engine(ours, durability, items))
+                .against("rusqlite", move |_: &Plan| statements(raw, empty, sync, keys))
+                .passes(1),
+        );
+    }
+    if let Some(program) = &program {
+        let items = plan.size(FANG_ITEMS, 50);
+        for (durability, sync) in modes {
+            let case = format!("{FANG_ITEMS} durable no-op items, {durability}");
+            let (ours, other) = (&ours, &other);
+            contests.push(
+                Contest::new(case, WORKERS, FANG_TARGET, move |_: &Plan| engine(ours, durability, items))
+                    .against("fang", move |_: &Plan| fang(program, other, sync, items))
+                    .passes(1),
+            );
+        }
+    }
+    let rows = hold_rounds(group, &Plan { rounds: plan.rounds.min(9), ..*plan }, contests);
+    place.clear();
     rows
 }
 
@@ -50,14 +73,6 @@ fn make_empty(path: &Path) {
         .open()
         .and_then(|engine| engine.shutdown(secs(5)))
         .expect("a new journal");
-}
-
-fn remove(path: &Path) {
-    for suffix in ["", "-wal", "-shm", "-lock", "-hand"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        let _ = fs::remove_file(name);
-    }
 }
 
 /// Wall nanoseconds an item through the engine, which is open already.
@@ -135,6 +150,20 @@ fn statements(path: &Path, empty: &Path, sync: &str, keys: &[String]) -> f64 {
     drop(db);
     check(path, keys.len());
     took.as_nanos() as f64 / keys.len() as f64
+}
+
+/// fang's worker on SQLite, in a process of its own: it cannot be stopped otherwise.
+fn fang(program: &Path, path: &Path, sync: &str, items: usize) -> f64 {
+    remove(path);
+    let output = Command::new(program)
+        .arg(path)
+        .args([&items.to_string(), &WORKERS.to_string(), sync])
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("the program just built runs");
+    assert!(output.status.success(), "benches/fang ended with {}", output.status);
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().unwrap_or_else(|e| panic!("benches/fang printed no number: {e}: {text}"))
 }
 
 fn check(path: &Path, items: usize) {

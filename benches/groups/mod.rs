@@ -8,7 +8,14 @@ pub(crate) mod floor;
 pub(crate) mod journal;
 pub(crate) mod limiter;
 pub(crate) mod map;
+pub(crate) mod memory;
 mod outside;
+mod peak;
+mod place;
+#[cfg(feature = "sqlite")]
+pub(crate) mod reopen;
+#[cfg(feature = "sqlite")]
+pub(crate) mod scale;
 
 use crate::common::rounds::Plan;
 use crate::common::row::Row;
@@ -17,18 +24,31 @@ use crate::common::row::Row;
 pub(crate) struct Group {
     pub(crate) name: &'static str,
     pub(crate) hold: fn(&str, &Plan) -> Vec<Row>,
+    /// Held only when it is named, or looked whether it works.
+    pub(crate) on_request: bool,
+}
+
+impl Group {
+    const fn always(name: &'static str, hold: fn(&str, &Plan) -> Vec<Row>) -> Group {
+        Group { name, hold, on_request: false }
+    }
 }
 
 /// All of them, in the order of the table.
 pub(crate) const GROUPS: &[Group] = &[
-    Group { name: "limiter", hold: limiter::hold },
-    Group { name: "permit", hold: outside::hold },
-    Group { name: "map", hold: map::hold },
-    Group { name: "item", hold: outside::hold },
-    Group { name: "cli", hold: cli::hold },
+    Group::always("limiter", limiter::hold),
+    Group::always("permit", outside::hold),
+    Group::always("map", map::hold),
+    Group::always("item", outside::hold),
+    Group::always("cli", cli::hold),
     #[cfg(feature = "sqlite")]
-    Group { name: "journal", hold: journal::hold },
-    Group { name: "floor", hold: floor::hold },
+    Group::always("journal", journal::hold),
+    #[cfg(feature = "sqlite")]
+    Group::always("reopen", reopen::hold),
+    Group::always("memory", memory::hold),
+    #[cfg(feature = "sqlite")]
+    Group { name: "scale", hold: scale::hold, on_request: true },
+    Group::always("floor", floor::hold),
 ];
 
 /// The names, for messages.

@@ -5,14 +5,8 @@ use crate::common::rounds::Plan;
 use crate::common::row::Row;
 use std::process::{Command, Stdio};
 
-const MANIFEST: &str = "benches/peers/Cargo.toml";
-
 pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
-    if plan.test && !build::package().join(MANIFEST).is_file() {
-        eprintln!("{group}: left out, {MANIFEST} is not part of the published package");
-        return Vec::new();
-    }
-    let peers = build::program(!plan.test, &["--manifest-path", MANIFEST]);
+    let Some(peers) = build::unpublished(group, "peers", !plan.test) else { return Vec::new() };
     let mut command = Command::new(peers);
     command.arg(group);
     if plan.test {

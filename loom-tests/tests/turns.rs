@@ -7,7 +7,7 @@
 //! refused looks again (`claims.rs` has it with the kicks).
 
 use batchyard::__model::turns::{Side, Sides, Turn, Turns};
-use batchyard_loom_tests::{Body, explore};
+use batchyard_loom_tests::{Body, explore, explore_bounded};
 
 #[cfg(loom)]
 use loom::sync::atomic::AtomicU32;
@@ -122,7 +122,7 @@ mod loop_free {
     #[test]
     fn two_suspects_and_rows() {
         let bodies: [Body<Journal, Turn>; 3] = [|s| s.suspect(0), |s| s.suspect(1), |s| s.plain(0)];
-        let explored = explore(with_suspects, &bodies, |_, saw| (saw[0], saw[1], saw[2]));
+        let explored = explore_bounded(Some(3), with_suspects, &bodies, |_, saw| (saw[0], saw[1], saw[2]));
         explored.exactly([
             (Yours, Yours, Yours),
             (Yours, Yours, Later),

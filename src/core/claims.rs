@@ -199,7 +199,7 @@ impl<T> Claims<T> {
                 // Somebody waits for what is on its way.
                 line.limits.page = (line.limits.page * 2).min(line.limits.most_page);
             }
-            let refused = count > 0 && !armed!(mutant = "claims_refused_for_good");
+            let refused = count > 0;
             return (None, line.next(self, asker).or_look_again(refused));
         }
         into.extend(line.ready.drain(..count).map(|(_, row)| row));

@@ -198,9 +198,14 @@ fn a_sync_comes_before_what_is_handed_out() {
             }
         } else if line.contains("sync resumed>") {
             (synced, syncs) = (written, syncs + 1);
-        } else if line.contains("witness>, \"R ") {
-            let seq =
-                line.split("\"R ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
+        } else if line.contains("witness>, \"\\nR ") {
+            let seq = line
+                .split("\"\\nR ")
+                .nth(1)
+                .and_then(|rest| rest.split(' ').next())
+                .unwrap()
+                .parse()
+                .unwrap();
             safe.entry(seq).or_insert(synced);
         }
     }

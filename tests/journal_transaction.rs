@@ -272,3 +272,27 @@ fn after_the_end_there_is_none() {
     );
     assert_eq!(count(&path, "SELECT count(*) FROM mine"), 0);
 }
+
+/// Promise 21: SQL that was cut at its deadline has failed, also where it only read, and passed over that.
+#[test]
+fn sql_that_passes_over_its_interruption_has_failed() {
+    let dir = Dir::new("passed-over");
+    let engine = Engine::builder().workers(2).journal(dir.file("a.db")).open().unwrap();
+    let batch = engine
+        .batch("b")
+        .item_timeout(batchyard::millis(300))
+        .retry(batchyard::Retry::fixed(batchyard::millis(1)).attempts(1))
+        .submit([1u64], |n: &u64, ctx: &batchyard::Context| {
+            ctx.commit_with(|tx| {
+                let all =
+                    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT sum(x) FROM c";
+                let _sum: i64 = tx.query_row(all, [], |row| row.get(0)).unwrap_or(0);
+                Ok(())
+            })?;
+            Ok(*n)
+        })
+        .unwrap();
+    let report = batch.wait().unwrap();
+    assert_eq!((report.completed_items, report.failed_items), (0, 1), "{report}");
+    engine.shutdown(secs(5)).unwrap();
+}

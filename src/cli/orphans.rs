@@ -57,10 +57,12 @@ pub(crate) fn end(orphans: &Orphans) {
             break;
         }
         for (pid, fd) in found {
-            if pidfd_send_signal(&fd, Signal::STOP) == Err(Errno::SRCH) {
-                continue; // gone: the number may be another one's by now
+            match pidfd_send_signal(&fd, Signal::STOP) {
+                Ok(()) => stands_still(pid),
+                Err(Errno::SRCH) => continue, // gone: the number may be another one's by now
+                // Another user's: it does not stop, and ends with those it waits for, which are killed below.
+                Err(_) => {}
             }
-            stands_still(pid);
             spared.insert(pid);
             held.push((pid, fd));
         }

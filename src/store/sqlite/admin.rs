@@ -303,7 +303,7 @@ pub(crate) fn revive(
         while let Some(cursor) = next {
             let pick = pick.clone();
             let (more, behind) = journal.ask(move |tx| {
-                let page = revive::page(tx, batch, &pick, cursor)?;
+                let page = revive::page(tx, batch, &pick, cursor, u64::MAX)?;
                 Ok((page.len(), page.next))
             })?;
             revived += more;

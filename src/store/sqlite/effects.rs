@@ -172,7 +172,12 @@ pub(crate) fn run_theirs<R>(
             std::mem::forget(panic);
             Failure::retry(format!("its SQL panicked: {said}"))
         }
-        Ok(ran) if disk.is_none() && !tx.db.is_autocommit() => return Ok(ran),
+        // SQL that has passed over its interruption has failed, whatever it returns.
+        Ok(ran)
+            if disk.is_none() && !tx.db.is_autocommit() && (ran.is_err() || !tx.fence.has_interrupted()) =>
+        {
+            return Ok(ran);
+        }
         Ok(Err(failure)) => failure,
         Ok(Ok(made)) => {
             quietly(made);

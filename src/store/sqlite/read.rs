@@ -229,26 +229,6 @@ pub(crate) fn tried_before(db: &Connection, batch: i64) -> rusqlite::Result<u64>
     }
 }
 
-/// The dead of a batch behind a cursor, in the order in which they died, and the cursor behind them; `None`: those were
-/// the last.
-pub(crate) fn dead_behind(
-    db: &Connection,
-    batch: i64,
-    cursor: u64,
-    most: usize,
-) -> rusqlite::Result<(Vec<RawResult>, Option<u64>)> {
-    let (_, end) = range_of(batch);
-    let found: Vec<RawResult> = db
-        .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM result r LEFT JOIN item i ON i.id = r.item
-             WHERE r.id >= ? AND r.id < ? AND r.kind = 'dead' ORDER BY r.id LIMIT ?"
-        ))?
-        .query_map(params![number(batch, cursor as i64), end, most as i64], result)?
-        .collect::<rusqlite::Result<_>>()?;
-    let next = found.last().filter(|_| found.len() == most).map(|last| last.cursor);
-    Ok((found, next))
-}
-
 /// Why the attempts of an item failed, the first one first.
 pub(crate) fn errors(db: &Connection, item: i64) -> rusqlite::Result<Vec<AttemptError>> {
     db.prepare_cached(

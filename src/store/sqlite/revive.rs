@@ -87,12 +87,23 @@ impl Page {
     }
 }
 
-/// Takes the results of dead items behind a cursor back.
-pub(crate) fn page(tx: &mut Tx<'_>, batch: i64, pick: &Pick, cursor: u64) -> rusqlite::Result<Page> {
-    let (dead, next) = match pick {
+/// Takes the results of dead items behind a cursor back; not of those that died after `until` results: they have come
+/// back already, and died again.
+pub(crate) fn page(
+    tx: &mut Tx<'_>,
+    batch: i64,
+    pick: &Pick,
+    cursor: u64,
+    until: u64,
+) -> rusqlite::Result<Page> {
+    let (mut dead, mut next) = match pick {
         Pick::Key(key) => (by_key(tx, batch, key)?, None),
-        _ => read::dead_behind(tx.db, batch, cursor, PAGE)?,
+        _ => read::dead(tx.db, batch, cursor, PAGE)?,
     };
+    if dead.iter().any(|row| row.cursor > until) {
+        dead.retain(|row| row.cursor <= until);
+        next = None;
+    }
     let mut page = Page { next, ..Page::default() };
     for row in dead {
         let meant = match pick {
@@ -135,6 +146,8 @@ pub(crate) struct Revival {
     batch: i64,
     pick: Pick,
     cursor: u64,
+    /// Results that there were when it began; `None`: it has not.
+    until: Option<u64>,
     /// The request's number in the table `control`.
     request: i64,
     /// With the pages before this one.
@@ -154,6 +167,7 @@ impl Revival {
             batch,
             pick,
             cursor: 0,
+            until: None,
             request,
             so_far: Revived::default(),
             page: Page::default(),
@@ -186,7 +200,9 @@ impl Revival {
 
 impl Op for Revival {
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        self.page = page(tx, self.batch, &self.pick, self.cursor)?;
+        let results = tx.books.of(tx.db, self.batch)?.next_result;
+        let until = *self.until.get_or_insert(results as u64);
+        self.page = page(tx, self.batch, &self.pick, self.cursor, until)?;
         let running = if self.run.is_some() { self.page.again.len() as u64 } else { 0 };
         let so_far = Revived {
             revived: self.so_far.revived + self.page.len(),

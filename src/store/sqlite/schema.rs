@@ -386,7 +386,9 @@ mod tests {
 
     impl Drop for File {
         fn drop(&mut self) {
-            let _ = fs::remove_file(&self.0);
+            for ending in ["", "-wal", "-shm"] {
+                let _ = fs::remove_file(super::super::lock::beside(&self.0, ending));
+            }
         }
     }
 

@@ -29,6 +29,8 @@ use std::time::Duration;
 const MOST_OUT: usize = 8_192;
 /// And their bytes, about: with payloads or outputs that are large, fewer rows are out.
 const MOST_BYTES_OUT: usize = 64 << 20;
+/// Rows after which a larger one before them is half forgotten.
+const REMEMBERED: usize = 256;
 /// Rows of one claim at the most.
 const MOST_CLAIMED: usize = 1_024;
 /// How soon who was refused looks again whose turn it is.
@@ -52,6 +54,8 @@ pub(crate) struct JournalStore<I, O> {
     buried: Mutex<Vec<Settled<O>>>,
     /// Bytes of a payload, and of an output, as they were of late.
     mean_bytes: [AtomicUsize; 2],
+    /// However large the rows are: every worker has one, and one before it.
+    least_out: usize,
     /// When the next look comes whose turn it is.
     looks: Mutex<Timestamp>,
     out: PhantomData<fn() -> O>,
@@ -80,6 +84,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             group: OnceLock::new(),
             buried: Mutex::new(Vec::new()),
             mean_bytes: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            least_out: workers.max(1) * 2,
             looks: Mutex::new(Timestamp::ZERO),
             out: PhantomData,
         });
@@ -204,11 +209,12 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         let (there, other) = (&self.mean_bytes[usize::from(out)], &self.mean_bytes[usize::from(!out)]);
         let (mean, known) = (bytes / rows, there.load(Ordering::Relaxed));
         // Up at once; down by and by: what is out already was let out under the old mean.
-        let now = if mean > known { mean } else { known - (known - mean) * rows / (rows + MOST_OUT) };
+        let less = (known.saturating_sub(mean)).saturating_mul(rows).div_ceil(rows + REMEMBERED);
+        let now = if mean > known { mean } else { known - less };
         if now != known {
             there.store(now, Ordering::Relaxed);
-            let both = (now + other.load(Ordering::Relaxed)).max(1);
-            self.claims.bound(MOST_OUT.min(MOST_BYTES_OUT / both));
+            let both = now.saturating_add(other.load(Ordering::Relaxed)).max(1);
+            self.claims.bound((MOST_BYTES_OUT / both).clamp(self.least_out, MOST_OUT));
         }
     }
 

@@ -351,6 +351,34 @@ fn many_come_back_to_a_batch_of_a_program() {
     });
 }
 
+/// What dies again while the others are still being brought back has come back: once for each time it is asked for.
+#[test]
+fn those_that_die_again_come_back_once() {
+    const ITEMS: u64 = 1_500;
+    let dir = Dir::new("again");
+    let journal = dir.path().join("a.db");
+    within(move || {
+        let (revived, door) = (Arc::default(), Door::new());
+        let engine = engine(&journal, &revived);
+        let held = door.clone();
+        let batch =
+            engine.batch("n").submit(0..=ITEMS, move |n: &u64, _: &Context| -> Result<u64, Failure> {
+                if *n == ITEMS {
+                    held.pass();
+                }
+                Err(Failure::fatal("never"))
+            });
+        let batch = batch.unwrap();
+        until("they are dead", || batch.progress().failed == ITEMS);
+        assert_eq!(retried(&journal), (ITEMS, ITEMS));
+        until("they are dead again", || batch.progress().failed == ITEMS);
+        assert_eq!(revived.lock().unwrap().iter().sum::<u64>(), ITEMS);
+        door.open();
+        assert_eq!(batch.wait().unwrap().failed_items, ITEMS + 1);
+        engine.shutdown(secs(10)).unwrap();
+    });
+}
+
 /// A run without input has all that the journal has of its batch; of earlier inputs it runs nothing.
 #[test]
 fn a_run_without_input_counts_them_right() {

@@ -296,3 +296,26 @@ fn sql_that_passes_over_its_interruption_has_failed() {
     assert_eq!((report.completed_items, report.failed_items), (0, 1), "{report}");
     engine.shutdown(secs(5)).unwrap();
 }
+
+/// A listener on one of the engine's own threads holds up the others that wait for that thread.
+#[test]
+fn a_listener_does_not_hold_the_engine_up() {
+    within(|| {
+        let dir = Dir::new("tx-listener");
+        let there: Arc<Mutex<Option<Engine>>> = Arc::default();
+        let (tell, told) = std::sync::mpsc::channel();
+        let inside = Arc::clone(&there);
+        let builder = Engine::builder().workers(1).journal(dir.file("a.db")).on_event(move |event| {
+            let Event::ItemDead { .. } = event else { return };
+            let Some(engine) = inside.lock().unwrap().take() else { return };
+            tell.send(matches!(engine.transaction(insert(7)), Err(Error::WouldBlockWorker))).unwrap();
+        });
+        let engine = builder.open().unwrap();
+        *there.lock().unwrap() = Some(engine.clone());
+        let work = |_: &u64, _: &Context| -> Result<u64, Failure> { Err(Failure::fatal("no")) };
+        let batch = engine.batch("b").submit([1u64], work).unwrap();
+        assert_eq!(batch.wait().unwrap().failed_items, 1);
+        assert!(told.recv().unwrap());
+        engine.shutdown(secs(5)).unwrap();
+    });
+}

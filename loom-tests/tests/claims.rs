@@ -152,6 +152,12 @@ impl Journal {
         self.batches[batch].ran.load(Relaxed)
     }
 
+    /// At rest: what of the first batch has run.
+    fn in_the_end(&self) -> u32 {
+        self.rest();
+        self.ran(0)
+    }
+
     /// Everything is at rest: who was to look again does, until nobody is.
     fn rest(&self) {
         while let Some(batch) = (0..2).find(|batch| self.batches[*batch].again.swap(0, AcqRel) > 0) {
@@ -170,14 +176,7 @@ mod loop_free {
     #[test]
     fn two_workers() {
         let bodies: [Body<Journal, ()>; 2] = [|s| s.work(0), |s| s.work(0)];
-        let explored = explore(
-            || journal(3, 1),
-            &bodies,
-            |s, _| {
-                s.rest();
-                s.ran(0)
-            },
-        );
+        let explored = explore(|| journal(3, 1), &bodies, |s, _| s.in_the_end());
         explored.exactly([3]);
     }
 
@@ -185,15 +184,7 @@ mod loop_free {
     #[test]
     fn two_workers_two_out() {
         let bodies: [Body<Journal, ()>; 2] = [|s| s.work(0), |s| s.work(0)];
-        let explored = explore_bounded(
-            Some(3),
-            || journal(3, 2),
-            &bodies,
-            |s, _| {
-                s.rest();
-                s.ran(0)
-            },
-        );
+        let explored = explore_bounded(Some(3), || journal(3, 2), &bodies, |s, _| s.in_the_end());
         explored.exactly([3]);
     }
 
@@ -233,14 +224,7 @@ mod loop_free {
                 s.work(0);
             },
         ];
-        let explored = explore(
-            || journal(0, 2),
-            &bodies,
-            |s, _| {
-                s.rest();
-                s.ran(0)
-            },
-        );
+        let explored = explore(|| journal(0, 2), &bodies, |s, _| s.in_the_end());
         explored.exactly([2]);
     }
 

@@ -142,7 +142,7 @@ impl Link for LaneLink {
                 counts.dead.sub(others);
                 counts.submitted.sub(others);
             }
-            shared.event(&Event::ItemsRevived { batch: &shell.core.name, items: items + others });
+            shared.event(&Event::ItemsRevived { batch: &shell.core.name, items, others });
         });
     }
 

@@ -1,7 +1,8 @@
 //! SQL of the user's in the journal's file, outside of items.
 
 use super::Engine;
-use crate::engine::{Context, Error, worker::with_current};
+use crate::engine::worker::{on_worker_of, with_current};
+use crate::engine::{Context, Error};
 use crate::error::Invalid;
 use crate::job::Failure;
 use crate::store::sqlite::{Answer, Asked};
@@ -46,7 +47,7 @@ impl Engine {
     /// item that it was called from shall stop; [`Error::TimedOut`] when it was interrupted; [`Error::Invalid`] for an
     /// engine without a journal; [`Error::Journal`] when the journal is lost or closed, and with
     /// [`WouldBlockWriter`](crate::JournalError::WouldBlockWriter) on the journal's own thread: in a listener that it
-    /// has called, or in other SQL.
+    /// has called, or in other SQL; [`Error::WouldBlockWorker`] in a listener on another thread of the engine's.
     #[doc(alias = "managed_transaction")]
     pub fn transaction<T: Send + 'static>(
         &self,
@@ -95,6 +96,8 @@ impl Engine {
         let mut run = |item: Option<&Context>| run.take().expect("it runs once, in an item or not")(item);
         let answer: Result<_, Error> = match with_current(shared, |item| run(Some(item))) {
             Some(answer) => answer,
+            // In a listener: timers and other lanes wait for this thread.
+            None if on_worker_of(shared) => return Err(Error::WouldBlockWorker),
             None => run(None),
         };
         match answer? {

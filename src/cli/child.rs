@@ -19,7 +19,8 @@
 
 use super::capture::{Output, Spill};
 use super::controls::Controls;
-use super::group;
+use super::{group, orphans};
+use crate::store::sqlite::Child as Noted;
 use crate::sync::Arc;
 use crate::time::{Clock, Timestamp, millis};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -84,7 +85,7 @@ impl Nursery {
         &self,
         mut command: Command,
         limit: Option<Duration>,
-        started: &dyn Fn(Pid),
+        started: &dyn Fn(Noted),
     ) -> Result<Ended, Failed> {
         command.process_group(0);
         let mut streams = [None, None];
@@ -99,8 +100,10 @@ impl Nursery {
             streams[1] = Some(Stream::new(read));
         }
         let began = self.clock.now();
+        let since = orphans::ticks();
         let mut child = command.spawn().map_err(Failed::Spawn)?;
-        started(pid_of(&child));
+        let span = u32::try_from(orphans::ticks() - since).unwrap_or(u32::MAX);
+        started(Noted { pgid: pid_of(&child).as_raw_nonzero().get(), since, span });
         let deadline = limit.map(|limit| began + limit);
         let watched = self.watch(&child, command, deadline, &mut streams);
         if watched.is_err() {

@@ -19,7 +19,6 @@ use crate::store::sqlite::Journal;
 use crate::store::sqlite::admin::Reading;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, thread};
-use rustix::process::Pid;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -172,12 +171,7 @@ fn attempt(job: &Job, controls: &Controls, item: &Bytes, ctx: &Context) -> Resul
         failures: ctx.failures(),
         deferrals: ctx.deferrals(),
     };
-    let started = |pid: Pid| {
-        if let Some(ticks) = orphans::start_ticks(pid) {
-            ctx.note_child(pid.as_raw_nonzero().get(), ticks);
-        }
-    };
-    let finished = match job.attempt(attempt, &started) {
+    let finished = match job.attempt(attempt, &|child| ctx.note_child(child)) {
         Verdict::Again(why) => return Err(Failure::retry(why)),
         Verdict::Later(wait, why) => return Err(Failure::retry_after_with(why, wait)),
         Verdict::Settled(finished) if finished.status == Status::Cancelled => return Err(give_back()),

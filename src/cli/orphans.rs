@@ -1,7 +1,7 @@
 //! Ends what the children of a run that died still do, before their items run again.
 //!
 //! Two ways lead to them. Beside the journal lies the process group of each worker's last child; a group is ours only if its
-//! leader has the start time that was noted, since numbers are used again. And every child has the run's id in its
+//! leader started between the moments that were noted, since numbers are used again. And every child has the run's id in its
 //! environment, and hands it down: so those are found, too, that were started just before the run died, with all of
 //! their group, and those that have left it. A process is held by a descriptor before it is looked at and
 //! killed, so nothing hits another one that has got its number meanwhile.
@@ -11,12 +11,14 @@
 
 use super::job::OWNER;
 use super::say;
-use crate::store::sqlite::Orphans;
+use crate::store::sqlite::{Child, Orphans};
 use crate::sync::Parker;
 use crate::time::millis;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::param::clock_ticks_per_second;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::time::{ClockId, clock_gettime};
 use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
@@ -36,9 +38,7 @@ pub(crate) fn end(orphans: &Orphans) {
     let mut groups: HashSet<Pid> = orphans
         .groups
         .iter()
-        .filter_map(|(group, ticks)| {
-            Pid::from_raw(*group).filter(|leader| start_ticks(*leader) == Some(*ticks))
-        })
+        .filter_map(|child| Pid::from_raw(child.pgid).filter(|leader| is_started_in(*leader, child)))
         .collect();
     loop {
         let mut found = Vec::new();
@@ -93,9 +93,18 @@ fn group_of(pid: Pid) -> Option<Pid> {
     Pid::from_raw(field(pid, 2)?.parse().ok()?)
 }
 
-/// When a process started, in clock ticks since the machine did: field 22 of its `stat`.
-pub(crate) fn start_ticks(pid: Pid) -> Option<u64> {
-    field(pid, 19)?.parse().ok()
+/// Clock ticks since the machine started. Those who are about to start a process look here and not into its `stat`:
+/// reading that takes the lock of its memory, while it is busy laying that out.
+pub(crate) fn ticks() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let per_second = clock_ticks_per_second();
+    now.tv_sec as u64 * per_second + now.tv_nsec as u64 / (1_000_000_000 / per_second)
+}
+
+/// Whether the process is the one that was noted, and not a later one of its number. Field 22 of its `stat` is its start.
+fn is_started_in(pid: Pid, noted: &Child) -> bool {
+    let start: Option<u64> = field(pid, 19).and_then(|ticks| ticks.parse().ok());
+    start.and_then(|start| start.checked_sub(noted.since)).is_some_and(|after| after <= noted.span.into())
 }
 
 /// A field of `stat` behind the name, which may hold anything; the state is field 0.

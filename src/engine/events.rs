@@ -41,8 +41,10 @@ pub enum Event<'a> {
     ItemsRevived {
         /// Their batch.
         batch: &'a str,
-        /// How many.
+        /// How many this run tries.
         items: u64,
+        /// How many others wait for a run that has them in its input.
+        others: u64,
     },
     /// An item ignored its cancellation for `grace` and was taken from its worker.
     ItemAbandoned {
@@ -86,8 +88,12 @@ impl fmt::Display for Event<'_> {
             Event::BatchCancelled { batch } => write!(f, "batch `{batch}` is told to stop"),
             Event::BatchEnded { batch, status } => write!(f, "batch `{batch}` ended: {status}"),
             Event::ItemDead { batch, seq, dead } => write!(f, "batch `{batch}`, item {seq}: {dead}"),
-            Event::ItemsRevived { batch, items } => {
-                write!(f, "batch `{batch}`: dead items to be tried again: {items}")
+            Event::ItemsRevived { batch, items, others } => {
+                write!(f, "batch `{batch}`: dead items to be tried again: {items}")?;
+                match others {
+                    0 => Ok(()),
+                    others => write!(f, ", and by a later run: {others}"),
+                }
             }
             Event::ItemAbandoned { batch, worker } => {
                 write!(f, "batch `{batch}`: the item of worker {worker} does not stop and was abandoned")

@@ -4,7 +4,7 @@
 use super::Context;
 use super::lane::Ending;
 use crate::store::JournalError;
-use crate::store::sqlite::Journal;
+use crate::store::sqlite::{Child, Journal};
 use crate::sync::Arc;
 
 impl Context {
@@ -14,11 +14,10 @@ impl Context {
         Some((journal, item))
     }
 
-    /// Notes a process group that was started for the item, with the start time of its leader. The one that this worker
-    /// noted before has ended.
-    pub(crate) fn note_child(&self, pgid: i32, start_ticks: u64) {
+    /// Notes a process group that was started for the item. The one that this worker noted before has ended.
+    pub(crate) fn note_child(&self, child: Child) {
         if let Some(journal) = &self.shared.journal {
-            journal.note_child(self.worker(), pgid, start_ticks);
+            journal.note_child(self.worker(), child);
         }
     }
 

@@ -25,9 +25,7 @@ const STRANGERS_MAGIC: u64 = 0x6279_7264_7374_7267;
 #[derive(Debug, Default)]
 pub(crate) struct Left {
     pub(crate) in_hand: Vec<InHand>,
-    /// Process groups, each with the start of its first process in clock ticks since the machine started: tells a
-    /// process from a later one of the same number.
-    pub(crate) children: Vec<(i32, u64)>,
+    pub(crate) children: Vec<Child>,
     /// Threads ran that nobody had an eye on any more.
     pub(crate) strangers: bool,
 }
@@ -37,6 +35,15 @@ pub(crate) struct Left {
 pub(crate) struct InHand {
     pub(crate) first: i64,
     pub(crate) last: i64,
+}
+
+/// A process group, and when its first process started: tells it from a later one of the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Child {
+    pub(crate) pgid: i32,
+    /// In clock ticks since the machine started: not before the first, and not after so many more.
+    pub(crate) since: u64,
+    pub(crate) span: u32,
 }
 
 /// The file, open for its owner.
@@ -49,11 +56,20 @@ pub(crate) struct Hand {
 /// Threads of this process that were given up, by whatever engine: they may outlive it.
 static GIVEN_UP: Mutex<i64> = Mutex::new(0);
 
+/// Removes the file, if it is there.
+pub(crate) fn clear_away(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 impl Hand {
     /// Starts anew for this many workers.
     pub(crate) fn create(journal: &Path, workers: usize) -> Result<(Hand, PathBuf), JournalError> {
         let path = beside(journal, "-hand");
-        let made = File::create(&path).and_then(|file| {
+        // A new file, not the old one emptied: who had the journal before, in this process or another, may still write there.
+        let made = clear_away(&path).and_then(|()| File::create_new(&path)).and_then(|file| {
             // Zeros, not a hole: noting must not need room on a full disk.
             file.write_all_at(&vec![0; (workers * 2 + 1) * SLOT], 0)?;
             let hand = Hand { file, workers };
@@ -93,8 +109,8 @@ impl Hand {
 
     /// This worker has started a process, and none of those before it runs any more.
     #[cfg(feature = "cli")]
-    pub(crate) fn note_child(&self, worker: usize, pgid: i32, start_ticks: u64) {
-        let slot = format(CHILD_MAGIC, u64::from(pgid.unsigned_abs()), start_ticks);
+    pub(crate) fn note_child(&self, worker: usize, child: Child) {
+        let slot = format_child(child);
         let _ = self.file.write_at(&slot, at(worker) + SLOT as u64);
     }
 
@@ -115,6 +131,11 @@ fn format_items(items: InHand) -> [u8; SLOT] {
     format(MAGIC, items.first as u64, items.last as u64)
 }
 
+#[cfg(any(feature = "cli", test))]
+fn format_child(child: Child) -> [u8; SLOT] {
+    format(CHILD_MAGIC, u64::from(child.pgid.unsigned_abs()) | u64::from(child.span) << 32, child.since)
+}
+
 fn format(magic: u64, one: u64, two: u64) -> [u8; SLOT] {
     let mut slot = [0; SLOT];
     for (bytes, word) in slot.chunks_exact_mut(8).zip([magic, one, two, sum(magic, one, two)]) {
@@ -129,10 +150,11 @@ fn items(slot: &[u8]) -> Option<InHand> {
     (items.first <= items.last).then_some(items)
 }
 
-fn child(slot: &[u8]) -> Option<(i32, u64)> {
-    let (pgid, start_ticks) = parse(CHILD_MAGIC, slot)?;
+fn child(slot: &[u8]) -> Option<Child> {
+    let (one, since) = parse(CHILD_MAGIC, slot)?;
     // The group 0 would be our own.
-    Some((i32::try_from(pgid).ok().filter(|pgid| *pgid > 0)?, start_ticks))
+    let pgid = i32::try_from(one as u32).ok().filter(|pgid| *pgid > 0)?;
+    Some(Child { pgid, since, span: (one >> 32) as u32 })
 }
 
 fn parse(magic: u64, slot: &[u8]) -> Option<(u64, u64)> {
@@ -158,8 +180,9 @@ mod tests {
         assert_eq!(items(&[0; SLOT]), None);
         slot[9] ^= 1;
         assert_eq!(items(&slot), None);
-        let mut slot = format(CHILD_MAGIC, 4711, 99);
-        assert_eq!((child(&slot), items(&slot)), (Some((4711, 99)), None));
+        let one = Child { pgid: 4711, since: 99, span: 3 };
+        let mut slot = format_child(one);
+        assert_eq!((child(&slot), items(&slot)), (Some(one), None));
         slot[17] ^= 1;
         assert_eq!(child(&slot), None);
     }

@@ -278,25 +278,20 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         drop(incoming);
         let (batch, opening) = (self.batch, self.opening);
         let (send, answer) = bounded::<Result<Sealed, Arc<JournalError>>>(1);
+        let store = Arc::clone(self);
         self.journal.send(Ask {
             write: move |tx: &mut Tx<'_>| seal(tx, batch, opening),
             made: None,
-            told: Box::new(move |made| drop(send.send(made))),
+            told: Box::new(move |made| {
+                // Here, before the writer tells anybody of what comes later: a retry may take one of them back.
+                made.iter().for_each(|sealed| store.children_came(sealed));
+                drop(send.send(made));
+            }),
         });
         match answer.recv() {
             Ok(Ok(sealed)) => {
                 let (done, dead, skipped) = sealed.ended_children;
-                let ended = done + dead + skipped;
-                let children = sealed.children.len() as u64;
-                if children + ended > 0 {
-                    // Counted in before any of them can run.
-                    let link = self.told();
-                    link.joined(children + ended);
-                    link.ended_before(done, dead, skipped);
-                    link.settled(ended, 0);
-                    self.wait_by_name(&sealed.children);
-                }
-                let resumed = resumed + ended;
+                let resumed = resumed + done + dead + skipped;
                 Ok(Earlier { resumed, vanished: sealed.count, vanished_keys: sealed.keys })
             }
             Ok(Err(why)) => Err(Unsealed::Journal(why)),
@@ -304,6 +299,23 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
                 let path = self.journal.path().to_owned();
                 Err(Unsealed::Journal(Arc::new(JournalError::Closed { path })))
             }
+        }
+    }
+}
+
+impl<I: Payload, O: Payload> JournalStore<I, O> {
+    /// Items that items of this run had submitted in earlier ones belong to it, too.
+    fn children_came(&self, sealed: &Sealed) {
+        let (done, dead, skipped) = sealed.ended_children;
+        let ended = done + dead + skipped;
+        let children = sealed.children.len() as u64;
+        if children + ended > 0 {
+            // Counted in before any of them can run.
+            let link = self.told();
+            link.joined(children + ended);
+            link.ended_before(done, dead, skipped);
+            link.settled(ended, 0);
+            self.wait_by_name(&sealed.children);
         }
     }
 }

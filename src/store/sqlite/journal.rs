@@ -3,7 +3,7 @@
 use super::batch::{Ask, Opened, Refused};
 use super::book::Books;
 use super::error::{At, JournalError};
-use super::hand::{Hand, InHand};
+use super::hand::{Child, Hand, InHand};
 use super::lock::{beside, lock};
 use super::owner::{self, Orphans};
 #[cfg(feature = "cli")]
@@ -269,8 +269,8 @@ impl Journal {
 
     /// Notes a process that a worker has started for an item.
     #[cfg(feature = "cli")]
-    pub(crate) fn note_child(&self, worker: usize, pgid: i32, start_ticks: u64) {
-        self.hand.note_child(worker, pgid, start_ticks);
+    pub(crate) fn note_child(&self, worker: usize, child: Child) {
+        self.hand.note_child(worker, child);
     }
 
     /// Keeps something of an attempt, before whatever is sent after it.
@@ -342,7 +342,6 @@ impl Journal {
         }
         // A panic of the writer has been told by its listener's silence; there is nothing left to do for it here.
         let _ = writer.join();
-        let _ = std::fs::remove_file(beside(&self.path, "-hand"));
     }
 }
 
@@ -385,7 +384,7 @@ impl Listener for Members {
         self.each(|member| member.closed(why));
     }
 
-    fn look_for_requests(&self, db: &Connection) {
+    fn look_for_requests(&self, db: &Connection) -> bool {
         let found: rusqlite::Result<Vec<(i64, i64, String)>> = (|| {
             db.prepare_cached(
                 "SELECT id, batch, verb FROM control WHERE done_ms IS NULL AND id > ? ORDER BY id",
@@ -395,9 +394,9 @@ impl Listener for Members {
             })?
             .collect()
         })();
-        // What cannot be read now is looked for again.
-        for (id, batch, verb) in found.unwrap_or_default() {
-            let Some(inbox) = self.inbox.get().and_then(Weak::upgrade) else { return };
+        let Ok(found) = found else { return false };
+        for (id, batch, verb) in found {
+            let Some(inbox) = self.inbox.get().and_then(Weak::upgrade) else { return true };
             self.asked.store(id as u64, Ordering::Relaxed);
             if Revival::begin(id, batch, &verb, &self.all, &inbox) {
                 continue;
@@ -419,6 +418,7 @@ impl Listener for Members {
                 told: Box::new(|_: Result<(), _>| ()),
             }));
         }
+        true
     }
 }
 

@@ -3,7 +3,7 @@
 //! The kernel drops it when the process dies, however it dies, so whoever gets it knows that nobody else writes; no
 //! time-out decides. What the file says (process, since when, its id) is for the one who does not get it. A lock file
 //! that is deleted while it is held would let a second owner in: the writer looks every time whether the names still
-//! lead to the files that it holds ([`Held::is_here`]).
+//! lead to the files that it holds ([`Held::gone`]).
 
 use super::error::JournalError;
 use super::moment::utc;

@@ -7,7 +7,7 @@
 
 use super::book::{Book, Books};
 use super::error::{At, JournalError};
-use super::hand::{Hand, Left};
+use super::hand::{Child, Hand, Left};
 use super::rows::{Kind, NewError, Past, key_sum, number, range_of, result_sum};
 use super::schema::{self, BATCH_SHIFT};
 use super::settle::{read_past, write_error, write_past};
@@ -37,8 +37,7 @@ const CHECK_LIMIT: Duration = secs(1);
 pub(crate) struct Orphans {
     /// Ids of the dead owners: the value of the variable that their children have in their environment.
     pub(crate) owners: Vec<String>,
-    /// Process groups, each with the start of its first process in clock ticks since the machine started.
-    pub(crate) groups: Vec<(i32, u64)>,
+    pub(crate) groups: Vec<Child>,
 }
 
 /// An owner that did not end.

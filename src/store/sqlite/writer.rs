@@ -27,6 +27,7 @@
 use super::book::Books;
 use super::effects::{Fence, is_anew};
 use super::error::{At, JournalError, is_cut_off};
+use super::hand::clear_away;
 use super::lock::Held;
 use crate::sync::{Arc, Mutex, Parker, Unparker, thread};
 use crate::time::{Clock, Timestamp, millis, secs, wall_ms};
@@ -121,8 +122,8 @@ pub(crate) trait Listener: Send + Sync {
     fn failed(&self, why: &Arc<JournalError>);
     /// It was closed: nothing will ever be written again.
     fn closed(&self, why: &Arc<JournalError>);
-    /// Another process has left requests.
-    fn look_for_requests(&self, db: &Connection);
+    /// Another process has left requests. False: they cannot be read now.
+    fn look_for_requests(&self, db: &Connection) -> bool;
 }
 
 /// The sending side.
@@ -332,6 +333,8 @@ impl Writer {
         let why = Arc::new(JournalError::Closed { path: self.path.clone() });
         listener.closed(&why);
         self.refuse(why);
+        // While the lock is held: the next owner makes its own.
+        let _ = clear_away(&super::lock::beside(&self.path, "-hand"));
     }
 
     /// There is something to write: what is left of the last group, or the next one. False: closed, and nothing is left.
@@ -439,9 +442,8 @@ impl Writer {
 
     fn look_for_requests(&mut self, listener: &dyn Listener) {
         let version = self.db.query_row("PRAGMA data_version", [], |row| row.get(0)).unwrap_or(0);
-        if version != self.data_version {
+        if version != self.data_version && listener.look_for_requests(&self.db) {
             self.data_version = version;
-            listener.look_for_requests(&self.db);
         }
     }
 

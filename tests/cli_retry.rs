@@ -427,7 +427,8 @@ fn a_run_without_input_counts_them_right() {
         assert_eq!((before.total, before.failed, before.open()), (6, 3, 1));
         assert_eq!(retried(&journal), (3, 2));
         until("they are done", || batch.progress().done == 4);
-        assert_eq!(*revived.lock().unwrap(), [3]);
+        // 0 waits for a run that has it in its input.
+        assert_eq!(*revived.lock().unwrap(), [2]);
         door.open();
         let report = batch.wait().unwrap();
         assert_eq!(

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Duration;
 
@@ -34,10 +35,26 @@ pub fn of(journal: &Path, command: &str) -> Command {
 }
 
 fn batchyard(arguments: &str) -> Command {
+    static HEEDED: Once = Once::new();
+    HEEDED.call_once(heed_signals);
     let mut command = Command::new(env!("CARGO_BIN_EXE_batchyard"));
     command.args(arguments.split_whitespace());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// What our caller has had us ignore (`nohup`, a job in the background of a script), the program would ignore too. What is
+/// caught, exec sets back.
+fn heed_signals() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    use rustix::process::Signal;
+    for signal in [Signal::HUP, Signal::INT, Signal::QUIT].map(Signal::as_raw) {
+        if ignored & (1 << (signal - 1)) != 0 {
+            signal_hook::flag::register(signal, Arc::default()).expect("these may be caught");
+        }
+    }
 }
 
 pub trait CommandExt {

@@ -142,6 +142,31 @@ fn orphans_are_gone_before_their_item_runs_again() {
     assert_eq!(ran.exits(0).text(), "gone\ngone\ngone\n");
 }
 
+/// Promise 18: so is a job whose environment tells nothing: its group and its start were noted.
+#[test]
+fn an_orphan_without_an_environment_is_known_by_its_group() {
+    let dir = Dir::new("nameless");
+    let journal = dir.path().join("a.db");
+    let up = dir.fifo("up");
+    let (own, again) = (dir.path().join("own"), dir.path().join("again"));
+    let script = format!(
+        "if [ -e {again} ]; then {}; exit; fi; echo $$ > {own}
+         exec env -i sh -c 'echo up > {up}; exec sleep 1000'",
+        shown(&own),
+        again = again.display(),
+        own = own.display(),
+        up = up.display(),
+    );
+    let live = Live::new(kept(&journal, "-j 1").sh(&script).items(&["a"]));
+    assert_eq!(std::fs::read_to_string(&up).unwrap(), "up\n");
+    live.signal(Signal::KILL);
+    let mut child = live.child;
+    child.wait().unwrap();
+    assert!(lives(&dir.read("own")), "the test has no orphan");
+    std::fs::write(&again, "").unwrap();
+    assert_eq!(kept(&journal, "-j 1").sh(&script).items(&["a"]).ran().exits(0).text(), "gone\n");
+}
+
 /// Promise 18: so are those of a job that had started just before, of which the journal knows nothing yet.
 #[test]
 fn orphans_that_were_not_noted_are_found() {

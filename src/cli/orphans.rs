@@ -162,3 +162,24 @@ fn gone(pid: Pid, fd: &OwnedFd) {
 fn waiting_for(pid: Pid) {
     say(format!("waiting for process {} of the run before, which was killed", pid.as_raw_nonzero()));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_later_process_of_the_number_is_another_one() {
+        let since = ticks();
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let span = u32::try_from(ticks() - since).unwrap();
+        let (pid, pgid) = (Pid::from_child(&child), 1);
+        assert!(is_started_in(pid, &Child { pgid, since, span }));
+        // Noted of another one, which has started before or after it.
+        assert!(!is_started_in(pid, &Child { pgid, since: since - 2, span: 1 }));
+        assert!(!is_started_in(pid, &Child { pgid, since: since + u64::from(span) + 1, span }));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(!is_started_in(pid, &Child { pgid, since, span }));
+    }
+}

@@ -82,6 +82,9 @@ impl EngineBuilder {
     /// 2 s of a processor for 100 MB) or it has less than 16 MiB; otherwise its structure and its counters (a quarter of
     /// a second for 100 MB), beyond 512 MiB for a second. Rows carry checksums, which are looked at whenever they are read.
     ///
+    /// Look into it from this process through SQLite alone: closing a plain file that was opened on it (a copy, a
+    /// checksum) takes away the locks that the process has there, as POSIX has it, and other processes get in between.
+    ///
     /// ```
     /// # let dir = std::env::temp_dir().join(format!("batchyard-doc-{}", std::process::id()));
     /// # std::fs::create_dir_all(&dir)?;

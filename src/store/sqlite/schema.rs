@@ -27,7 +27,8 @@ pub(crate) const APPLICATION_ID: i32 = 0x6279_7264;
 pub(crate) const VERSION: i32 = 2;
 /// What makes the next version out of each: the first step makes 2 of 1. A new file has all of it from `TABLES`.
 const STEPS: [&str; VERSION as usize - 1] =
-    // Processes stand beside the journal since, in its `-hand` file.
+    // Processes stand beside the journal since, in its `-hand` file. Those that an owner of version 1 left when it died go
+    // unread with the table; they are found by its id in their environment.
     ["CREATE INDEX result_ended ON result (kind) WHERE kind <> 'done'; DROP TABLE child"];
 /// How long a connection waits for another one that writes.
 pub(crate) const PATIENCE: Duration = secs(5);

@@ -3,7 +3,7 @@
 use super::batch::{Ask, Opened, Refused};
 use super::book::Books;
 use super::error::{At, JournalError};
-use super::hand::{Child, Hand, InHand};
+use super::hand::{Hand, InHand};
 use super::lock::{beside, lock};
 use super::owner::{self, Orphans};
 #[cfg(feature = "cli")]
@@ -269,7 +269,7 @@ impl Journal {
 
     /// Notes a process that a worker has started for an item.
     #[cfg(feature = "cli")]
-    pub(crate) fn note_child(&self, worker: usize, child: Child) {
+    pub(crate) fn note_child(&self, worker: usize, child: super::hand::Child) {
         self.hand.note_child(worker, child);
     }
 

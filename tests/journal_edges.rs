@@ -184,6 +184,33 @@ fn pushed_bytes_are_bounded() {
     });
 }
 
+/// However large the rows are, there is one for every worker.
+#[test]
+fn large_rows_leave_no_worker_idle() {
+    within(|| {
+        let dir = Dir::new("large");
+        let door = Door::new();
+        let engine = Engine::builder().workers(4).journal(dir.file("a.db")).open().unwrap();
+        let held = door.clone();
+        let open = engine.batch("b").open(move |n: &u64, _: &Context| {
+            if *n > 0 {
+                held.pass();
+            }
+            // Two of the first would be more than may be out.
+            Ok("x".repeat(if *n == 0 { 40 << 20 } else { 0 }))
+        });
+        let open = open.unwrap();
+        open.push(0).unwrap();
+        until("the large one is done", || open.progress().done == 1);
+        (1..=4).for_each(|n| open.push(n).unwrap());
+        door.wait_for(4);
+        door.open();
+        open.seal();
+        assert_eq!(open.wait().unwrap().completed_items, 5);
+        engine.shutdown(secs(5)).unwrap();
+    });
+}
+
 /// Takes the journal away from an engine, and waits until that has noticed.
 fn lose(engine: &Engine, path: &Path) {
     fs::remove_file(path).unwrap();

@@ -20,7 +20,7 @@
 use super::capture::{Output, Spill};
 use super::controls::Controls;
 use super::{group, orphans};
-use crate::store::sqlite::Child as Noted;
+use crate::store::sqlite::Group;
 use crate::sync::Arc;
 use crate::time::{Clock, Timestamp, millis};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -85,7 +85,7 @@ impl Nursery {
         &self,
         mut command: Command,
         limit: Option<Duration>,
-        started: &dyn Fn(Noted),
+        started: &dyn Fn(Group),
     ) -> Result<Ended, Failed> {
         command.process_group(0);
         let mut streams = [None, None];
@@ -103,7 +103,7 @@ impl Nursery {
         let since = orphans::ticks();
         let mut child = command.spawn().map_err(Failed::Spawn)?;
         let span = u32::try_from(orphans::ticks() - since).unwrap_or(u32::MAX);
-        started(Noted { pgid: pid_of(&child).as_raw_nonzero().get(), since, span });
+        started(Group { pgid: pid_of(&child).as_raw_nonzero().get(), since, span });
         let deadline = limit.map(|limit| began + limit);
         let watched = self.watch(&child, command, deadline, &mut streams);
         if watched.is_err() {

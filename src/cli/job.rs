@@ -11,7 +11,7 @@ use super::template::{Filling, Template, quoted};
 use super::values::ExitSet;
 use crate::job::{HaltRule, Retry};
 use crate::policy::{backoff, halt};
-use crate::store::sqlite::Child;
+use crate::store::sqlite::Group;
 use crate::sync::{Arc, Mutex};
 use crate::time::{Timestamp, wall_ms};
 use rustix::io::Errno;
@@ -144,7 +144,7 @@ enum End {
 
 impl Job {
     /// Runs the command for an item, to its end. `started` is told of each process.
-    pub(crate) fn attempt(&self, attempt: Attempt<'_>, started: &dyn Fn(Child)) -> Verdict {
+    pub(crate) fn attempt(&self, attempt: Attempt<'_>, started: &dyn Fn(Group)) -> Verdict {
         let began_ms = wall_ms();
         let slot = self.template.needs_slot().then(|| self.slots.take());
         let slot_number = slot.as_ref().map_or(0, |s| s.0);

@@ -171,7 +171,7 @@ fn attempt(job: &Job, controls: &Controls, item: &Bytes, ctx: &Context) -> Resul
         failures: ctx.failures(),
         deferrals: ctx.deferrals(),
     };
-    let finished = match job.attempt(attempt, &|child| ctx.note_child(child)) {
+    let finished = match job.attempt(attempt, &|group| ctx.note_child(group)) {
         Verdict::Again(why) => return Err(Failure::retry(why)),
         Verdict::Later(wait, why) => return Err(Failure::retry_after_with(why, wait)),
         Verdict::Settled(finished) if finished.status == Status::Cancelled => return Err(give_back()),

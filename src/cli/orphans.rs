@@ -11,7 +11,7 @@
 
 use super::job::OWNER;
 use super::say;
-use crate::store::sqlite::{Child, Orphans};
+use crate::store::sqlite::{Group, Orphans};
 use crate::sync::Parker;
 use crate::time::millis;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -38,7 +38,7 @@ pub(crate) fn end(orphans: &Orphans) {
     let mut groups: HashSet<Pid> = orphans
         .groups
         .iter()
-        .filter_map(|child| Pid::from_raw(child.pgid).filter(|leader| is_started_in(*leader, child)))
+        .filter_map(|noted| Pid::from_raw(noted.pgid).filter(|leader| is_started_in(*leader, noted)))
         .collect();
     loop {
         let mut found = Vec::new();
@@ -102,7 +102,7 @@ pub(crate) fn ticks() -> u64 {
 }
 
 /// Whether the process is the one that was noted, and not a later one of its number. Field 22 of its `stat` is its start.
-fn is_started_in(pid: Pid, noted: &Child) -> bool {
+fn is_started_in(pid: Pid, noted: &Group) -> bool {
     let start: Option<u64> = field(pid, 19).and_then(|ticks| ticks.parse().ok());
     start.and_then(|start| start.checked_sub(noted.since)).is_some_and(|after| after <= noted.span.into())
 }
@@ -174,12 +174,12 @@ mod tests {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let span = u32::try_from(ticks() - since).unwrap();
         let (pid, pgid) = (Pid::from_child(&child), 1);
-        assert!(is_started_in(pid, &Child { pgid, since, span }));
+        assert!(is_started_in(pid, &Group { pgid, since, span }));
         // Noted of another one, which has started before or after it.
-        assert!(!is_started_in(pid, &Child { pgid, since: since - 2, span: 1 }));
-        assert!(!is_started_in(pid, &Child { pgid, since: since + u64::from(span) + 1, span }));
+        assert!(!is_started_in(pid, &Group { pgid, since: since - 2, span: 1 }));
+        assert!(!is_started_in(pid, &Group { pgid, since: since + u64::from(span) + 1, span }));
         drop(child.stdin.take());
         child.wait().unwrap();
-        assert!(!is_started_in(pid, &Child { pgid, since, span }));
+        assert!(!is_started_in(pid, &Group { pgid, since, span }));
     }
 }

@@ -4,7 +4,7 @@
 use super::Context;
 use super::lane::Ending;
 use crate::store::JournalError;
-use crate::store::sqlite::{Child, Journal};
+use crate::store::sqlite::{Group, Journal};
 use crate::sync::Arc;
 
 impl Context {
@@ -15,9 +15,9 @@ impl Context {
     }
 
     /// Notes a process group that was started for the item. The one that this worker noted before has ended.
-    pub(crate) fn note_child(&self, child: Child) {
+    pub(crate) fn note_child(&self, group: Group) {
         if let Some(journal) = &self.shared.journal {
-            journal.note_child(self.worker(), child);
+            journal.note_child(self.worker(), group);
         }
     }
 

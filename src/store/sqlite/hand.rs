@@ -25,7 +25,7 @@ const STRANGERS_MAGIC: u64 = 0x6279_7264_7374_7267;
 #[derive(Debug, Default)]
 pub(crate) struct Left {
     pub(crate) in_hand: Vec<InHand>,
-    pub(crate) children: Vec<Child>,
+    pub(crate) groups: Vec<Group>,
     /// Threads ran that nobody had an eye on any more.
     pub(crate) strangers: bool,
 }
@@ -39,7 +39,7 @@ pub(crate) struct InHand {
 
 /// A process group, and when its first process started: tells it from a later one of the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Child {
+pub(crate) struct Group {
     pub(crate) pgid: i32,
     /// In clock ticks since the machine started: not before the first, and not after so many more.
     pub(crate) since: u64,
@@ -56,9 +56,9 @@ pub(crate) struct Hand {
 /// Threads of this process that were given up, by whatever engine: they may outlive it.
 static GIVEN_UP: Mutex<i64> = Mutex::new(0);
 
-/// Removes the file, if it is there.
-pub(crate) fn clear_away(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
+/// Removes the file, if there is one: for whoever has the journal.
+pub(crate) fn clear_away(journal: &Path) -> io::Result<()> {
+    match std::fs::remove_file(beside(journal, "-hand")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -69,7 +69,7 @@ impl Hand {
     pub(crate) fn create(journal: &Path, workers: usize) -> Result<(Hand, PathBuf), JournalError> {
         let path = beside(journal, "-hand");
         // A new file, not the old one emptied: who had the journal before, in this process or another, may still write there.
-        let made = clear_away(&path).and_then(|()| File::create_new(&path)).and_then(|file| {
+        let made = clear_away(journal).and_then(|()| File::create_new(&path)).and_then(|file| {
             // Zeros, not a hole: noting must not need room on a full disk.
             file.write_all_at(&vec![0; (workers * 2 + 1) * SLOT], 0)?;
             let hand = Hand { file, workers };
@@ -91,7 +91,7 @@ impl Hand {
         let slots = || bytes.chunks_exact(SLOT);
         Ok(Left {
             in_hand: slots().filter_map(items).collect(),
-            children: slots().filter_map(child).collect(),
+            groups: slots().filter_map(group).collect(),
             strangers: slots().filter_map(|slot| parse(STRANGERS_MAGIC, slot)).any(|(count, _)| count > 0),
         })
     }
@@ -109,8 +109,8 @@ impl Hand {
 
     /// This worker has started a process, and none of those before it runs any more.
     #[cfg(feature = "cli")]
-    pub(crate) fn note_child(&self, worker: usize, child: Child) {
-        let slot = format_child(child);
+    pub(crate) fn note_child(&self, worker: usize, group: Group) {
+        let slot = format_group(group);
         let _ = self.file.write_at(&slot, at(worker) + SLOT as u64);
     }
 
@@ -132,8 +132,8 @@ fn format_items(items: InHand) -> [u8; SLOT] {
 }
 
 #[cfg(any(feature = "cli", test))]
-fn format_child(child: Child) -> [u8; SLOT] {
-    format(CHILD_MAGIC, u64::from(child.pgid.unsigned_abs()) | u64::from(child.span) << 32, child.since)
+fn format_group(group: Group) -> [u8; SLOT] {
+    format(CHILD_MAGIC, u64::from(group.pgid.unsigned_abs()) | u64::from(group.span) << 32, group.since)
 }
 
 fn format(magic: u64, one: u64, two: u64) -> [u8; SLOT] {
@@ -150,11 +150,11 @@ fn items(slot: &[u8]) -> Option<InHand> {
     (items.first <= items.last).then_some(items)
 }
 
-fn child(slot: &[u8]) -> Option<Child> {
+fn group(slot: &[u8]) -> Option<Group> {
     let (one, since) = parse(CHILD_MAGIC, slot)?;
     // The group 0 would be our own.
     let pgid = i32::try_from(one as u32).ok().filter(|pgid| *pgid > 0)?;
-    Some(Child { pgid, since, span: (one >> 32) as u32 })
+    Some(Group { pgid, since, span: (one >> 32) as u32 })
 }
 
 fn parse(magic: u64, slot: &[u8]) -> Option<(u64, u64)> {
@@ -172,18 +172,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_had_the_journal_before_writes_beside() {
+        let dir = std::env::temp_dir().join(format!("batchyard-hand-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let journal = dir.join("a.db");
+        let there = InHand { first: 1, last: 2 };
+        let (before, _) = Hand::create(&journal, 1).unwrap();
+        before.note(0, there);
+        assert_eq!(Hand::read(&journal).unwrap().in_hand, [there]);
+        let (now, _) = Hand::create(&journal, 1).unwrap();
+        before.note(0, there);
+        assert_eq!(Hand::read(&journal).unwrap().in_hand, []);
+        now.note(0, there);
+        before.clear(0);
+        assert_eq!(Hand::read(&journal).unwrap().in_hand, [there]);
+        clear_away(&journal).unwrap();
+        clear_away(&journal).unwrap();
+        assert_eq!(Hand::read(&journal).unwrap().in_hand, []);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
     fn slots_read_back_and_rubbish_does_not() {
         let there = InHand { first: 1 << 40 | 7, last: 1 << 40 | 9 };
         let mut slot = format_items(there);
         assert_eq!(items(&slot), Some(there));
-        assert_eq!(child(&slot), None);
+        assert_eq!(group(&slot), None);
         assert_eq!(items(&[0; SLOT]), None);
         slot[9] ^= 1;
         assert_eq!(items(&slot), None);
-        let one = Child { pgid: 4711, since: 99, span: 3 };
-        let mut slot = format_child(one);
-        assert_eq!((child(&slot), items(&slot)), (Some(one), None));
+        let one = Group { pgid: 4711, since: 99, span: 3 };
+        let mut slot = format_group(one);
+        assert_eq!((group(&slot), items(&slot)), (Some(one), None));
         slot[17] ^= 1;
-        assert_eq!(child(&slot), None);
+        assert_eq!(group(&slot), None);
     }
 }

@@ -301,9 +301,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             }
         }
     }
-}
 
-impl<I: Payload, O: Payload> JournalStore<I, O> {
     /// Items that items of this run had submitted in earlier ones belong to it, too.
     fn children_came(&self, sealed: &Sealed) {
         let (done, dead, skipped) = sealed.ended_children;

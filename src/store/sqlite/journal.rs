@@ -269,8 +269,8 @@ impl Journal {
 
     /// Notes a process that a worker has started for an item.
     #[cfg(feature = "cli")]
-    pub(crate) fn note_child(&self, worker: usize, child: super::hand::Child) {
-        self.hand.note_child(worker, child);
+    pub(crate) fn note_child(&self, worker: usize, group: super::hand::Group) {
+        self.hand.note_child(worker, group);
     }
 
     /// Keeps something of an attempt, before whatever is sent after it.

@@ -46,7 +46,7 @@ mod transaction;
 mod writer;
 
 #[cfg(feature = "cli")]
-pub(crate) use self::hand::Child;
+pub(crate) use self::hand::Group;
 pub(crate) use self::journal::{Journal, News, Options};
 pub(crate) use self::owner::Orphans;
 pub(crate) use self::store::JournalStore;

@@ -7,7 +7,7 @@
 
 use super::book::{Book, Books};
 use super::error::{At, JournalError};
-use super::hand::{Child, Hand, Left};
+use super::hand::{Group, Hand, Left};
 use super::rows::{Kind, NewError, Past, key_sum, number, range_of, result_sum};
 use super::schema::{self, BATCH_SHIFT};
 use super::settle::{read_past, write_error, write_past};
@@ -37,7 +37,7 @@ const CHECK_LIMIT: Duration = secs(1);
 pub(crate) struct Orphans {
     /// Ids of the dead owners: the value of the variable that their children have in their environment.
     pub(crate) owners: Vec<String>,
-    pub(crate) groups: Vec<Child>,
+    pub(crate) groups: Vec<Group>,
 }
 
 /// An owner that did not end.
@@ -88,7 +88,7 @@ pub(crate) fn take_over(
     if !dead.is_empty() {
         let orphans = Orphans {
             owners: dead.iter().map(|owner| owner.uid.clone()).collect(),
-            groups: left.children.clone(),
+            groups: left.groups.clone(),
         };
         kill(&orphans);
     }

@@ -334,7 +334,7 @@ impl Writer {
         listener.closed(&why);
         self.refuse(why);
         // While the lock is held: the next owner makes its own.
-        let _ = clear_away(&super::lock::beside(&self.path, "-hand"));
+        let _ = clear_away(&self.path);
     }
 
     /// There is something to write: what is left of the last group, or the next one. False: closed, and nothing is left.

@@ -191,7 +191,8 @@ fn foreign_files_are_not_touched() {
     }
     let differs = std::fs::read(&newer).unwrap().iter().zip(&bytes).position(|(now, before)| now != before);
     assert_eq!(differs, None, "it was written to");
-    of(&dir.path().join("nowhere"), "status").ran().exits(2).says("nowhere");
+    let missing = of(&dir.path().join("nowhere"), "status").ran();
+    missing.exits(2).says("nowhere").says("there is no such file");
     assert!(!dir.path().join("nowhere").exists());
     kept(&dir.path().join("no/such/directory/a.db"), "-- true ::: a")
         .ran()

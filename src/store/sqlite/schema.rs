@@ -206,7 +206,7 @@ pub(crate) fn open(path: &Path, synchronous: &str) -> Result<Connection, Journal
 pub(crate) fn open_beside(path: &Path, write: bool) -> Result<Connection, JournalError> {
     let at = At(path);
     if length(path)?.is_none() {
-        let source = io::ErrorKind::NotFound.into();
+        let source = io::Error::new(io::ErrorKind::NotFound, "there is no such file");
         return Err(JournalError::Io { path: path.to_owned(), doing: "cannot be read".to_owned(), source });
     }
     let open = |write: bool| {

@@ -3,8 +3,8 @@
 //! Verified: no wake-up is lost (register against release, the rollback of a newcomer, a raised limit, a waiter that
 //! leaves and had held others back): a waiter that is entitled to a grant ends granted, or the model deadlocks; a
 //! grant against a timeout, a cancel, a close has one winner, and permits are conserved whoever wins; what a putter
-//! did is seen by whom its permits were granted to; two kinds asked for by two threads cannot deadlock. In every
-//! spawn order, exact outcomes.
+//! did is seen by whom its permits were granted to; two kinds asked for by two threads cannot deadlock; a grant that
+//! nobody took up is taken back, taken up, or given up, once. In every spawn order, exact outcomes.
 //!
 //! Not verified here: the order of grants, ageing, the bound on passing (property tests against a sequential
 //! oracle, `core/waitlist/laws.rs`); more than three threads (the shuttle test below samples ten); real timed waits
@@ -285,6 +285,74 @@ mod loop_free {
             (Did::Cancel(Cancelled::WasGranted), Did::Take(false)),
             (Did::Cancel(Cancelled::WasIdle), Did::Take(true)),
         ]);
+    }
+
+    /// A lane has a grant that nobody took up yet. Who runs already needs the same: it takes the grant back, or waits for
+    /// the worker that took it.
+    #[test]
+    fn an_untaken_grant_is_taken_back() {
+        explore(
+            || {
+                let yard = Yard::new(&[1], &ONE).lane_waits(ONE);
+                yard.put(&ONE);
+                yard
+            },
+            &[
+                |y: &Yard| {
+                    let got = y.list.acquire_inside(&ONE, &y.lane);
+                    y.data.touch();
+                    y.put(&ONE);
+                    Did::Acquire(got)
+                },
+                |y: &Yard| {
+                    let taken = y.list.take_grant(&y.lane);
+                    if taken {
+                        y.data.touch();
+                        y.put(&ONE);
+                    }
+                    Did::Take(taken)
+                },
+            ],
+            |y, seen| {
+                assert_eq!(y.list.waiters(0), 0);
+                let state = y.list.state(&y.lane);
+                (seen[0], seen[1], state, y.list.in_use(0))
+            },
+        )
+        .exactly([
+            (Did::Acquire(Ok(())), Did::Take(true), NodeState::Idle, 0),
+            // The lane has kept its place, and has a grant again.
+            (Did::Acquire(Ok(())), Did::Take(false), NodeState::Granted, 1),
+        ]);
+    }
+
+    /// As above, while the lane leaves.
+    #[test]
+    fn an_untaken_grant_is_taken_back_or_given_up() {
+        explore_bounded(
+            BOUND,
+            || {
+                let yard = Yard::new(&[1], &ONE).lane_waits(ONE);
+                yard.put(&ONE);
+                yard
+            },
+            &[
+                |y: &Yard| Did::Acquire(y.list.acquire_inside(&ONE, &y.lane)),
+                |y: &Yard| {
+                    let left = y.list.cancel(&y.lane, 0, &mut tell);
+                    if left == Cancelled::WasGranted {
+                        y.put(&ONE);
+                    }
+                    Did::Cancel(left)
+                },
+            ],
+            |y, seen| {
+                assert_eq!((y.list.state(&y.lane), y.list.waiters(0)), (NodeState::Idle, 0));
+                assert_eq!((seen[0], y.list.in_use(0)), (Did::Acquire(Ok(())), 1));
+                seen[1]
+            },
+        )
+        .exactly([Did::Cancel(Cancelled::WasGranted), Did::Cancel(Cancelled::Removed)]);
     }
 
     /// The lane wants two, has one set aside, and leaves.

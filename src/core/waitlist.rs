@@ -25,7 +25,7 @@
 //! |---|---|---|
 //! | `Idle` | in no list; the node is its owner's | `enqueue`: to `Waiting` |
 //! | `Waiting` | linked; the node is the latch holder's | a scan: to `Granted`, `Closed`, `Never`; `cancel`: to `Idle` |
-//! | `Granted` | unlinked; its demand is deducted | `take_grant` or `cancel`, by one CAS: to `Idle`, with the permits |
+//! | `Granted` | unlinked; its demand is deducted | `take_grant` or `cancel`, by one CAS: to `Idle`, with the permits; [`revoke`](WaitList::revoke): to `Waiting`, without |
 //! | `Closed`, `Never` | unlinked; will not be granted | `cancel` or `refusal`: to `Idle` |
 //!
 //! A take or put without waiters is O(kinds of the demand). A scan is O(waiters), and stops as soon as nothing is
@@ -37,13 +37,16 @@
 mod acquire;
 mod demand;
 #[cfg(all(test, not(any(loom, shuttle))))]
+mod inside_laws;
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod laws;
 mod lines;
+mod revoke;
 mod scan;
 
 pub use self::acquire::Unmet;
 pub use self::demand::{Demand, MAX_PARTS};
-pub use self::lines::{CLASSES, Node};
+pub use self::lines::{Claim, Node};
 
 use self::lines::Seat;
 use self::scan::Queue;
@@ -282,7 +285,7 @@ impl WaitList {
         self.settle(queue, None, None, wake);
     }
 
-    /// Takes `d` or queues `node` for it, in priority class `class` (cut to the highest).
+    /// Takes `d` or queues `node` for it, with this claim.
     ///
     /// A node that waits or has an untaken grant is left as it is, and `Waiting` returned.
     ///
@@ -300,7 +303,7 @@ impl WaitList {
         &self,
         node: &Node,
         d: Demand,
-        class: usize,
+        claim: impl Into<Claim>,
         now: u64,
         waiter: Waiter,
         wake: &mut impl FnMut(&Waiter),
@@ -329,7 +332,7 @@ impl WaitList {
         // that it is its owner's, who is the caller.
         let seat = unsafe { Seat::new(node) };
         seat.with(|e| {
-            e.class = class.min(CLASSES - 1) as u8;
+            e.set_claim(claim.into());
             e.since = queue.now;
             e.demand = d;
             e.waiter = Some(waiter);

@@ -1,7 +1,7 @@
 //! Waiting as a thread: the node on the caller's stack, and out of the list before the frame ends.
 
 use super::demand::Demand;
-use super::{Cancelled, Enqueued, Node, NodeState, Refused, WaitList, Waiter};
+use super::{Cancelled, Claim, Enqueued, Node, NodeState, Refused, WaitList, Waiter};
 use crate::sync::{Parker, armed, thread};
 
 /// How often a waiter yields before it sleeps. A futex wake costs its giver about 7 µs and its taker 20; a yield
@@ -33,7 +33,7 @@ struct Seated<'a, W: FnMut(&Waiter)> {
 }
 
 impl WaitList {
-    /// Takes `d`, waiting for it in priority class `class` as long as `park` does.
+    /// Takes `d`, waiting for it with this claim as long as `park` does.
     ///
     /// `park` sleeps on the parker and returns true when it took a token, false when it gives up (its deadline is
     /// over, or it was cancelled). A grant that comes at the same time wins: the answer is then `Ok`.
@@ -44,7 +44,7 @@ impl WaitList {
     pub(crate) fn acquire<W: FnMut(&Waiter)>(
         &self,
         d: &Demand,
-        class: usize,
+        claim: impl Into<Claim>,
         now: u64,
         parker: &Parker,
         mut park: impl FnMut(&Parker) -> bool,
@@ -55,7 +55,7 @@ impl WaitList {
         let waiter = Waiter::Thread(parker.unparker());
         // SAFETY: the node lies in this frame and is not moved; `seated`, which is dropped before it, sees to it
         // that it does not wait any more when the frame ends. The list is borrowed for longer than that.
-        let enqueued = unsafe { self.enqueue(&node, *d, class, now, waiter, seated.wake) };
+        let enqueued = unsafe { self.enqueue(&node, *d, claim, now, waiter, seated.wake) };
         if enqueued? == Enqueued::Granted {
             seated.left = true;
             return Ok(());
@@ -89,6 +89,22 @@ impl WaitList {
             }
         };
         self.acquire(d, class, 0, &parker, park, &mut Self::unpark)
+    }
+
+    /// As who runs already: takes the grant of `lane` back, if nobody has taken it up, when there is need.
+    pub fn acquire_inside(&self, d: &Demand, lane: &Node) -> Result<(), Unmet> {
+        let parker = Parker::new();
+        let mut queued = false;
+        let park = |parker: &Parker| {
+            if !std::mem::replace(&mut queued, true) {
+                // SAFETY: the models' nodes are boxed and outlive the list's use.
+                unsafe { self.revoke(lane, Waiter::Lane(0), &mut Self::unpark) };
+            } else {
+                parker.park();
+            }
+            true
+        };
+        self.acquire(d, Claim::Inside { above: 0 }, 0, &parker, park, &mut Self::unpark)
     }
 
     /// Tells a thread.

@@ -1,7 +1,7 @@
 //! The wait list against its laws, one thread at a time: with one kind against an exact oracle that restates the
 //! rule naively; with several kinds against what must hold whatever the order.
 
-use super::lines::{AGEING, tier};
+use super::lines::{AGEING, CLASSES, tier};
 use super::*;
 use proptest::prelude::*;
 

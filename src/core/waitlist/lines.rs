@@ -2,7 +2,12 @@
 //!
 //! Within a class first come, first served. Over the classes by tier: the class, plus one for each
 //! [`AGEING`] waited, at most the top; among equals who came first. Nothing is re-sorted as time passes: a line is
-//! sorted by age as it stands, so its head has its highest tier, and a walk compares four heads.
+//! sorted by age as it stands, so its head has its highest tier, and a walk compares the heads.
+//!
+//! Before all classes stand those who wait *inside*: who runs already, and may hold permits. They are in a line of their
+//! own, who holds the higher kind first. Nobody inside waits for a kind that is not higher than all he holds, so the
+//! first of the line waits only for who does not wait here: with what is set aside for the others, a circle would close
+//! over the order of the queue alone (W stands before A for a kind that A wants, and wants one that A holds).
 
 use super::demand::Demand;
 use super::{NodeState, Refused, Waiter};
@@ -14,6 +19,9 @@ use std::ptr;
 
 /// Priority classes, the highest last.
 pub const CLASSES: usize = 4;
+/// The line of those inside.
+const INSIDE: usize = CLASSES;
+const LINES: usize = CLASSES + 1;
 
 /// A waiter rises by one tier for each ten seconds (in nanoseconds) it waits. Long against any permit's usual hold,
 /// so that a busy class is not mixed with the next; short against a person's patience.
@@ -22,6 +30,24 @@ pub const AGEING: u64 = 10_000_000_000;
 /// The tier of a waiter now.
 pub(super) fn tier(class: u8, since: u64, now: u64) -> u64 {
     (u64::from(class) + now.saturating_sub(since) / AGEING).min(CLASSES as u64 - 1)
+}
+
+/// With what claim somebody waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// From outside, holding nothing: by priority class (cut to the highest) and arrival.
+    Class(usize),
+    /// Inside something that runs: before all classes, and never passed.
+    Inside {
+        /// The number above the highest kind that is held; 0: none is. No kind below it may be asked for.
+        above: u16,
+    },
+}
+
+impl From<usize> for Claim {
+    fn from(class: usize) -> Claim {
+        Claim::Class(class)
+    }
 }
 
 /// A place in a wait list, embedded in who waits: a lane, or a thread's stack frame. One demand at a time.
@@ -46,7 +72,7 @@ pub(super) struct Entry {
     prev: *const Node,
     next: *const Node,
     seq: u64,
-    pub(super) class: u8,
+    claim: Claim,
     pub(super) since: u64,
     pub(super) demand: Demand,
     pub(super) waiter: Option<Waiter>,
@@ -69,7 +95,7 @@ impl Node {
                 prev: ptr::null(),
                 next: ptr::null(),
                 seq: 0,
-                class: 0,
+                claim: Claim::Class(0),
                 since: 0,
                 demand: Demand::new(),
                 waiter: None,
@@ -80,6 +106,36 @@ impl Node {
             }),
             _pinned: PhantomPinned,
         }
+    }
+}
+
+impl Entry {
+    /// The line it stands in, and its place there: the least first.
+    fn place(&self) -> (usize, (std::cmp::Reverse<u16>, u64)) {
+        match self.claim {
+            Claim::Class(class) => (class, (std::cmp::Reverse(0), self.seq)),
+            Claim::Inside { above } => (INSIDE, (std::cmp::Reverse(above), self.seq)),
+        }
+    }
+
+    pub(super) fn set_claim(&mut self, claim: Claim) {
+        self.claim = match claim {
+            Claim::Class(class) => Claim::Class(class.min(CLASSES - 1)),
+            inside @ Claim::Inside { .. } => inside,
+        };
+    }
+
+    pub(super) fn is_inside(&self) -> bool {
+        matches!(self.claim, Claim::Inside { .. })
+    }
+
+    /// What the order over the lines goes by: the greatest first.
+    fn rank(&self, now: u64) -> (u64, std::cmp::Reverse<u64>) {
+        let tier = match self.claim {
+            Claim::Class(class) => tier(class as u8, self.since, now),
+            Claim::Inside { .. } => CLASSES as u64,
+        };
+        (tier, std::cmp::Reverse(self.seq))
     }
 }
 
@@ -137,7 +193,7 @@ struct Line {
 
 /// All lines of a wait list.
 pub(super) struct Lines {
-    lines: [Line; CLASSES],
+    lines: [Line; LINES],
     seq: u64,
 }
 
@@ -146,40 +202,50 @@ unsafe impl Send for Lines {}
 
 impl Lines {
     pub(super) fn new() -> Self {
-        Self { lines: [Line { head: ptr::null(), tail: ptr::null() }; CLASSES], seq: 0 }
+        Self { lines: [Line { head: ptr::null(), tail: ptr::null() }; LINES], seq: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.lines.iter().all(|line| line.head.is_null())
     }
 
-    /// Links a node that is in no line, at the end of its class.
+    /// Links a node that is in no line, as the last that came.
     pub(super) fn push(&mut self, seat: Seat) {
         self.seq += 1;
-        let class = seat.with(|e| {
-            e.seq = self.seq;
-            e.next = ptr::null();
-            usize::from(e.class)
-        });
-        let line = &mut self.lines[class];
-        let last = std::mem::replace(&mut line.tail, seat.0);
-        seat.with(|e| e.prev = last);
-        match Self::seat(last) {
-            Some(last) => last.with(|e| e.next = seat.0),
-            None => line.head = seat.0,
+        seat.with(|e| e.seq = self.seq);
+        self.put_back(seat);
+    }
+
+    /// Links a node that was in a line before, where it had its place. O(those behind it).
+    pub(super) fn put_back(&mut self, seat: Seat) {
+        let (line, place) = seat.with(|e| e.place());
+        let (mut prev, mut next) = (self.lines[line].tail, ptr::null());
+        while let Some(last) = Self::seat(prev)
+            && last.with(|e| e.place().1 > place)
+        {
+            (prev, next) = (last.with(|e| e.prev), prev);
+        }
+        seat.with(|e| (e.prev, e.next) = (prev, next));
+        match Self::seat(prev) {
+            Some(prev) => prev.with(|e| e.next = seat.0),
+            None => self.lines[line].head = seat.0,
+        }
+        match Self::seat(next) {
+            Some(next) => next.with(|e| e.prev = seat.0),
+            None => self.lines[line].tail = seat.0,
         }
     }
 
     /// Unlinks a node that is in a line.
     pub(super) fn unlink(&mut self, seat: Seat) {
-        let (class, prev, next) = seat.with(|e| (usize::from(e.class), e.prev, e.next));
+        let (line, prev, next) = seat.with(|e| (e.place().0, e.prev, e.next));
         match Self::seat(prev) {
             Some(prev) => prev.with(|e| e.next = next),
-            None => self.lines[class].head = next,
+            None => self.lines[line].head = next,
         }
         match Self::seat(next) {
             Some(next) => next.with(|e| e.prev = prev),
-            None => self.lines[class].tail = prev,
+            None => self.lines[line].tail = prev,
         }
     }
 
@@ -212,18 +278,17 @@ impl Lines {
 }
 
 pub(super) struct Walk {
-    heads: [Option<Seat>; CLASSES],
+    heads: [Option<Seat>; LINES],
     now: u64,
 }
 
 impl Walk {
     pub(super) fn next(&mut self) -> Option<Seat> {
         let now = self.now;
-        let first = |seat: Seat| seat.with(|e| (tier(e.class, e.since, now), std::cmp::Reverse(e.seq)));
-        let (class, seat) = (0..CLASSES)
-            .filter_map(|class| Some((class, self.heads[class]?)))
-            .max_by_key(|(_, seat)| first(*seat))?;
-        self.heads[class] = Lines::seat(seat.with(|e| e.next));
+        let (line, seat) = (0..LINES)
+            .filter_map(|line| Some((line, self.heads[line]?)))
+            .max_by_key(|(_, seat)| seat.with(|e| e.rank(now)))?;
+        self.heads[line] = Lines::seat(seat.with(|e| e.next));
         Some(seat)
     }
 }
@@ -248,7 +313,7 @@ mod tests {
         let seats: Vec<Seat> = nodes.iter().map(|n| unsafe { Seat::new(n) }).collect();
         let mut lines = Lines::new();
         for (seat, (class, since)) in seats.iter().zip([(0, 0), (1, 9), (0, 9), (3, 9), (1, 9)]) {
-            seat.with(|e| (e.class, e.since) = (class, since));
+            seat.with(|e| (e.claim, e.since) = (Claim::Class(class), since));
             lines.push(*seat);
         }
         let order = |lines: &Lines, now| {
@@ -267,5 +332,42 @@ mod tests {
             lines.unlink(seats[i]);
         }
         assert!(lines.is_empty());
+    }
+
+    #[test]
+    fn inside_comes_first_and_who_holds_the_higher_kind() {
+        let nodes: Vec<Node> = (0..5).map(|_| Node::new()).collect();
+        // SAFETY: one thread, the nodes outlive the lines.
+        let seats: Vec<Seat> = nodes.iter().map(|n| unsafe { Seat::new(n) }).collect();
+        let mut lines = Lines::new();
+        let claims = [
+            Claim::Class(3),
+            Claim::Inside { above: 0 },
+            Claim::Inside { above: 7 },
+            Claim::Class(3),
+            Claim::Inside { above: 7 },
+        ];
+        for (seat, claim) in seats.iter().zip(claims) {
+            seat.with(|e| e.set_claim(claim));
+            lines.push(*seat);
+        }
+        let order = |lines: &Lines| {
+            let mut walk = lines.walk(u64::MAX);
+            std::iter::from_fn(|| walk.next())
+                .map(|seat| seats.iter().position(|s| *s == seat).unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(order(&lines), [2, 4, 1, 0, 3]);
+        // Who is put back has his old place, wherever it was.
+        for i in [2, 1, 0, 4] {
+            lines.unlink(seats[i]);
+            lines.put_back(seats[i]);
+            assert_eq!(order(&lines), [2, 4, 1, 0, 3]);
+        }
+        lines.unlink(seats[2]);
+        lines.unlink(seats[0]);
+        lines.put_back(seats[0]);
+        lines.put_back(seats[2]);
+        assert_eq!(order(&lines), [2, 4, 1, 0, 3]);
     }
 }

@@ -224,7 +224,7 @@ impl WaitList {
                 let ledgers = &mut q.ledgers;
                 seat.with(|e| {
                     e.visited = q.scan;
-                    e.holds_back = e.passed >= bypass || waited >= self.fairness.patience;
+                    e.holds_back = e.is_inside() || e.passed >= bypass || waited >= self.fairness.patience;
                     if e.holds_back {
                         set_aside(ledgers, &e.demand);
                     }

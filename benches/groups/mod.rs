@@ -11,6 +11,7 @@ pub(crate) mod map;
 pub(crate) mod memory;
 mod outside;
 mod peak;
+pub(crate) mod permit;
 mod place;
 #[cfg(feature = "sqlite")]
 pub(crate) mod reopen;
@@ -37,7 +38,7 @@ impl Group {
 /// All of them, in the order of the table.
 pub(crate) const GROUPS: &[Group] = &[
     Group::always("limiter", limiter::hold),
-    Group::always("permit", outside::hold),
+    Group::always("permit", permit::hold),
     Group::always("map", map::hold),
     Group::always("item", outside::hold),
     Group::always("cli", cli::hold),

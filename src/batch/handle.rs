@@ -1,9 +1,9 @@
 //! A batch under way.
 
+use super::key::KeyOf;
 #[cfg(feature = "sqlite")]
 use super::link::LaneLink;
 use super::readers::Readers;
-use super::request::KeyOf;
 use super::results::Results;
 use super::work::{BatchWork, Rows};
 use crate::engine::body::Body;

@@ -5,6 +5,7 @@
 //! | `engine` | [`Engine`]: opened from a builder or a configuration, closed by [`Engine::shutdown`] |
 //! | `builder` | [`EngineBuilder`] |
 //! | `request` | [`BatchBuilder`]: what a batch asks for |
+//! | `key` | how an item gets its key |
 //! | `handle` | [`Batch`]: push, steer, wait |
 //! | `results`, `readers` | [`Results`]: the iterator over results, and who holds one |
 //! | `map` | `map`, `try_map`, `for_each`: borrowed from the caller's stack |
@@ -17,6 +18,7 @@ mod engine;
 #[cfg(test)]
 mod fence_tests;
 mod handle;
+mod key;
 #[cfg(feature = "sqlite")]
 mod link;
 mod map;
@@ -32,7 +34,8 @@ pub use self::{
     builder::EngineBuilder,
     engine::Engine,
     handle::{Batch, Progress},
-    request::{BatchBuilder, ByHash, ByKey, KeyOf},
+    key::{ByHash, ByKey, KeyOf},
+    request::BatchBuilder,
     results::Results,
     ticket::{JoinError, Ticket},
 };

@@ -1,59 +1,21 @@
 //! What a batch asks for, before it runs.
 
+mod checks;
+
 use super::handle::{self, Batch};
+use super::key::{ByHash, ByKey, KeyOf};
 use super::map;
-use crate::core::waitlist::{Demand, MAX_PARTS};
-use crate::engine::gate::LaneGate;
-use crate::engine::lane::{LaneCore, LaneSpec};
 use crate::engine::shared::Shared;
-use crate::engine::tunables::{LaneTunables, Tunables};
 use crate::engine::worker::with_current;
 use crate::engine::{Context, Error, PushError};
 use crate::error::Invalid;
 use crate::job::{Dead, Duplicates, Failure, HaltRule, Key, Payload, Priority, Report, Retry};
-use crate::limit::RateLimiter;
 use crate::resource::ResourceKind;
 use crate::store::{BatchId, Unsealed};
 use crate::sync::Arc;
 use std::any::Any;
 use std::fmt;
-use std::marker::PhantomData;
 use std::time::Duration;
-
-/// How the key of an item is made.
-pub trait KeyOf<I>: Send + Sync + 'static {
-    /// The item's key.
-    ///
-    /// # Errors
-    ///
-    /// Says why it cannot be made.
-    fn key_of(&self, item: &I) -> Result<Key, String>;
-}
-
-/// An item's key is the hash of its payload.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ByHash;
-
-impl<I: Payload> KeyOf<I> for ByHash {
-    fn key_of(&self, item: &I) -> Result<Key, String> {
-        Key::of_payload(item).map_err(|error| error.to_string())
-    }
-}
-
-/// An item's key is what a function makes of it.
-pub struct ByKey<I, S, F>(F, PhantomData<fn(&I) -> S>);
-
-impl<I: 'static, S: Into<Key> + 'static, F: Fn(&I) -> S + Send + Sync + 'static> KeyOf<I> for ByKey<I, S, F> {
-    fn key_of(&self, item: &I) -> Result<Key, String> {
-        Ok((self.0)(item).into())
-    }
-}
-
-impl<I, S, F> fmt::Debug for ByKey<I, S, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ByKey")
-    }
-}
 
 /// A batch to be: made by [`Engine::batch`](crate::Engine::batch), run by [`submit`](BatchBuilder::submit),
 /// [`open`](BatchBuilder::open) or [`map`](BatchBuilder::map).
@@ -167,7 +129,7 @@ impl BatchBuilder<ByHash> {
             processor: self.processor,
             version: self.version,
             write_with: self.write_with,
-            key: ByKey(f, PhantomData),
+            key: ByKey::new(f),
         }
     }
 }
@@ -505,109 +467,6 @@ impl<K> BatchBuilder<K> {
         F: Fn(&I, &Context) -> Result<(), Failure> + Send + Sync,
     {
         self.map_with_report(items, f).map(|(_, report)| report)
-    }
-
-    /// Checks everything and makes the lane's core.
-    fn core(&self, may_abandon: bool) -> Result<LaneCore, Error> {
-        let shared = &self.shared;
-        let limits = &shared.limits;
-        let invalid = |field: &str, problem: &str| Err(Error::Invalid(Invalid::new(field, problem)));
-        if self.name.is_empty() {
-            return invalid("batch", "a batch needs a name: it is its identity");
-        }
-        if !(1..=u32::from(u16::MAX)).contains(&self.weight) {
-            return invalid("weight", "must be 1 to 65535");
-        }
-        for (field, value) in [
-            ("item_timeout", self.item_timeout),
-            ("hang_after", self.hang_after),
-            ("deadline", self.deadline),
-        ] {
-            if value == Some(Duration::ZERO) {
-                return invalid(field, "zero would end everything at once: leave it out for no limit");
-            }
-        }
-        if self.concurrency == Some(0) {
-            return invalid("concurrency", "must be at least 1: pause the batch to stop it");
-        }
-        if self.result_window == 0 {
-            return invalid("result_window", "must be at least 1");
-        }
-        if self.capacity == 0 {
-            return invalid("capacity", "must be at least 1");
-        }
-        self.retry.validate()?;
-        if let Some(halt) = &self.halt {
-            halt.validate()?;
-        }
-        let gate = LaneGate::new(self.demand()?, self.limiters()?);
-        let spec = LaneSpec {
-            retry: self.retry,
-            item_timeout: self.item_timeout,
-            grace: self.grace,
-            hang_after: self.hang_after,
-            halt: self.halt,
-            may_abandon,
-            in_journal: may_abandon && shared.has_journal(),
-            max_abandoned: self.max_abandoned,
-        };
-        let own = self.concurrency.map_or(LaneTunables::UNCAPPED, |n| u32::try_from(n).unwrap_or(u32::MAX));
-        let tunables = LaneTunables {
-            cap: own.min(limits.batch_cap),
-            weight: self.weight as u16,
-            class: self.priority.class() as u8,
-            flags: if limits.total_cap { LaneTunables::TOTAL_CAP } else { 0 },
-        };
-        let now = shared.clock.now();
-        let deadline = self.deadline.map(|limit| now + limit);
-        Ok(LaneCore::new(self.name.clone(), spec, Tunables::new(tunables), gate, deadline, now))
-    }
-
-    fn demand(&self) -> Result<Demand, Error> {
-        let gate = &self.shared.gate;
-        let mut demand = Demand::new();
-        for (kind, units) in &self.needs {
-            let Some((index, limit)) = gate.kind(kind) else {
-                if !self.shared.limits.throttling {
-                    continue;
-                }
-                let known: Vec<String> = gate.kinds().map(|(kind, _)| kind.to_string()).collect();
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                return Err(Error::UnknownQuota { kind: kind.to_string(), known });
-            };
-            if *units == 0 {
-                return Err(Invalid::new("needs", format!("0 units of {kind} are none: leave it out")).into());
-            }
-            demand = demand.with(index, *units);
-            // The same kind may be asked for more than once.
-            let asked = demand.parts().find(|(there, _)| *there == index).map_or(0, |(_, asked)| asked);
-            if asked > limit {
-                return Err(Error::NeverFits { kind: kind.to_string(), asked, limit });
-            }
-        }
-        // Two more kinds are the caps of the lane and of the engine.
-        if demand.len() + 2 > MAX_PARTS {
-            let problem = format!("an item can need {} kinds of resource at most", MAX_PARTS - 2);
-            return Err(Invalid::new("needs", problem).into());
-        }
-        Ok(demand)
-    }
-
-    fn limiters(&self) -> Result<Vec<RateLimiter>, Error> {
-        let gate = &self.shared.gate;
-        let mut limiters = Vec::new();
-        for name in &self.rates {
-            match gate.rate(name) {
-                Some(limiter) => limiters.push(limiter.clone()),
-                None if !self.shared.limits.rate_limiting => {}
-                None => {
-                    let known: Vec<&str> = gate.rate_names().collect();
-                    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                    return Err(Error::UnknownRate { name: name.clone(), known });
-                }
-            }
-        }
-        Ok(limiters)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A submitted batch as its lane sees it: rows from the store, the user's closure, outcomes to the store.
 
+use super::key::KeyOf;
 use super::readers::Readers;
-use super::request::KeyOf;
 use crate::engine::Context;
 use crate::engine::lane::Ending;
 use crate::engine::signal::Signal;

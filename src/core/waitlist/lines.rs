@@ -6,14 +6,12 @@
 
 use super::demand::Demand;
 use super::{NodeState, Refused, Waiter};
+use crate::core::permits::CLASSES;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::fmt;
 use std::marker::PhantomPinned;
 use std::ptr;
-
-/// Priority classes, the highest last.
-pub const CLASSES: usize = 4;
 
 /// A waiter rises by one tier for each ten seconds (in nanoseconds) it waits. Long against any permit's usual hold,
 /// so that a busy class is not mixed with the next; short against a person's patience.
@@ -153,6 +151,11 @@ impl Lines {
         self.lines.iter().all(|line| line.head.is_null())
     }
 
+    /// The highest class that somebody waits in.
+    pub(super) fn top(&self) -> Option<usize> {
+        self.lines.iter().rposition(|line| !line.head.is_null())
+    }
+
     /// Links a node that is in no line, at the end of its class.
     pub(super) fn push(&mut self, seat: Seat) {
         self.seq += 1;
@@ -217,6 +220,11 @@ pub(super) struct Walk {
 }
 
 impl Walk {
+    /// The highest class of those that are still to come.
+    pub(super) fn top(&self) -> Option<usize> {
+        self.heads.iter().rposition(Option::is_some)
+    }
+
     pub(super) fn next(&mut self) -> Option<Seat> {
         let now = self.now;
         let first = |seat: Seat| seat.with(|e| (tier(e.class, e.since, now), std::cmp::Reverse(e.seq)));

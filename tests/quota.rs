@@ -195,3 +195,92 @@ fn a_storm_of_timeouts_loses_no_permit() {
     assert!(served > 0);
     assert_eq!((quota.available(), quota.in_use(), quota.waiting()), (3, 0, 0));
 }
+
+#[test]
+fn a_reserve_is_the_high_ones_with_or_without_waiting() {
+    let time = ManualClock::new();
+    let quota = Quota::builder(3).reserve_for(Priority::High, 1).clock(time.clock()).build().unwrap();
+    assert_eq!(quota.acquire(3).unwrap_err(), QuotaError::NeverFits { asked: 3, limit: 2 });
+    assert_eq!(quota.try_acquire(3).unwrap_err(), QuotaError::NeverFits { asked: 3, limit: 2 });
+    let normal = quota.acquire(2).unwrap();
+    assert_eq!(quota.try_acquire(1).unwrap_err(), QuotaError::Full);
+    thread::scope(|s| {
+        let low = s.spawn(|| quota.acquire_with(1, Priority::Low, Deadline::NEVER).map(|p| p.n()));
+        wait_for(&quota, 1);
+        // It holds back, and has aged beyond every class: the reserve is not its.
+        time.advance(secs(100));
+        let high = quota.acquire_with(1, Priority::High, Deadline::NEVER).unwrap();
+        assert_eq!((quota.available(), quota.waiting()), (0, 1));
+        drop(high);
+        assert_eq!(quota.waiting(), 1, "what came back is the reserve");
+        drop(quota.try_acquire_as(1, Priority::Critical).unwrap());
+        drop(normal);
+        assert_eq!(low.join().unwrap(), Ok(1));
+    });
+    // Below the reserve, only the high ones are left with something.
+    quota.set_limit(1).unwrap();
+    assert_eq!(quota.try_acquire(1).unwrap_err(), QuotaError::NeverFits { asked: 1, limit: 0 });
+    assert!(quota.try_acquire_as(1, Priority::High).is_ok());
+}
+
+#[test]
+fn a_limit_that_falls_to_the_reserve_refuses_who_waits_for_the_rest() {
+    let quota = Quota::builder(3).reserve_for(Priority::High, 1).build().unwrap();
+    let _all = quota.acquire(2).unwrap();
+    thread::scope(|s| {
+        let low = s.spawn(|| quota.acquire(2).map(|p| p.n()));
+        wait_for(&quota, 1);
+        quota.set_limit(2).unwrap();
+        assert_eq!(low.join().unwrap(), Err(QuotaError::NeverFits { asked: 2, limit: 1 }));
+    });
+}
+
+#[test]
+fn reserves_are_checked_and_add_up() {
+    let field = |b: batchyard::limit::QuotaBuilder| b.build().unwrap_err().field;
+    assert_eq!(field(Quota::builder(0)), "limit");
+    assert_eq!(field(Quota::builder(2).reserve_for(Priority::High, 2)), "reserve");
+    let twice = Quota::builder(4).reserve_for(Priority::Critical, u64::MAX).reserve_for(Priority::High, 1);
+    assert_eq!(field(twice), "reserve");
+    let quota = Quota::builder(4)
+        .reserve_for(Priority::Critical, 1)
+        .reserve_for(Priority::High, 2)
+        .reserve_for(Priority::Low, 99)
+        .build()
+        .unwrap();
+    assert_eq!(quota.stats().reserved, 3);
+    let fits = |p: Priority| (1..=5).filter(|n| quota.try_acquire_as(*n, p).is_ok()).count();
+    assert_eq!([Priority::Low, Priority::Normal, Priority::High, Priority::Critical].map(fits), [1, 1, 3, 4]);
+}
+
+#[test]
+fn what_happens_is_counted() {
+    let time = ManualClock::new();
+    let quota = Quota::builder(2).clock(time.clock()).counted().build().unwrap();
+    assert!(Quota::new(1).unwrap().stats().counts.is_none());
+    let held = quota.acquire(2).unwrap();
+    assert!(quota.try_acquire(1).is_err() && quota.try_acquire(3).is_err());
+    thread::scope(|s| {
+        let late = s.spawn(|| quota.acquire_by(1, secs(3)).is_err());
+        wait_for(&quota, 1);
+        time.advance(secs(2));
+        let stats = quota.stats();
+        assert_eq!((stats.waiting, stats.oldest_waiter), (1, Some(secs(2))));
+        assert_eq!((stats.in_use, stats.available, stats.limit), (2, 0, 2));
+        time.wait_for_sleepers(1);
+        time.advance(secs(1));
+        assert!(late.join().unwrap());
+        let served = s.spawn(|| quota.acquire(1).map(|p| p.n()));
+        wait_for(&quota, 1);
+        time.advance(secs(5));
+        drop(held);
+        assert_eq!(served.join().unwrap(), Ok(1));
+    });
+    quota.close();
+    assert!(quota.try_acquire(1).is_err() && quota.acquire(1).is_err());
+    let stats = quota.stats();
+    assert_eq!((stats.in_use, stats.oldest_waiter), (0, None));
+    let counts = stats.counts.unwrap();
+    assert_eq!((counts.granted, counts.denied, counts.timed_out, counts.refused), (2, 1, 1, 3));
+    assert_eq!((counts.high_water, counts.waits.count, counts.waits.max), (2, 1, secs(5)));
+}

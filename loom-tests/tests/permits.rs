@@ -2,7 +2,7 @@
 //!
 //! Verified: a permit is had by one taker at a time, and what its last holder did is seen by the next (take, put);
 //! of a waiter that registers and a put, at least one sees the other; credit is paid once per newcomer; a limit
-//! changes without losing a take or a put; close is seen by later takers. In every spawn order, exact outcomes.
+//! changes without losing a take or a put; close is seen by later takers; what is reserved for a class stays for it. In every spawn order, exact outcomes.
 //!
 //! Not verified here: queues, grants, wake-ups (`waitlist.rs`); the bounds of the fields (unit tests of the file).
 
@@ -135,6 +135,26 @@ mod loop_free {
             |_, seen| (seen[0], seen[1]),
         )
         .exactly([(1, 1), (0, 2)]);
+    }
+
+    /// Two of a low class, one of a high one, a reserve of one: the high one is never short.
+    #[test]
+    fn a_reserve_stays_for_the_high() {
+        let low = |s: &Shared| s.permits.try_take_as(1, 1).map(|_| ());
+        explore(
+            || Shared { permits: Permits::with_reserves(2, [1, 1, 0, 0]), data: Guarded::new() },
+            &[low, low, |s: &Shared| s.permits.try_take_as(1, 2).map(|_| ())],
+            |s, seen| {
+                let taken = seen.iter().filter(|took| took.is_ok()).count() as i64;
+                assert_eq!(s.permits.look().available(), 2 - taken);
+                (seen[0], seen[1], seen[2])
+            },
+        )
+        .exactly([
+            (Ok(()), Err(Miss::Short), Ok(())),
+            (Err(Miss::Short), Ok(()), Ok(())),
+            (Err(Miss::Short), Err(Miss::Short), Ok(())),
+        ]);
     }
 
     #[test]

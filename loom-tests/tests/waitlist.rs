@@ -180,23 +180,36 @@ mod loop_free {
         .exactly([Ok(()), Err(Unmet::TimedOut), Err(Unmet::Refused(Refused::Closed { kind: 0 }))]);
     }
 
-    /// A newcomer takes the first kind, finds the second short and rolls back: the rollback is a release.
+    /// A newcomer takes the first kind, finds the second gone since it looked, and rolls back: that is a release.
     #[test]
     fn a_rollback_wakes_who_looked_meanwhile() {
         explore_bounded(
             BOUND,
-            || Yard::new(&[1, 1], &OTHER),
+            || Yard::new(&[1, 1], &Demand::new()),
             &[
                 |y: &Yard| Did::Acquire(y.acquire(&ONE)),
-                |y: &Yard| Did::Try(y.list.try_take(&BOTH, &mut tell)),
+                |y: &Yard| {
+                    let got = y.list.try_take(&BOTH, &mut tell);
+                    if got.is_ok() {
+                        y.put(&BOTH);
+                    }
+                    Did::Try(got)
+                },
+                |y: &Yard| Did::Try(y.list.try_take(&OTHER, &mut tell)),
             ],
             |y, seen| {
-                assert_eq!((y.list.in_use(0), y.list.in_use(1)), (1, 1));
+                let other = u64::from(seen[2] == Did::Try(Ok(())));
+                assert_eq!((y.list.in_use(0), y.list.in_use(1)), (1, other));
                 assert_eq!(seen[0], Did::Acquire(Ok(())));
-                seen[1]
+                (seen[1], seen[2])
             },
         )
-        .exactly([Did::Try(Err(Refused::Short { kind: 0 })), Did::Try(Err(Refused::Short { kind: 1 }))]);
+        .exactly_together([
+            (Did::Try(Ok(())), Did::Try(Ok(()))),
+            (Did::Try(Ok(())), Did::Try(Err(Refused::Short { kind: 1 }))),
+            (Did::Try(Err(Refused::Short { kind: 0 })), Did::Try(Ok(()))),
+            (Did::Try(Err(Refused::Short { kind: 1 })), Did::Try(Ok(()))),
+        ]);
     }
 
     /// Each takes both and gives both back: nobody waits with one in hand.
@@ -394,6 +407,53 @@ mod loop_free {
             (Did::Try(Ok(())), Did::Try(Err(Refused::Short { kind: 0 }))),
             (Did::Try(Err(Refused::Short { kind: 0 })), Did::Try(Ok(()))),
         ]);
+    }
+
+    /// A newcomer that finds a gate shut, and who had shut it gone when it looks again: it has what was free anyhow.
+    #[test]
+    fn a_newcomer_is_not_refused_for_who_has_left() {
+        explore(
+            || {
+                let d = Demand::new().with(0, 1).with(1, 1);
+                Yard::with(&[2, 1], &OTHER, Fairness { bypass: 0, ..Fairness::default() }).lane_waits(d)
+            },
+            &[
+                |y: &Yard| Did::Cancel(y.list.cancel(&y.lane, 0, &mut tell)),
+                |y: &Yard| Did::Try(y.list.try_take(&ONE, &mut tell)),
+            ],
+            |y, seen| {
+                assert_eq!((y.list.in_use(0), y.list.waiters(0)), (1, 0));
+                (seen[0], seen[1])
+            },
+        )
+        .exactly([(Did::Cancel(Cancelled::Removed), Did::Try(Ok(())))]);
+    }
+
+    /// A low waiter holds back, a permit is reserved for the high: the high one has it, whether or not another comes.
+    #[test]
+    fn who_may_not_take_a_reserve_does_not_hold_it_back() {
+        explore(
+            || {
+                let fairness = Fairness { bypass: 0, ..Fairness::default() };
+                let list = WaitList::with_reserves([(2, [1, 1, 0, 0])], fairness);
+                list.try_take(&ONE, &mut tell).expect("free");
+                Yard { list, data: Guarded::new(), lane: Box::new(Node::new()) }.lane_waits(ONE)
+            },
+            &[
+                |y: &Yard| Did::Acquire(y.list.acquire_alone(&ONE, 2, false)),
+                |y: &Yard| {
+                    y.put(&ONE);
+                    Did::It
+                },
+            ],
+            |y, seen| {
+                let lane = y.list.cancel(&y.lane, 0, &mut tell);
+                let lanes = u64::from(lane == Cancelled::WasGranted);
+                assert_eq!((y.list.in_use(0), y.list.waiters(0)), (1 + lanes, 0));
+                (seen[0], lane)
+            },
+        )
+        .exactly([(Did::Acquire(Ok(())), Cancelled::WasGranted), (Did::Acquire(Ok(())), Cancelled::Removed)]);
     }
 
     /// Two that wait, one put of two: one release may owe many.

@@ -21,6 +21,10 @@
 //! holder grants the credit after each look at the queue, and it is the number of times that the most patient
 //! waiter may still be passed. Zero credit is a shut gate. It means nothing while nobody waits.
 //!
+//! *Reserves.* Each priority class has a floor: so many permits its takers leave free (`try_take_as`, and who grants to
+//! its waiters). Floors are constants beside the word, so they cost a compare. Above, "n" is then n and the floor. The
+//! floor of a higher class is at most that of a lower one, and the highest class has none.
+//!
 //! *No wake-up is lost.* A waiter first adds itself to `waiters` (an RMW), then tests `available`; a put adds to
 //! `available` (an RMW) and looks at the `waiters` it replaced. Both act on one word, and the RMWs of one word stand
 //! in one order that all threads agree on (coherence: no `SeqCst` is needed):
@@ -42,6 +46,11 @@ pub const MAX_LIMIT: u64 = 1 << 38;
 pub const MAX_WAITERS: u32 = (1 << 18) - 1;
 /// The greatest credit, and so the greatest bound on how often a waiter is passed.
 pub const MAX_CREDIT: u32 = (1 << 5) - 1;
+
+/// Priority classes, the highest last.
+pub const CLASSES: usize = 4;
+/// What each class leaves free, the lowest class first.
+pub type Floors = [u64; CLASSES];
 
 const CLOSED: u64 = 1;
 const CREDIT_SHIFT: u32 = 1;
@@ -96,20 +105,20 @@ impl Word {
         Word(self.0 - (n << PERMIT_SHIFT))
     }
 
-    /// The decision of a newcomer.
+    /// The decision of a newcomer who leaves `floor` free.
     #[inline]
-    fn take(self, n: u64) -> Result<Word, Miss> {
-        if self.has(n) && self.0 & (WAITER_MASK | CLOSED) == 0 {
+    fn take(self, n: u64, floor: u64) -> Result<Word, Miss> {
+        if self.has(n.saturating_add(floor)) && self.0 & (WAITER_MASK | CLOSED) == 0 {
             return Ok(self.less(n));
         }
-        self.take_in_company(n)
+        self.take_in_company(n, floor)
     }
 
     #[cold]
-    fn take_in_company(self, n: u64) -> Result<Word, Miss> {
+    fn take_in_company(self, n: u64, floor: u64) -> Result<Word, Miss> {
         if self.closed() {
             Err(Miss::Closed)
-        } else if !self.has(n) {
+        } else if !self.has(n.saturating_add(floor)) {
             Err(Miss::Short)
         } else if self.credit() == 0 {
             Err(Miss::Gated)
@@ -151,13 +160,29 @@ pub struct Permits {
     word: AtomicU64,
     /// Written under the latch. A reader without the latch may see it a moment before or after the word.
     limit: AtomicU64,
+    floors: Floors,
 }
 
 impl Permits {
     /// All of `limit` permits free; a limit above [`MAX_LIMIT`] is cut to it.
     pub fn new(limit: u64) -> Self {
+        Self::with_reserves(limit, [0; CLASSES])
+    }
+
+    /// As [`new`](Self::new); takers of each class leave its floor free. A floor above that of the class below is cut
+    /// to it.
+    pub fn with_reserves(limit: u64, mut floors: Floors) -> Self {
         let limit = limit.min(MAX_LIMIT);
-        Self { word: AtomicU64::new(Word::pack(limit).0), limit: AtomicU64::new(limit) }
+        for class in 1..CLASSES {
+            floors[class] = floors[class].min(floors[class - 1]);
+        }
+        Self { word: AtomicU64::new(Word::pack(limit).0), limit: AtomicU64::new(limit), floors }
+    }
+
+    /// What takers of this class leave free. Classes above the highest are the highest.
+    #[inline]
+    pub fn floor(&self, class: usize) -> u64 {
+        self.floors[class.min(CLASSES - 1)]
     }
 
     /// The word now, give or take what other threads do.
@@ -172,29 +197,54 @@ impl Permits {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Takes `n` as a newcomer. See the table.
+    /// Takes `n` as a newcomer who may take the last one. See the table.
     ///
     /// # Errors
     ///
     /// Nothing was taken: too few are free, the gate is shut, or it is closed.
     #[inline]
     pub fn try_take(&self, n: u64) -> Result<(), Miss> {
+        self.take_above(n, 0).map(|_| ())
+    }
+
+    /// Takes `n` as a newcomer of this class. Returns the word as it left it.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_take`](Self::try_take).
+    #[inline]
+    pub fn try_take_as(&self, n: u64, class: usize) -> Result<Word, Miss> {
+        self.take_above(n, if armed!(mutant = "permits_floor_ignored") { 0 } else { self.floor(class) })
+    }
+
+    #[inline]
+    fn take_above(&self, n: u64, floor: u64) -> Result<Word, Miss> {
         let mut old = self.look();
         loop {
-            let new = old.take(n)?;
+            let new = old.take(n, floor)?;
             if armed!(mutant = "permits_take_blind") {
                 self.word.store(new.0, Ordering::Release);
-                return Ok(());
+                return Ok(new);
             }
             // ORDERING: Acquire pairs with the Release in `put`: what the last holder did before it gave the
             // permits back is seen by who takes them. (All writes to the word are RMWs, so the release sequence
             // is never broken.)
             let acquire = ordering!(Acquire, mutant = "permits_take_relaxed");
             match self.word.compare_exchange_weak(old.0, new.0, acquire, Ordering::Relaxed) {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(new),
                 Err(now) => old = Word(now),
             }
         }
+    }
+
+    /// What [`try_take_as`](Self::try_take_as) would answer now. Takes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    #[inline]
+    pub fn would_take(&self, n: u64, class: usize) -> Result<(), Miss> {
+        self.look().take(n, self.floor(class)).map(|_| ())
     }
 
     /// Takes `n` for a waiter, if `held` more than that are free. The gate does not bind waiters.
@@ -331,6 +381,21 @@ mod tests {
         assert!(!p.register());
         let w = p.look();
         assert_eq!((w.available(), w.waiters(), w.credit()), (1, MAX_WAITERS, 0));
+    }
+
+    #[test]
+    fn lower_classes_leave_the_reserve() {
+        let p = Permits::with_reserves(5, [3, 3, 1, 2]);
+        assert_eq!([0, 1, 2, 3, 9].map(|class| p.floor(class)), [3, 3, 1, 1, 1]);
+        let p = Permits::with_reserves(5, [3, 3, 1, 0]);
+        assert_eq!((p.would_take(3, 1), p.would_take(2, 1)), (Err(Miss::Short), Ok(())));
+        assert_eq!(p.try_take_as(3, 1), Err(Miss::Short));
+        assert_eq!(p.try_take_as(2, 0).map(Word::available), Ok(3));
+        assert_eq!(p.try_take_as(1, 1), Err(Miss::Short));
+        assert_eq!(p.try_take_as(u64::MAX, 1), Err(Miss::Short));
+        assert_eq!(p.try_take_as(2, 2).map(Word::available), Ok(1));
+        assert_eq!(p.try_take_as(1, 2), Err(Miss::Short));
+        assert_eq!(p.try_take_as(1, 9).map(Word::available), Ok(0));
     }
 
     #[test]

@@ -47,10 +47,11 @@ mod scan;
 pub use self::acquire::Unmet;
 pub use self::demand::{Demand, MAX_PARTS};
 pub use self::lines::{Claim, Node};
+pub use super::permits::CLASSES;
 
 use self::lines::Seat;
-use self::scan::Queue;
-use super::permits::{MAX_CREDIT, Miss, Permits};
+use self::scan::{Newcomer, Queue};
+use super::permits::{Floors, MAX_CREDIT, Miss, Permits};
 use crate::sync::atomic::Ordering;
 use crate::sync::{CachePadded, Mutex, Unparker, armed};
 use std::fmt;
@@ -79,7 +80,7 @@ pub enum Refused {
         kind: u16,
         /// How much of it was asked for.
         asked: u64,
-        /// The limit in force.
+        /// The limit in force, less what the class leaves free.
         limit: u64,
     },
     /// The kind is closed.
@@ -87,6 +88,21 @@ pub enum Refused {
         /// The first kind that is closed.
         kind: u16,
     },
+}
+
+/// A kind at one moment: what its latch's holder sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// The limit in force.
+    pub limit: u64,
+    /// Permits that are free; negative in debt.
+    pub available: i64,
+    /// Permits that are taken: the limit less those that are free.
+    pub in_use: u64,
+    /// How many wait.
+    pub waiters: u32,
+    /// Since when the one of them waits that came first.
+    pub oldest: Option<u64>,
 }
 
 /// What became of a demand that was queued.
@@ -178,40 +194,75 @@ impl WaitList {
 
     /// As [`new`](Self::new), with other knobs.
     pub fn with_fairness(limits: &[u64], fairness: Fairness) -> Self {
+        Self::with_reserves(limits.iter().map(|limit| (*limit, [0; CLASSES])), fairness)
+    }
+
+    /// As [`with_fairness`](Self::with_fairness); of each kind the classes leave so much free.
+    pub fn with_reserves(kinds: impl IntoIterator<Item = (u64, Floors)>, fairness: Fairness) -> Self {
+        let kinds: Box<[_]> = kinds
+            .into_iter()
+            .map(|(limit, floors)| CachePadded::new(Permits::with_reserves(limit, floors)))
+            .collect();
         Self {
-            kinds: limits.iter().map(|limit| CachePadded::new(Permits::new(*limit))).collect(),
-            latch: Mutex::new(Queue::new(limits.len())),
+            latch: Mutex::new(Queue::new(kinds.len())),
+            kinds,
             fairness: Fairness { bypass: fairness.bypass.min(MAX_CREDIT), ..fairness },
         }
     }
 
-    /// Takes all of `d` or nothing, without waiting. A newcomer: waiters that hold back go first.
+    /// Takes all of `d` or nothing, without waiting, down to the last permit. A newcomer: waiters that hold back go
+    /// first, whatever their class.
+    ///
+    /// A take over several kinds that fails at the last moment gives back what it took so far; who looks in between
+    /// may find `Short` what is free again at once. Who waits is served.
     ///
     /// # Errors
     ///
     /// Nothing was taken, and why.
     #[inline]
     pub fn try_take(&self, d: &Demand, wake: &mut impl FnMut(&Waiter)) -> Result<(), Refused> {
-        for (taken, (kind, n)) in d.parts().enumerate() {
-            if let Err(miss) = self.try_take_one(kind, n) {
-                return self.back_out(d, taken, kind, miss, wake);
-            }
-        }
-        match d.excess() {
-            None => Ok(()),
-            Some((kind, _)) => self.back_out(d, d.len(), kind, Miss::Short, wake),
-        }
+        self.try_newcomer(Newcomer { demand: d, class: CLASSES - 1, last: true }, wake)
     }
 
-    /// Takes of one kind without a demand around it, and without the second look that
-    /// [`try_take`](Self::try_take) gives to a shut gate.
+    /// As [`try_take`](Self::try_take), in a class (cut to the highest): it leaves the class's floor free, and only
+    /// waiters with a better claim go first.
     ///
     /// # Errors
     ///
     /// Nothing was taken, and why.
     #[inline]
-    pub fn try_take_one(&self, kind: u16, n: u64) -> Result<(), Miss> {
-        self.word(kind).ok_or(Miss::Short)?.try_take(n)
+    pub fn try_take_as(
+        &self,
+        d: &Demand,
+        class: usize,
+        wake: &mut impl FnMut(&Waiter),
+    ) -> Result<(), Refused> {
+        self.try_newcomer(Newcomer { demand: d, class: class.min(CLASSES - 1), last: false }, wake)
+    }
+
+    #[inline]
+    fn try_newcomer(&self, n: Newcomer<'_>, wake: &mut impl FnMut(&Waiter)) -> Result<(), Refused> {
+        // Of several kinds all are looked at before the first is taken: what cannot be had is then refused without a
+        // write, and others do not find short what is about to be given back.
+        if n.demand.len() > 1 {
+            for (kind, amount) in n.demand.parts() {
+                if let Err(miss) =
+                    self.word(kind).ok_or(Miss::Short).and_then(|word| word.would_take(amount, n.class))
+                {
+                    return self.back_out(n, 0, kind, miss, wake);
+                }
+            }
+        }
+        for (taken, (kind, amount)) in n.demand.parts().enumerate() {
+            let took = self.word(kind).ok_or(Miss::Short).and_then(|word| word.try_take_as(amount, n.class));
+            if let Err(miss) = took {
+                return self.back_out(n, taken, kind, miss, wake);
+            }
+        }
+        match n.demand.excess() {
+            None => Ok(()),
+            Some((kind, _)) => self.back_out(n, n.demand.len(), kind, Miss::Short, wake),
+        }
     }
 
     /// The word of a kind, for who takes and puts without a demand around it.
@@ -220,25 +271,25 @@ impl WaitList {
         self.kinds.get(usize::from(kind)).map(|permits| &**permits)
     }
 
-    /// A take that failed at its part number `taken`: gives the parts before it back, last first.
+    /// A take that failed when `taken` parts were its own: gives them back, last first.
     #[cold]
     fn back_out(
         &self,
-        d: &Demand,
+        n: Newcomer<'_>,
         taken: usize,
         kind: u16,
         miss: Miss,
         wake: &mut impl FnMut(&Waiter),
     ) -> Result<(), Refused> {
         let mut told = false;
-        for (kind, n) in d.parts().take(taken).rev() {
-            told |= self.give_one(kind, n);
+        for (kind, amount) in n.demand.parts().take(taken).rev() {
+            told |= self.give_one(kind, amount);
         }
-        let verdict = self.verdict(d);
+        let verdict = self.verdict(n.demand, n.class);
         if miss == Miss::Gated && verdict.is_ok() {
             // The gate says only that somebody holds back something of this kind: under the latch it can be seen
             // whether what is left over suffices. This scan serves those whom the rollback touched, too.
-            return self.take_behind(d, wake);
+            return self.take_behind(n, wake);
         }
         // The rollback is a release: a waiter may have registered and looked while the parts were ours.
         if told && !armed!(mutant = "waitlist_rollback_silent") {
@@ -308,19 +359,21 @@ impl WaitList {
         waiter: Waiter,
         wake: &mut impl FnMut(&Waiter),
     ) -> Result<Enqueued, Refused> {
+        let claim = claim.into();
+        let class = claim.class();
         let mut queue = self.enter(now);
         if matches!(self.state(node), NodeState::Waiting | NodeState::Granted) {
             debug_assert!(false, "a node waits for one demand at a time");
             return Ok(Enqueued::Waiting);
         }
-        self.verdict(&d)?;
+        self.verdict(&d, class)?;
         if d.is_empty() {
             return Ok(Enqueued::Granted);
         }
         // What newcomers passed until now, they did not pass this waiter.
         queue.collect_credit(&self.kinds);
         if armed!(mutant = "waitlist_register_late") {
-            if self.take_all(&queue, &d) {
+            if self.take_all(&queue, &d, class) {
                 return Ok(Enqueued::Granted);
             }
             drop(queue);
@@ -332,7 +385,7 @@ impl WaitList {
         // that it is its owner's, who is the caller.
         let seat = unsafe { Seat::new(node) };
         seat.with(|e| {
-            e.set_claim(claim.into());
+            e.set_claim(claim);
             e.since = queue.now;
             e.demand = d;
             e.waiter = Some(waiter);
@@ -465,6 +518,26 @@ impl WaitList {
         u64::try_from(permits.limit() as i64 - permits.look().available()).unwrap_or(0)
     }
 
+    /// All that the list knows of a kind, at one moment. Enters the latch and looks at every waiter.
+    pub fn load(&self, kind: u16) -> Load {
+        let queue = self.enter(0);
+        let Some(permits) = self.kinds.get(usize::from(kind)) else { return Load::default() };
+        let word = permits.look();
+        let mut oldest: Option<u64> = None;
+        queue.lines.each(|seat| {
+            let since = seat.with(|e| (e.demand.amount(kind) > 0).then_some(e.since));
+            oldest = [oldest, since].into_iter().flatten().min();
+            true
+        });
+        Load {
+            limit: permits.limit(),
+            available: word.available(),
+            in_use: u64::try_from(permits.limit() as i64 - word.available()).unwrap_or(0),
+            waiters: word.waiters(),
+            oldest,
+        }
+    }
+
     /// The limit of a kind.
     pub fn limit(&self, kind: u16) -> u64 {
         self.kinds.get(usize::from(kind)).map_or(0, |permits| permits.limit())
@@ -487,8 +560,8 @@ impl WaitList {
         d.parts().any(|(kind, _)| self.waiters(kind) != 0)
     }
 
-    /// Whether `d` can be met by waiting.
-    fn verdict(&self, d: &Demand) -> Result<(), Refused> {
+    /// Whether `d` can be met by waiting in this class.
+    fn verdict(&self, d: &Demand, class: usize) -> Result<(), Refused> {
         if let Some((kind, asked)) = d.excess() {
             return Err(Refused::Never { kind, asked, limit: 0 });
         }
@@ -496,7 +569,8 @@ impl WaitList {
             if self.is_closed(kind) {
                 return Err(Refused::Closed { kind });
             }
-            let limit = self.limit(kind);
+            let floor = self.word(kind).map_or(0, |permits| permits.floor(class));
+            let limit = self.limit(kind).saturating_sub(floor);
             if asked > limit {
                 return Err(Refused::Never { kind, asked, limit });
             }

@@ -10,13 +10,18 @@
 mod error;
 mod limiter;
 mod quota;
+mod quota_builder;
+mod quota_stats;
 mod rate;
 mod reservation;
+mod tally;
 
 pub use self::{
     error::{Denied, LimitError},
     limiter::{RateLimiter, RateLimiterBuilder},
     quota::*,
+    quota_builder::QuotaBuilder,
+    quota_stats::{QuotaCounts, QuotaStats},
     rate::Rate,
     reservation::{Grant, Refund, Reservation},
 };

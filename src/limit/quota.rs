@@ -4,17 +4,22 @@
 //! who has to wait does so in [`core::waitlist`](crate::core::waitlist), in order of priority and arrival, and is
 //! handed its permits. (The core is lock-free, waiting is blocking.)
 
-use crate::core::permits::{MAX_LIMIT, Miss, Permits};
-use crate::core::waitlist::{Demand, Refused, Unmet, WaitList, Waiter};
+use super::quota_builder::QuotaBuilder;
+use super::quota_stats::{QuotaCounts, QuotaStats};
+use super::tally::Tally;
+use crate::core::permits::{CLASSES, Floors, MAX_LIMIT, Miss, Permits, Word};
+use crate::core::waitlist::{Demand, Fairness, Refused, Unmet, WaitList, Waiter};
 use crate::error::Invalid;
 use crate::job::Priority;
 use crate::sync::{Arc, with_parker};
-use crate::time::{Clock, Deadline};
+use crate::time::{Clock, Deadline, Timestamp};
 use std::fmt;
 use std::time::Duration;
 
 /// The one kind of a quota's wait list.
 const KIND: u16 = 0;
+/// The class of who does not say one.
+const NORMAL: usize = Priority::Normal.class();
 
 /// How many may hold a permit at the same time: a counting semaphore for threads.
 ///
@@ -27,6 +32,7 @@ const KIND: u16 = 0;
 /// - What is given back while somebody waits is handed over: nobody barges in between.
 /// - The [limit](Quota::set_limit) may change at any time. Below what is in use it leaves a debt, which the next
 ///   permits given back pay; it never waits.
+/// - Some of it may be [reserved](QuotaBuilder::reserve_for) for high priorities.
 /// - A request above the limit is refused at once, and so is a waiting one when the limit falls below it.
 ///
 /// ```
@@ -48,6 +54,8 @@ pub struct Quota {
 struct Inner {
     list: WaitList,
     clock: Clock,
+    /// What is counted, if it is.
+    tally: Option<Box<Tally>>,
 }
 
 /// Why no permit was given.
@@ -79,7 +87,7 @@ pub enum QuotaError {
     NeverFits {
         /// How many were asked for.
         asked: u64,
-        /// The limit in force.
+        /// The limit in force, less what is reserved for others.
         limit: u64,
     },
     /// The quota was [closed](Quota::close).
@@ -128,8 +136,26 @@ impl Quota {
     ///
     /// The limit is zero or above 2^38.
     pub fn with_clock(limit: u64, clock: Clock) -> Result<Quota, Invalid> {
-        let limit = checked(limit)?;
-        Ok(Quota { inner: Arc::new(Inner { list: WaitList::new(&[limit]), clock }) })
+        Ok(Self::from_parts(checked(limit)?, [0; CLASSES], clock, false))
+    }
+
+    /// Settings beyond the limit: reserves for high priorities, another clock, counts.
+    ///
+    /// ```
+    /// use batchyard::{Priority, limit::Quota};
+    /// let quota = Quota::builder(10).reserve_for(Priority::Critical, 1).counted().build()?;
+    /// assert_eq!(quota.stats().reserved, 1);
+    /// let all = Quota::builder(2).reserve_for(Priority::High, 2).build();
+    /// assert_eq!(all.unwrap_err().field, "reserve");
+    /// # Ok::<(), batchyard::Invalid>(())
+    /// ```
+    pub fn builder(limit: u64) -> QuotaBuilder {
+        QuotaBuilder::new(limit)
+    }
+
+    pub(super) fn from_parts(limit: u64, floors: Floors, clock: Clock, counted: bool) -> Quota {
+        let list = WaitList::with_reserves([(limit, floors)], Fairness::default());
+        Quota { inner: Arc::new(Inner { list, clock, tally: counted.then(Box::default) }) }
     }
 
     /// Takes `n` permits if they are free, without waiting.
@@ -147,7 +173,25 @@ impl Quota {
     /// was taken.
     #[inline]
     pub fn try_acquire(&self, n: u64) -> Result<Permit<'_>, QuotaError> {
-        let word = self.inner.try_take(n)?;
+        self.try_acquire_as(n, Priority::Normal)
+    }
+
+    /// Takes `n` permits in a priority class if they are free, without waiting.
+    ///
+    /// ```
+    /// use batchyard::{Priority, limit::Quota};
+    /// let quota = Quota::builder(2).reserve_for(Priority::High, 1).build()?;
+    /// assert!(quota.try_acquire_as(2, Priority::Low).is_err());
+    /// assert!(quota.try_acquire_as(2, Priority::High).is_ok());
+    /// # Ok::<(), batchyard::Invalid>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`try_acquire`](Self::try_acquire).
+    #[inline]
+    pub fn try_acquire_as(&self, n: u64, priority: Priority) -> Result<Permit<'_>, QuotaError> {
+        let word = self.inner.try_take(n, priority.class())?;
         Ok(Permit { inner: &self.inner, word, n })
     }
 
@@ -230,7 +274,7 @@ impl Quota {
     ///
     /// As [`try_acquire`](Self::try_acquire).
     pub fn try_acquire_owned(&self, n: u64) -> Result<OwnedPermit, QuotaError> {
-        self.inner.try_take(n)?;
+        self.inner.try_take(n, NORMAL)?;
         Ok(OwnedPermit { quota: self.clone(), n })
     }
 
@@ -331,9 +375,31 @@ impl Quota {
     pub fn is_closed(&self) -> bool {
         self.inner.list.is_closed(KIND)
     }
+
+    /// What there is to know of it now. Looks through the queue: O(waiters), under its latch.
+    pub fn stats(&self) -> QuotaStats {
+        let Inner { list, tally, .. } = &*self.inner;
+        let load = list.load(KIND);
+        QuotaStats {
+            limit: load.limit,
+            reserved: self.inner.word().floor(0),
+            in_use: load.in_use,
+            available: load.available,
+            waiting: load.waiters as usize,
+            oldest_waiter: load.oldest.map(|since| self.inner.clock.now() - Timestamp::from_nanos(since)),
+            counts: tally.as_deref().map(|tally| QuotaCounts {
+                high_water: tally.high_water(),
+                granted: tally.grants(),
+                denied: tally.denied.get(),
+                timed_out: tally.timed_out.get(),
+                refused: tally.refused.get(),
+                waits: tally.waits(),
+            }),
+        }
+    }
 }
 
-fn checked(limit: u64) -> Result<u64, Invalid> {
+pub(super) fn checked(limit: u64) -> Result<u64, Invalid> {
     match limit {
         0 => Err(Invalid::new("limit", "must be at least 1; a quota of none would never give a permit")),
         1..=MAX_LIMIT => Ok(limit),
@@ -356,20 +422,39 @@ impl Inner {
     }
 
     #[inline]
-    fn try_take(&self, n: u64) -> Result<&Permits, QuotaError> {
+    fn try_take(&self, n: u64, class: usize) -> Result<&Permits, QuotaError> {
         let word = self.word();
-        match word.try_take(n) {
-            Ok(()) => Ok(word),
-            Err(miss) => self.missed(n, miss).map(|()| word),
+        match word.try_take_as(n, class) {
+            Ok(now) => self.count(word, now),
+            Err(miss) => self.missed(n, class, miss)?,
+        }
+        Ok(word)
+    }
+
+    #[inline]
+    fn count(&self, word: &Permits, now: Word) {
+        if let Some(tally) = &self.tally {
+            let in_use = i64::try_from(word.limit()).map_or(0, |limit| limit - now.available());
+            tally.granted(u64::try_from(in_use).unwrap_or(0));
         }
     }
 
     #[cold]
-    fn missed(&self, n: u64, miss: Miss) -> Result<(), QuotaError> {
-        match miss {
+    fn missed(&self, n: u64, class: usize, miss: Miss) -> Result<(), QuotaError> {
+        let outcome = match miss {
             Miss::Closed => Err(QuotaError::Closed),
-            Miss::Short | Miss::Gated => Ok(self.list.try_take(&Demand::of(KIND, n), &mut tell)?),
+            Miss::Short | Miss::Gated => {
+                self.list.try_take_as(&Demand::of(KIND, n), class, &mut tell).map_err(QuotaError::from)
+            }
+        };
+        if let Some(tally) = &self.tally {
+            match outcome {
+                Ok(()) => self.count(self.word(), self.word().look()),
+                Err(QuotaError::Full) => tally.denied.add(1),
+                Err(_) => tally.refused.add(1),
+            }
         }
+        outcome
     }
 
     #[inline]
@@ -380,10 +465,11 @@ impl Inner {
         deadline: impl Into<Deadline>,
     ) -> Result<&Permits, QuotaError> {
         let word = self.word();
-        match word.try_take(n) {
-            Ok(()) => Ok(word),
-            Err(_) => self.wait(n, priority, deadline.into()).map(|()| word),
+        match word.try_take_as(n, priority.class()) {
+            Ok(now) => self.count(word, now),
+            Err(_) => self.wait(n, priority, deadline.into())?,
         }
+        Ok(word)
     }
 
     #[cold]
@@ -400,11 +486,22 @@ impl Inner {
                 &mut tell,
             )
         });
-        match outcome {
+        let outcome = match outcome {
             Ok(()) => Ok(()),
             Err(Unmet::TimedOut) => Err(QuotaError::TimedOut { waited: self.clock.now() - start }),
             Err(Unmet::Refused(refused)) => Err(refused.into()),
+        };
+        if let Some(tally) = &self.tally {
+            match outcome {
+                Ok(()) => {
+                    self.count(self.word(), self.word().look());
+                    tally.waited(self.clock.now() - start);
+                }
+                Err(QuotaError::TimedOut { .. }) => tally.timed_out.add(1),
+                Err(_) => tally.refused.add(1),
+            }
         }
+        outcome
     }
 
     #[inline]

@@ -104,7 +104,7 @@ impl WaitList {
             }
             true
         };
-        self.acquire(d, Claim::Inside { above: 0 }, 0, &parker, park, &mut Self::unpark)
+        self.acquire(d, Claim::Inside { class: 1, above: 0 }, 0, &parker, park, &mut Self::unpark)
     }
 
     /// Tells a thread.

@@ -1,7 +1,7 @@
 //! The wait list against its laws, one thread at a time: with one kind against an exact oracle that restates the
 //! rule naively; with several kinds against what must hold whatever the order.
 
-use super::lines::{AGEING, CLASSES, tier};
+use super::lines::{AGEING, tier};
 use super::*;
 use proptest::prelude::*;
 
@@ -11,6 +11,7 @@ const FOREVER: u64 = u64::MAX;
 #[derive(Clone, Debug)]
 enum Op {
     Try(Demand),
+    TryAs(Demand, usize),
     Wait(Demand, usize),
     /// Indices are taken modulo what there is.
     Put(usize),
@@ -27,6 +28,7 @@ fn demand(kinds: u16) -> impl Strategy<Value = Demand> {
 fn ops(kinds: u16) -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         3 => demand(kinds).prop_map(Op::Try),
+        1 => (demand(kinds), 0..CLASSES).prop_map(|(d, class)| Op::TryAs(d, class)),
         4 => (demand(kinds), 0..CLASSES).prop_map(|(d, class)| Op::Wait(d, class)),
         4 => any::<usize>().prop_map(Op::Put),
         1 => any::<usize>().prop_map(Op::Cancel),
@@ -69,7 +71,11 @@ struct Told {
 
 impl Yard {
     fn new(limits: &[u64], bypass: u32) -> Self {
-        let list = WaitList::with_fairness(limits, Fairness { bypass, patience: FOREVER });
+        Self::with_reserves(limits.iter().map(|limit| (*limit, [0; CLASSES])), bypass)
+    }
+
+    fn with_reserves(kinds: impl IntoIterator<Item = (u64, Floors)>, bypass: u32) -> Self {
+        let list = WaitList::with_reserves(kinds, Fairness { bypass, patience: FOREVER });
         Self { list, bypass, now: 0, waiting: Vec::new(), held: Vec::new() }
     }
 
@@ -82,6 +88,9 @@ impl Yard {
         };
         let result = match op {
             Op::Try(d) => Some(self.list.try_take(d, &mut wake).map(|()| self.held.push(*d))),
+            Op::TryAs(d, class) => {
+                Some(self.list.try_take_as(d, *class, &mut wake).map(|()| self.held.push(*d)))
+            }
             Op::Wait(d, class) => {
                 let node = Box::new(Node::new());
                 // SAFETY: boxed; kept in `waiting` until it is told, and those still there outlive the list's use.
@@ -172,8 +181,20 @@ impl Yard {
         }
     }
 
-    fn fits(&self, d: &Demand) -> bool {
-        d.parts().all(|(kind, n)| self.list.available(kind) >= n as i64)
+    fn floor(&self, kind: u16, class: usize) -> u64 {
+        self.list.kinds[usize::from(kind)].floor(class)
+    }
+
+    fn fits(&self, d: &Demand, class: usize) -> bool {
+        d.parts().all(|(kind, n)| self.list.available(kind) >= (n + self.floor(kind, class)) as i64)
+    }
+
+    /// Whether who waits with `o` goes before `d` of this class, where it comes to both: not in what is reserved for
+    /// the class of `d` alone.
+    fn binds(&self, o: &Waits, d: &Demand, class: usize) -> bool {
+        o.demand
+            .parts()
+            .any(|(kind, _)| d.amount(kind) > 0 && self.floor(kind, o.class) <= self.floor(kind, class))
     }
 
     /// All come home at the end.
@@ -192,6 +213,7 @@ struct Oracle {
     limit: u64,
     free: i64,
     bypass: u32,
+    floors: Floors,
     /// Id, class, since, n, times passed.
     waiting: Vec<(u32, usize, u64, u64, u32)>,
     held: Vec<u64>,
@@ -199,13 +221,18 @@ struct Oracle {
 
 impl Oracle {
     /// Grants in order of claims; returns to whom, and what is set aside.
-    fn scan(&mut self, now: u64) -> (Vec<u32>, i64) {
+    fn scan(&mut self, now: u64) -> (Vec<u32>, [i64; CLASSES]) {
         self.waiting.sort_by_key(|w| (std::cmp::Reverse(tier(w.1 as u8, w.2, now)), w.0));
-        let (mut granted, mut aside, mut at) = (Vec::new(), 0, 0);
+        let (mut granted, mut aside, mut at) = (Vec::new(), [0; CLASSES], 0);
         let mut holding = Vec::new();
+        let floors = self.floors.map(|floor| floor as i64);
+        let hold = |aside: &mut [i64; CLASSES], class: usize, n: u64| {
+            (0..CLASSES).filter(|c| floors[*c] >= floors[class]).for_each(|c| aside[c] += n as i64);
+        };
         while at < self.waiting.len() {
-            let n = self.waiting[at].3 as i64;
-            if self.free - aside >= n {
+            let (_, class, _, n, _) = self.waiting[at];
+            if self.free - aside[class] - floors[class] >= n as i64 {
+                let n = n as i64;
                 self.free -= n;
                 granted.push(self.waiting.remove(at).0);
                 self.held.push(n as u64);
@@ -216,13 +243,13 @@ impl Oracle {
                     w.4 += 1;
                     if w.4 >= self.bypass {
                         holding.push(w.0);
-                        aside += w.3 as i64;
+                        hold(&mut aside, w.1, w.3);
                     }
                 }
             } else {
                 if self.waiting[at].4 >= self.bypass {
                     holding.push(self.waiting[at].0);
-                    aside += n;
+                    hold(&mut aside, class, n);
                 }
                 at += 1;
             }
@@ -235,7 +262,7 @@ impl Oracle {
         match op {
             Op::Try(d) => {
                 let n = d.amount(0);
-                let aside = self.scan(now).1;
+                let aside = self.scan(now).1[CLASSES - 1];
                 let got = self.free - aside >= n as i64 && n <= self.limit;
                 if got {
                     self.free -= n as i64;
@@ -244,7 +271,10 @@ impl Oracle {
                 }
                 return (Some(got), told);
             }
-            Op::Wait(d, _) if d.amount(0) > self.limit => return (Some(false), told),
+            Op::TryAs(..) => unreachable!("its path is not the oracle's"),
+            Op::Wait(d, class) if d.amount(0) + self.floors[*class] > self.limit => {
+                return (Some(false), told);
+            }
             Op::Wait(d, class) => {
                 self.waiting.push((id, *class, now, d.amount(0), 0));
                 told.granted = self.scan(now).0;
@@ -264,8 +294,10 @@ impl Oracle {
             Op::Limit(_, limit) => {
                 self.free += *limit as i64 - self.limit as i64;
                 self.limit = *limit;
-                told.refused = self.waiting.iter().filter(|w| w.3 > *limit).map(|w| w.0).collect();
-                self.waiting.retain(|w| w.3 <= *limit);
+                let floors = self.floors;
+                told.refused =
+                    self.waiting.iter().filter(|w| w.3 + floors[w.1] > *limit).map(|w| w.0).collect();
+                self.waiting.retain(|w| w.3 + floors[w.1] <= *limit);
             }
             Op::Advance(_) => {}
             Op::Put(_) | Op::Cancel(_) => return (None, told),
@@ -282,7 +314,7 @@ proptest! {
     fn one_kind_is_as_the_oracle_says(ops in ops(1), limit in 1..8u64, bypass in 0..4u32) {
         let mut yard = Yard::new(&[limit], bypass);
         let mut oracle = Oracle { limit, free: limit as i64, bypass, ..Oracle::default() };
-        for (id, op) in ops.iter().enumerate() {
+        for (id, op) in ops.iter().enumerate().filter(|(_, op)| !matches!(op, Op::TryAs(..))) {
             let (result, mut told) = yard.apply(op, id as u32);
             let (expected, mut foretold) = oracle.apply(op, id as u32, yard.now);
             prop_assert_eq!(result.map(|r| r.is_ok()), expected, "{:?}", op);
@@ -296,44 +328,140 @@ proptest! {
         yard.wind_up();
     }
 
+    /// The same with a reserve: who waits is served above its class's floor, and held back only by who may not take
+    /// less than it.
+    #[test]
+    fn a_reserve_is_as_the_oracle_says(
+        ops in ops(1),
+        limit in 1..8u64,
+        steps in prop::array::uniform3(0..3u64),
+        bypass in 0..4u32,
+    ) {
+        let floors = floors(steps);
+        let mut yard = Yard::with_reserves([(limit, floors)], bypass);
+        let mut oracle = Oracle { limit, free: limit as i64, bypass, floors, ..Oracle::default() };
+        // A newcomer may come by a gate that is open for another's sake: the laws below are for it.
+        for (id, op) in ops.iter().enumerate().filter(|(_, op)| !matches!(op, Op::Try(_) | Op::TryAs(..))) {
+            let (result, mut told) = yard.apply(op, id as u32);
+            let (expected, mut foretold) = oracle.apply(op, id as u32, yard.now);
+            prop_assert_eq!(result.map(|r| r.is_ok()), expected, "{:?}", op);
+            told.refused.sort_unstable();
+            foretold.refused.sort_unstable();
+            prop_assert_eq!(told, foretold, "{:?}", op);
+            prop_assert_eq!(yard.list.available(0), oracle.free);
+            yard.conserved();
+        }
+        yard.apply(&Op::Limit(0, 16), 0);
+        yard.wind_up();
+    }
+
     #[test]
     fn several_kinds_keep_the_laws(
         ops in ops(KINDS as u16),
-        limits in prop::array::uniform3(1..8u64),
+        kinds in prop::array::uniform3((1..8u64, prop::array::uniform3(0..2u64), any::<bool>())),
         bypass in 0..6u32,
     ) {
-        let mut yard = Yard::new(&limits, bypass);
+        let reserved = kinds.map(|(limit, steps, reserved)| {
+            (limit, if reserved { floors(steps) } else { [0; CLASSES] })
+        });
+        let mut yard = Yard::with_reserves(reserved, bypass);
         for (id, op) in ops.iter().enumerate() {
-            let (result, _) = yard.apply(op, id as u32);
+            let (result, told) = yard.apply(op, id as u32);
             yard.conserved();
+            let class = match op {
+                Op::TryAs(_, class) | Op::Wait(_, class) => *class,
+                _ => CLASSES - 1,
+            };
             match (op, result) {
-                (Op::Try(d) | Op::Wait(d, _), Some(Ok(()))) => {
-                    // P2: no take leads into debt.
-                    for (kind, _) in d.parts() {
-                        prop_assert!(yard.list.available(kind) >= 0);
+                (Op::Try(d) | Op::TryAs(d, _) | Op::Wait(d, _), Some(Ok(()))) => {
+                    // P2: no take leads into debt, nor into what is reserved for others.
+                    for (kind, _) in d.parts().filter(|_| told.granted.is_empty()) {
+                        prop_assert!(yard.list.available(kind) >= yard.floor(kind, class) as i64);
                     }
-                    if let Op::Try(d) = op {
+                    if let Op::Try(d) = op
+                        && reserved.iter().all(|(_, floors)| floors[0] == 0)
+                    {
                         yard.passed(d, |_, _| true);
                     }
                 }
                 // P8: what is impossible is so at once, and nothing else is.
-                (Op::Try(d) | Op::Wait(d, _), Some(Err(Refused::Never { .. }))) => {
-                    prop_assert!(d.parts().any(|(kind, n)| n > yard.list.limit(kind)));
+                (Op::Try(d) | Op::TryAs(d, _) | Op::Wait(d, _), Some(Err(Refused::Never { .. }))) => {
+                    let most = |kind| yard.list.limit(kind).saturating_sub(yard.floor(kind, class));
+                    prop_assert!(d.parts().any(|(kind, n)| n > most(kind)));
                 }
                 (Op::Wait(d, _), None) => {
-                    prop_assert!(d.parts().all(|(kind, n)| n <= yard.list.limit(kind)));
+                    let most = |kind| yard.list.limit(kind).saturating_sub(yard.floor(kind, class));
+                    prop_assert!(d.parts().all(|(kind, n)| n <= most(kind)));
+                }
+                // A try is refused what is there only for the sake of who waits, with a better claim if it has a class.
+                (Op::Try(d) | Op::TryAs(d, _), Some(Err(Refused::Short { .. }))) if yard.fits(d, class) => {
+                    let better = |o: &Waits| {
+                        let ahead = matches!(op, Op::Try(_)) || o.claim(yard.now).0 >= class as u64;
+                        ahead && yard.binds(o, d, class)
+                    };
+                    prop_assert!(yard.waiting.iter().any(better), "{id} is refused after {op:?}");
                 }
                 _ => {}
             }
             // P4: who fits and still waits is held back by somebody with a better claim to the same kind.
-            for w in yard.waiting.iter().filter(|w| yard.fits(&w.demand)) {
-                let better = |o: &Waits| o.claim(yard.now) > w.claim(yard.now) && o.demand.overlaps(&w.demand);
+            for w in yard.waiting.iter().filter(|w| yard.fits(&w.demand, w.class)) {
+                let better = |o: &Waits| {
+                    o.claim(yard.now) > w.claim(yard.now) && yard.binds(o, &w.demand, w.class)
+                };
                 prop_assert!(yard.waiting.iter().any(better), "{} fits and waits after {:?}", w.id, op);
             }
         }
         let raise = |kind| Op::Limit(kind, 16);
         (0..KINDS as u16).for_each(|kind| drop(yard.apply(&raise(kind), 0)));
         yard.wind_up();
+    }
+}
+
+/// Floors that fall from class to class.
+fn floors(steps: [u64; CLASSES - 1]) -> Floors {
+    let [a, b, c] = steps;
+    [a + b + c, b + c, c, 0]
+}
+
+/// The gate was shut by somebody who has left since: the newcomer that looks again under the latch is not refused.
+#[test]
+fn a_gate_whose_waiter_has_gone_is_open() {
+    let list = WaitList::with_fairness(&[2], Fairness { bypass: 0, patience: FOREVER });
+    let quiet = &mut |_: &Waiter| {};
+    let one = Demand::of(0, 1);
+    let late = |last| list.take_behind(Newcomer { demand: &one, class: 1, last }, &mut |_: &Waiter| {});
+    assert_eq!((late(true), late(false)), (Ok(()), Ok(())));
+    list.put(&Demand::of(0, 2), 0, quiet);
+    assert_eq!(list.in_use(0), 0);
+}
+
+/// Low classes queue before a reserve, hold back as much as they like, and the reserve stays there for the high.
+#[test]
+fn a_reserve_is_there_however_many_wait_for_less() {
+    let list = WaitList::with_reserves([(4, [2, 2, 0, 0])], Fairness { bypass: 0, patience: 0 });
+    let quiet = &mut |_: &Waiter| {};
+    let one = Demand::of(0, 1);
+    list.try_take_as(&Demand::of(0, 2), 1, quiet).unwrap();
+    assert_eq!(list.try_take_as(&one, 1, quiet), Err(Refused::Short { kind: 0 }));
+    let nodes: Vec<Node> = (0..5).map(|_| Node::new()).collect();
+    for node in &nodes {
+        // SAFETY: all are cancelled or granted below, before they are dropped.
+        let entered = unsafe { list.enqueue(node, one, 1, 0, Waiter::Lane(0), quiet) };
+        assert_eq!(entered, Ok(Enqueued::Waiting));
+    }
+    // They have aged beyond every class meanwhile.
+    list.drain(4 * AGEING, quiet);
+    list.try_take_as(&one, 2, quiet).unwrap();
+    let high = Node::new();
+    // SAFETY: it is granted at once.
+    let entered = unsafe { list.enqueue(&high, one, 2, 4 * AGEING, Waiter::Lane(0), quiet) };
+    assert_eq!((entered, list.available(0)), (Ok(Enqueued::Granted), 0));
+    // What comes back fills the reserve first, then goes to who waits.
+    list.put(&Demand::of(0, 3), 4 * AGEING, quiet);
+    let granted = nodes.iter().filter(|node| list.take_grant(node)).count();
+    assert_eq!((granted, list.available(0)), (1, 2));
+    for node in &nodes[1..] {
+        assert_eq!(list.cancel(node, 0, quiet), Cancelled::Removed);
     }
 }
 

@@ -11,14 +11,13 @@
 
 use super::demand::Demand;
 use super::{NodeState, Refused, Waiter};
+use crate::core::permits::CLASSES;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::fmt;
 use std::marker::PhantomPinned;
 use std::ptr;
 
-/// Priority classes, the highest last.
-pub const CLASSES: usize = 4;
 /// The line of those inside.
 const INSIDE: usize = CLASSES;
 const LINES: usize = CLASSES + 1;
@@ -39,9 +38,19 @@ pub enum Claim {
     Class(usize),
     /// Inside something that runs: before all classes, and never passed.
     Inside {
+        /// Whose reserves apply (cut to the highest).
+        class: usize,
         /// The number above the highest kind that is held; 0: none is. No kind below it may be asked for.
         above: u16,
     },
+}
+
+impl Claim {
+    /// The priority class whose reserves apply.
+    pub(super) fn class(self) -> usize {
+        let (Claim::Class(class) | Claim::Inside { class, .. }) = self;
+        class.min(CLASSES - 1)
+    }
 }
 
 impl From<usize> for Claim {
@@ -72,7 +81,9 @@ pub(super) struct Entry {
     prev: *const Node,
     next: *const Node,
     seq: u64,
-    claim: Claim,
+    pub(super) class: u8,
+    /// Of who waits inside: the number above the highest kind held.
+    above: Option<u16>,
     pub(super) since: u64,
     pub(super) demand: Demand,
     pub(super) waiter: Option<Waiter>,
@@ -95,7 +106,8 @@ impl Node {
                 prev: ptr::null(),
                 next: ptr::null(),
                 seq: 0,
-                claim: Claim::Class(0),
+                class: 0,
+                above: None,
                 since: 0,
                 demand: Demand::new(),
                 waiter: None,
@@ -112,30 +124,25 @@ impl Node {
 impl Entry {
     /// The line it stands in, and its place there: the least first.
     fn place(&self) -> (usize, (std::cmp::Reverse<u16>, u64)) {
-        match self.claim {
-            Claim::Class(class) => (class, (std::cmp::Reverse(0), self.seq)),
-            Claim::Inside { above } => (INSIDE, (std::cmp::Reverse(above), self.seq)),
-        }
+        let line = if self.is_inside() { INSIDE } else { usize::from(self.class) };
+        (line, (std::cmp::Reverse(self.above.unwrap_or(0)), self.seq))
     }
 
     pub(super) fn set_claim(&mut self, claim: Claim) {
-        self.claim = match claim {
-            Claim::Class(class) => Claim::Class(class.min(CLASSES - 1)),
-            inside @ Claim::Inside { .. } => inside,
+        self.class = claim.class() as u8;
+        self.above = match claim {
+            Claim::Class(_) => None,
+            Claim::Inside { above, .. } => Some(above),
         };
     }
 
     pub(super) fn is_inside(&self) -> bool {
-        matches!(self.claim, Claim::Inside { .. })
+        self.above.is_some()
     }
 
-    /// What the order over the lines goes by: the greatest first.
-    fn rank(&self, now: u64) -> (u64, std::cmp::Reverse<u64>) {
-        let tier = match self.claim {
-            Claim::Class(class) => tier(class as u8, self.since, now),
-            Claim::Inside { .. } => CLASSES as u64,
-        };
-        (tier, std::cmp::Reverse(self.seq))
+    /// Above the classes' for those inside.
+    pub(super) fn tier(&self, now: u64) -> u64 {
+        if self.is_inside() { CLASSES as u64 } else { tier(self.class, self.since, now) }
     }
 }
 
@@ -209,6 +216,11 @@ impl Lines {
         self.lines.iter().all(|line| line.head.is_null())
     }
 
+    /// The highest class that somebody may wait in.
+    pub(super) fn top(&self) -> Option<usize> {
+        top(self.lines.iter().rposition(|line| !line.head.is_null()))
+    }
+
     /// Links a node that is in no line, as the last that came.
     pub(super) fn push(&mut self, seat: Seat) {
         self.seq += 1;
@@ -277,17 +289,27 @@ impl Lines {
     }
 }
 
+/// The class that stands for a line: those inside may be of any.
+fn top(line: Option<usize>) -> Option<usize> {
+    line.map(|line| line.min(CLASSES - 1))
+}
+
 pub(super) struct Walk {
     heads: [Option<Seat>; LINES],
     now: u64,
 }
 
 impl Walk {
+    /// The highest class of those that may still come.
+    pub(super) fn top(&self) -> Option<usize> {
+        top(self.heads.iter().rposition(Option::is_some))
+    }
+
     pub(super) fn next(&mut self) -> Option<Seat> {
         let now = self.now;
         let (line, seat) = (0..LINES)
             .filter_map(|line| Some((line, self.heads[line]?)))
-            .max_by_key(|(_, seat)| seat.with(|e| e.rank(now)))?;
+            .max_by_key(|(_, seat)| seat.with(|e| (e.tier(now), std::cmp::Reverse(e.seq))))?;
         self.heads[line] = Lines::seat(seat.with(|e| e.next));
         Some(seat)
     }
@@ -313,7 +335,7 @@ mod tests {
         let seats: Vec<Seat> = nodes.iter().map(|n| unsafe { Seat::new(n) }).collect();
         let mut lines = Lines::new();
         for (seat, (class, since)) in seats.iter().zip([(0, 0), (1, 9), (0, 9), (3, 9), (1, 9)]) {
-            seat.with(|e| (e.claim, e.since) = (Claim::Class(class), since));
+            seat.with(|e| (e.class, e.since) = (class as u8, since));
             lines.push(*seat);
         }
         let order = |lines: &Lines, now| {
@@ -342,10 +364,10 @@ mod tests {
         let mut lines = Lines::new();
         let claims = [
             Claim::Class(3),
-            Claim::Inside { above: 0 },
-            Claim::Inside { above: 7 },
+            Claim::Inside { class: 0, above: 0 },
+            Claim::Inside { class: 1, above: 7 },
             Claim::Class(3),
-            Claim::Inside { above: 7 },
+            Claim::Inside { class: 1, above: 7 },
         ];
         for (seat, claim) in seats.iter().zip(claims) {
             seat.with(|e| e.set_claim(claim));

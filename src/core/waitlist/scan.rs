@@ -1,12 +1,12 @@
 //! The scan: what the latch's holder does to the queue. See the head of [`waitlist`](super) for the rule.
 
 use super::demand::Demand;
-use super::lines::{Lines, Node, Seat};
+use super::lines::{Entry, Lines, Node, Seat};
 use super::{NodeState, Refused, WaitList, Waiter};
-use crate::core::permits::Permits;
+use crate::core::permits::{CLASSES, Permits};
 #[cfg(mutants)]
 use crate::sync::atomic::Ordering;
-use crate::sync::{CachePadded, MutexGuard, ordering};
+use crate::sync::{CachePadded, MutexGuard, armed, ordering};
 
 /// How many are told per round: the latch is given up to tell them, then the scan starts anew. Few, for the array
 /// lies on the stack; a release rarely grants more.
@@ -27,12 +27,21 @@ pub(super) struct Queue {
 /// The book of one kind.
 #[derive(Clone, Copy, Default)]
 struct Ledger {
-    /// Set aside, in this scan, for those who hold back.
-    held: u64,
+    /// Set aside, in this scan, for those who hold back: what binds takers of each class. See `set_aside`.
+    held: [u64; CLASSES],
     /// The credit that the word was given last.
     given: u32,
     /// The credit it will be given.
     next: u32,
+}
+
+/// A demand that is not queued. It waits for nothing, so it is served in this scan or not at all.
+#[derive(Clone, Copy)]
+pub(super) struct Newcomer<'a> {
+    pub(super) demand: &'a Demand,
+    pub(super) class: usize,
+    /// Whether it claims after all that wait, whatever its class.
+    pub(super) last: bool,
 }
 
 /// Whom to tell, once the latch is given up.
@@ -84,7 +93,7 @@ impl Queue {
     }
 
     /// Somebody was granted `d` ahead of all that this scan has come by.
-    fn charge_passed(&mut self, d: &Demand, bypass: u32) {
+    fn charge_passed(&mut self, kinds: &[CachePadded<Permits>], d: &Demand, bypass: u32) {
         let Queue { lines, ledgers, scan, .. } = self;
         lines.each(|seat| {
             seat.with(|e| {
@@ -96,7 +105,7 @@ impl Queue {
                     e.passed = e.passed.saturating_add(1);
                     if e.passed >= bypass {
                         e.holds_back = true;
-                        set_aside(ledgers, &e.demand);
+                        set_aside(ledgers, kinds, e);
                     }
                 }
                 true
@@ -130,11 +139,18 @@ impl Queue {
     }
 }
 
-/// Sets aside what a waiter needs, for the rest of this scan.
-fn set_aside(ledgers: &mut [Ledger], d: &Demand) {
-    for (kind, n) in d.parts() {
-        let held = &mut ledgers[usize::from(kind)].held;
-        *held = held.saturating_add(n);
+/// Sets aside what a waiter needs, for the rest of this scan: from those who leave no less free than it does. Who may
+/// take from a reserve is not held back by who may not, or the reserve would be none as soon as lower classes queue. Who
+/// waits inside holds back everybody: what it needs may be granted to no lane that it might then have to wait for.
+fn set_aside(ledgers: &mut [Ledger], kinds: &[CachePadded<Permits>], who: &Entry) {
+    for (kind, n) in who.demand.parts() {
+        let permits = &kinds[usize::from(kind)];
+        let floor = if who.is_inside() { 0 } else { permits.floor(usize::from(who.class)) };
+        for (class, held) in ledgers[usize::from(kind)].held.iter_mut().enumerate() {
+            if permits.floor(class) >= floor || armed!(mutant = "waitlist_reserve_held_back") {
+                *held = held.saturating_add(n);
+            }
+        }
     }
 }
 
@@ -170,12 +186,12 @@ impl WaitList {
     }
 
     /// Scans, gives the latch up, tells; again, as long as there is more. True: `mine` was granted, or
-    /// `newcomer`, who claims after all that wait, was served.
+    /// `newcomer` was served.
     pub(super) fn settle<'a>(
         &'a self,
         mut queue: MutexGuard<'a, Queue>,
         mine: Option<&Node>,
-        newcomer: Option<&Demand>,
+        newcomer: Option<Newcomer<'_>>,
         wake: &mut impl FnMut(&Waiter),
     ) -> bool {
         // SAFETY: `mine` is linked, or was and belongs to the caller: it is alive. The seat is only compared.
@@ -183,7 +199,7 @@ impl WaitList {
         let mut wakes = Wakes::new();
         let mut served = false;
         loop {
-            let round = self.scan(&mut queue, mine, newcomer, &mut wakes);
+            let round = self.scan(&mut queue, mine, newcomer.filter(|_| !served), &mut wakes);
             drop(queue);
             wakes.deliver(wake);
             served |= round.mine;
@@ -194,79 +210,102 @@ impl WaitList {
         }
     }
 
-    fn scan(&self, q: &mut Queue, mine: Option<Seat>, newcomer: Option<&Demand>, wakes: &mut Wakes) -> Round {
+    fn scan(
+        &self,
+        q: &mut Queue,
+        mine: Option<Seat>,
+        mut newcomer: Option<Newcomer<'_>>,
+        wakes: &mut Wakes,
+    ) -> Round {
         let bypass = self.fairness.bypass;
         let mut served = false;
         q.collect_credit(&self.kinds);
-        q.ledgers.iter_mut().for_each(|ledger| ledger.held = 0);
+        q.ledgers.iter_mut().for_each(|ledger| ledger.held = [0; CLASSES]);
         q.scan += 1;
         if q.sweep && !self.sweep(q, wakes) {
             return Round { more: true, mine: false };
         }
 
         let mut walk = q.lines.walk(q.now);
-        let mut left_over = self.left_over(q);
-        while left_over {
-            let Some(seat) = walk.next() else { break };
+        // An unfinished walk leaves the gates shut: what it has not visited may be owed something, and nothing is
+        // free for it. The next release scans again.
+        let finished = loop {
+            let Some(top) = walk.top() else { break true };
+            if !self.left_over(q, top) {
+                break false;
+            }
             if wakes.full() {
                 return Round { more: true, mine: served };
             }
-            let (demand, waited) = seat.with(|e| (e.demand, q.now.saturating_sub(e.since)));
-            if self.take_all(q, &demand) {
+            let Some(seat) = walk.next() else { break true };
+            let (demand, class, tier) = seat.with(|e| (e.demand, e.class, e.tier(q.now)));
+            if let Some(first) = newcomer.take_if(|n| !n.last && n.class as u64 > tier) {
+                served |= self.serve(q, first);
+            }
+            if self.take_all(q, &demand, usize::from(class)) {
                 if mine == Some(seat) {
                     self.unseat(q, seat, NodeState::Idle);
                     served = true;
                 } else {
                     wakes.push(self.unseat(q, seat, NodeState::Granted).0);
                 }
-                q.charge_passed(&demand, bypass);
+                q.charge_passed(&self.kinds, &demand, bypass);
             } else {
-                let ledgers = &mut q.ledgers;
+                let (ledgers, now) = (&mut q.ledgers, q.now);
                 seat.with(|e| {
                     e.visited = q.scan;
+                    let waited = now.saturating_sub(e.since);
                     e.holds_back = e.is_inside() || e.passed >= bypass || waited >= self.fairness.patience;
                     if e.holds_back {
-                        set_aside(ledgers, &e.demand);
+                        set_aside(ledgers, &self.kinds, e);
                     }
                 });
             }
-            left_over = self.left_over(q);
+        };
+        // Also if nobody waits any more, or nothing is left for those who do: a newcomer that found a gate shut may
+        // come when who had shut it has gone, or ask for what is left to its class alone.
+        let forgotten = armed!(mutant = "waitlist_newcomer_forgotten") && q.lines.is_empty();
+        if let Some(last) = newcomer.filter(|_| !forgotten) {
+            served |= self.serve(q, last);
         }
-        // An unfinished walk leaves the gates shut: what it has not visited may be owed something, and nothing is
-        // free. The next release scans again.
-        if left_over {
-            if let Some(d) = newcomer
-                && self.take_all(q, d)
-            {
-                q.charge_passed(d, bypass);
-                served = true;
-            }
+        // Credit only where something is left for who waits: a put is handed over, and nobody barges in between.
+        if finished && q.lines.top().is_some_and(|top| self.left_over(q, top)) {
             q.give_credit(&self.kinds, bypass);
         }
         Round { more: false, mine: served }
     }
 
-    /// Whether any kind that is waited for has more free than was set aside.
-    fn left_over(&self, q: &Queue) -> bool {
+    fn serve(&self, q: &mut Queue, newcomer: Newcomer<'_>) -> bool {
+        let served = self.take_all(q, newcomer.demand, newcomer.class);
+        if served {
+            q.charge_passed(&self.kinds, newcomer.demand, self.fairness.bypass);
+        }
+        served
+    }
+
+    /// Whether, of any kind that is waited for, a waiter of this class or below could be given some.
+    fn left_over(&self, q: &Queue, class: usize) -> bool {
         q.ledgers.iter().zip(&self.kinds).any(|(ledger, permits)| {
             let word = permits.look();
-            word.waiters() > 0 && word.available() > i64::try_from(ledger.held).unwrap_or(i64::MAX)
+            let kept = ledger.held[class].saturating_add(permits.floor(class));
+            word.waiters() > 0 && word.available() > i64::try_from(kept).unwrap_or(i64::MAX)
         })
     }
 
     /// Takes `d` or nothing, beside what is set aside. No newcomer's gate applies.
-    pub(super) fn take_all(&self, q: &Queue, d: &Demand) -> bool {
+    pub(super) fn take_all(&self, q: &Queue, d: &Demand, class: usize) -> bool {
+        let kept = |kind: usize| q.ledgers[kind].held[class].saturating_add(self.kinds[kind].floor(class));
         let fits = d.parts().all(|(kind, n)| {
             let kind = usize::from(kind);
             let free = self.kinds[kind].look().available();
-            u64::try_from(free).is_ok_and(|free| free >= n.saturating_add(q.ledgers[kind].held))
+            u64::try_from(free).is_ok_and(|free| free >= n.saturating_add(kept(kind)))
         });
         if !fits {
             return false;
         }
         for (taken, (kind, n)) in d.parts().enumerate() {
             let kind = usize::from(kind);
-            if !self.kinds[kind].take_for_waiter(n, q.ledgers[kind].held) {
+            if !self.kinds[kind].take_for_waiter(n, kept(kind)) {
                 // A newcomer was faster. What is given back here needs no drain: who stands before this demand
                 // was looked at while it was free, who stands behind is looked at next.
                 for (kind, n) in d.parts().take(taken).rev() {
@@ -280,15 +319,17 @@ impl WaitList {
 
     /// Serves the waiters, and then a newcomer that found a gate shut, if enough is left over.
     #[cold]
-    pub(super) fn take_behind(&self, d: &Demand, wake: &mut impl FnMut(&Waiter)) -> Result<(), Refused> {
+    pub(super) fn take_behind(&self, n: Newcomer<'_>, wake: &mut impl FnMut(&Waiter)) -> Result<(), Refused> {
         let queue = self.enter(0);
-        let verdict = self.verdict(d);
-        if self.settle(queue, None, verdict.is_ok().then_some(d), wake) {
+        let verdict = self.verdict(n.demand, n.class);
+        if self.settle(queue, None, verdict.is_ok().then_some(n), wake) {
             return Ok(());
         }
         verdict?;
-        let short = d.parts().find(|(kind, n)| self.available(*kind) < *n as i64).or(d.parts().next());
-        Err(Refused::Short { kind: short.map_or(0, |(kind, _)| kind) })
+        let mut parts = n.demand.parts();
+        let short = parts.find(|(kind, m)| self.kinds[usize::from(*kind)].would_take(*m, n.class).is_err());
+        let (kind, _) = short.or(n.demand.parts().next()).unwrap_or_default();
+        Err(Refused::Short { kind })
     }
 
     /// Takes a node out, of its line and of its words' counts, and publishes what became of it.
@@ -302,12 +343,17 @@ impl WaitList {
         (waiter, demand)
     }
 
+    fn verdict_of(&self, seat: Seat) -> Result<(), Refused> {
+        let (demand, class) = seat.with(|e| (e.demand, e.class));
+        self.verdict(&demand, usize::from(class))
+    }
+
     /// Refuses the demands that no release can meet any more. False: the room for wakes ran out.
     fn sweep(&self, q: &mut Queue, wakes: &mut Wakes) -> bool {
         loop {
             let mut found = None;
             q.lines.each(|seat| {
-                found = found.or_else(|| Some((seat, self.verdict(&seat.with(|e| e.demand)).err()?)));
+                found = found.or_else(|| Some((seat, self.verdict_of(seat).err()?)));
                 found.is_none()
             });
             let Some((seat, why)) = found else {

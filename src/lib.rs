@@ -29,7 +29,8 @@
 //!   it was.
 //! - [`limit`] has the limits for use on their own: [`RateLimiter`] and [`Quota`].
 //! - [`job`] is plain data: keys, failures, retry policies, dead items, reports. [`stats`] is what an engine counts.
-//! - [`resource`] names the resources that items use.
+//! - [`resource`] has resources of several kinds, given out all or nothing, with leases: [`ResourceManager`], and
+//!   [`allocate`] for a process's own.
 //! - [`Clock`] and [`ManualClock`]: everything is timed by a clock that a test can move by hand.
 //!
 //! Two programs to start from are in `examples/`: `paced_batch`, a rate-limited batch whose failures are retried and whose
@@ -41,7 +42,7 @@
 //!
 //! | the Python service | here |
 //! |---|---|
-//! | ResourceType | [`ResourceKind`] |
+//! | ResourceManager, ResourceType, allocate_resource | [`ResourceManager`], [`ResourceKind`], [`allocate`] |
 //! | RateLimiter | [`RateLimiter`] |
 //! | ConcurrencyManager | [`Engine`] |
 //! | ConcurrentBatchService, BatchService, BatchCreateRequest | [`Engine::batch`], [`BatchBuilder::submit`] |
@@ -106,7 +107,7 @@ pub use crate::{
         FailureKind, HaltReason, HaltRule, ItemResult, Key, Payload, Priority, Report, Retry,
     },
     limit::{Quota, Rate, RateLimiter},
-    resource::ResourceKind,
+    resource::{ResourceKind, ResourceManager, allocate, allocate_by, allocate_with},
     stats::{BatchStats, Stats, WorkerStats},
     store::JournalError,
     time::{Clock, Deadline, ManualClock, Ticker, Timestamp, millis, secs},

@@ -25,3 +25,6 @@ pub use self::{
     rate::Rate,
     reservation::{Grant, Refund, Reservation},
 };
+
+pub(crate) use self::quota_builder::floors;
+pub(crate) use self::tally::{Count, Tally};

@@ -1,5 +1,41 @@
 //! Floor 3: what work needs besides a thread.
+//!
+//! | for | there is |
+//! |---|---|
+//! | naming what is limited | [`ResourceKind`] |
+//! | asking for several of it at once | [`Demand`], and [`Wait`] for how |
+//! | limits, and who holds what | [`ResourceManager`] |
+//! | what is held | [`Permit`], whose [`Owner`] may come to an end |
+//! | permits that end by themselves | [leases](ResourceManagerBuilder::lease), [`OnExpiry`] |
+//! | one set of limits for a process | [`allocate`], [`global`] |
+//!
+//! A single limit needs none of this: [`limit::Quota`](crate::limit::Quota) is one.
 
+mod acquire;
+mod builder;
+mod demand;
+mod error;
+mod global;
+mod holders;
 mod kind;
+mod lapse;
+mod ledger;
+mod manager;
+mod owner;
+mod permit;
+mod stats;
+mod wait;
 
-pub use self::kind::ResourceKind;
+pub use self::{
+    builder::ResourceManagerBuilder,
+    demand::Demand,
+    error::{AcquireError, PermitError, SetLimitError},
+    global::{allocate, allocate_by, allocate_with, global, set_global},
+    kind::ResourceKind,
+    lapse::OnExpiry,
+    manager::ResourceManager,
+    owner::Owner,
+    permit::Permit,
+    stats::{Holder, KindStats},
+    wait::{Cancel, Wait},
+};

@@ -85,6 +85,24 @@ impl Demand {
         self.parts().find(|(k, _)| *k == kind).map_or(0, |(_, n)| n)
     }
 
+    /// This and all of `other`.
+    #[must_use]
+    pub fn plus(self, other: &Demand) -> Self {
+        other.parts().fold(self, |d, (kind, n)| d.and(kind, n))
+    }
+
+    /// This less all of `other`.
+    ///
+    /// # Errors
+    ///
+    /// The first kind of which `other` has more.
+    pub fn less(&self, other: &Demand) -> Result<Demand, u16> {
+        match other.parts().find(|(kind, n)| self.amount(*kind) < *n) {
+            Some((kind, _)) => Err(kind),
+            None => Ok(self.parts().fold(Demand::new(), |d, (kind, n)| d.and(kind, n - other.amount(kind)))),
+        }
+    }
+
     /// Whether both ask for some of the same kind.
     pub fn overlaps(&self, other: &Demand) -> bool {
         self.parts().any(|(kind, _)| other.amount(kind) != 0)
@@ -107,6 +125,14 @@ mod tests {
         assert_eq!((D.amount(7), D.amount(4)), (5, 0));
         assert!(D.overlaps(&Demand::of(7, 1)) && !D.overlaps(&Demand::of(4, 1)));
         assert!(Demand::new().is_empty() && !D.is_empty());
+    }
+
+    #[test]
+    fn sums_and_differences() {
+        let (a, b) = (Demand::of(1, 5).with(3, 2), Demand::of(1, 2).with(3, 2));
+        assert_eq!(a.less(&b), Ok(Demand::of(1, 3)));
+        assert_eq!((b.less(&a), a.less(&Demand::of(7, 1)), a.less(&a)), (Err(1), Err(7), Ok(Demand::new())));
+        assert_eq!(Demand::of(1, 3).plus(&b), a);
     }
 
     #[test]

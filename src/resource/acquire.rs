@@ -1,0 +1,381 @@
+//! How a demand is had: permits all or none, the rates' tokens last, and nothing in hand while waiting.
+//!
+//! ```text
+//!  try ──► all there? ──► rates pay at once? ──► permit
+//!            │ no            │ no: the permits go back
+//!            ▼               ▼
+//!          queue for      a place in every rate; sleep until all have come; then for the permits again,
+//!          the permits    with the tokens paid
+//! ```
+//!
+//! A sleeper in the queue wakes for its grant, its deadline, its cancel, and for the next lease that is over: so what
+//! is lost with a holder comes back by whoever needs it.
+
+use super::demand::Demand;
+use super::error::AcquireError;
+use super::holders::Entry;
+use super::kind::ResourceKind;
+use super::lapse::{begin, expiry, tick};
+use super::manager::Inner;
+use super::permit::Permit;
+use super::wait::{Entry as Asleep, Wait};
+use crate::core::lease::NEVER;
+use crate::core::waitlist::{self, MAX_PARTS, Refused, Unmet};
+use crate::limit::{LimitError, RateLimiter, Reservation};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, thread, with_parker};
+use crate::time::Timestamp;
+use std::panic::Location;
+use std::time::Duration;
+
+/// A demand in the manager's own numbers.
+pub(super) struct Resolved<'a> {
+    pub(super) needs: waitlist::Demand,
+    paces: Vec<(&'a ResourceKind, &'a RateLimiter, u64)>,
+}
+
+/// Permits that were taken and are nobody's yet: they go back if nothing comes of it.
+struct Taken<'a> {
+    inner: &'a Inner,
+    needs: &'a waitlist::Demand,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.inner.put(self.needs);
+    }
+}
+
+/// One of those who wait; leaves the count when dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Tokens to come, of one rate each.
+type Tokens<'a> = Vec<(&'a ResourceKind, &'a RateLimiter, Reservation)>;
+
+impl Inner {
+    pub(super) fn resolve<'a>(&'a self, d: &'a Demand) -> Result<Resolved<'a>, AcquireError> {
+        let mut needs = waitlist::Demand::new();
+        let asked = d.needs().count();
+        for (kind, n) in d.needs() {
+            let number = self.number(kind).ok_or_else(|| AcquireError::UnknownKind { kind: kind.clone() })?;
+            needs = needs.and(number, n);
+        }
+        if asked > MAX_PARTS {
+            return Err(AcquireError::TooManyKinds { asked, most: MAX_PARTS });
+        }
+        let mut paces = Vec::new();
+        for (rate, n) in d.paces() {
+            let unknown = || AcquireError::UnknownRate { rate: rate.clone() };
+            let limiter = self.rates.get(rate).ok_or_else(unknown)?;
+            let burst = limiter.burst();
+            if n > burst {
+                return Err(AcquireError::NeverFits { kind: rate.clone(), asked: n, limit: burst });
+            }
+            paces.push((rate, limiter, n));
+        }
+        Ok(Resolved { needs, paces })
+    }
+
+    pub(super) fn try_acquire(
+        this: &Arc<Inner>,
+        d: &Demand,
+        wait: &Wait,
+        place: &'static Location<'static>,
+    ) -> Result<Permit, AcquireError> {
+        let want = this.resolve(d)?;
+        let taken = this.take_now(&want.needs, wait).and_then(|taken| {
+            this.pay_now(&want)?;
+            Ok(taken)
+        });
+        match taken {
+            Ok(taken) => Ok(Self::grant(this, taken, wait, place, None)),
+            Err(error) => {
+                this.count(&want.needs, &error);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn acquire(
+        this: &Arc<Inner>,
+        d: &Demand,
+        wait: &Wait,
+        place: &'static Location<'static>,
+    ) -> Result<Permit, AcquireError> {
+        let want = this.resolve(d)?;
+        // Permits first and without waiting: most calls end here, and never look at the clock for a deadline.
+        if let Ok(taken) = this.take_now(&want.needs, wait) {
+            if this.pay_now(&want).is_ok() {
+                return Ok(Self::grant(this, taken, wait, place, None));
+            }
+            drop(taken);
+        }
+        let asked = this.clock.now();
+        match this.take_in_time(&want, wait, asked) {
+            Ok(taken) => Ok(Self::grant(this, taken, wait, place, Some(asked))),
+            Err(error) => {
+                this.count(&want.needs, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// All permits or none, now.
+    fn take_now<'a>(&'a self, needs: &'a waitlist::Demand, wait: &Wait) -> Result<Taken<'a>, AcquireError> {
+        let class = wait.priority.class();
+        let take = || self.list.try_take_as(needs, class, &mut |w| self.tell(w));
+        let mut took = take();
+        if matches!(took, Err(Refused::Short { .. }))
+            && self.holders.hint() < NEVER
+            && self.sweep(self.clock.now()) > 0
+        {
+            took = take();
+        }
+        took.map_err(|refused| self.refused(refused))?;
+        Ok(Taken { inner: self, needs })
+    }
+
+    /// All tokens or none, now.
+    fn pay_now(&self, want: &Resolved<'_>) -> Result<(), AcquireError> {
+        match &*want.paces {
+            [] => Ok(()),
+            [(rate, limiter, n)] => match limiter.try_acquire(*n) {
+                Ok(_) => Ok(()),
+                Err(denied) => Err(AcquireError::Paced { rate: (*rate).clone(), ready_in: denied.ready_in }),
+            },
+            _ => {
+                let tokens = Self::reserve(want)?;
+                match latest(&tokens) {
+                    Some((rate, _, ready_in)) => Err(AcquireError::Paced { rate: rate.clone(), ready_in }),
+                    None => spend(tokens),
+                }
+            }
+        }
+    }
+
+    /// A place in every rate: a token of one is of no use while another's is waited for.
+    fn reserve<'a>(want: &Resolved<'a>) -> Result<Tokens<'a>, AcquireError> {
+        let place = |&(rate, limiter, n): &(&'a ResourceKind, &'a RateLimiter, u64)| {
+            Ok((rate, limiter, limiter.reserve(n).map_err(|error| limited(rate, error))?))
+        };
+        want.paces.iter().map(place).collect()
+    }
+
+    fn take_in_time<'a>(
+        &'a self,
+        want: &'a Resolved<'_>,
+        wait: &Wait,
+        asked: Timestamp,
+    ) -> Result<Taken<'a>, AcquireError> {
+        let until = wait.deadline.and_then(|deadline| deadline.on(&self.clock));
+        let mut tokens: Option<Tokens<'_>> = None;
+        loop {
+            let taken = match self.take_now(&want.needs, wait) {
+                Ok(taken) => taken,
+                Err(AcquireError::Full { kind }) => self.queue(want, wait, kind, asked, until)?,
+                Err(error) => return Err(error),
+            };
+            if tokens.is_none() && self.pay_now(want).is_ok() {
+                return Ok(taken);
+            }
+            let places = match tokens.take() {
+                Some(places) => places,
+                None => Self::reserve(want)?,
+            };
+            // The latest again each time: a change of a rate or a pause may have moved it.
+            if latest(&places).is_none() {
+                spend(places)?;
+                return Ok(taken);
+            }
+            drop(taken);
+            self.sleep(&places, wait, until)?;
+            tokens = Some(places);
+        }
+    }
+
+    /// Queues for the permits.
+    fn queue<'a>(
+        &'a self,
+        want: &'a Resolved<'_>,
+        wait: &Wait,
+        short: ResourceKind,
+        asked: Timestamp,
+        until: Option<Timestamp>,
+    ) -> Result<Taken<'a>, AcquireError> {
+        let counted = Counted(&self.waiting);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
+            return Err(AcquireError::QueueFull { most: self.max_waiters });
+        }
+        if !wait.while_holding
+            && let Some(held) =
+                self.holders.held_by(thread::current().id(), wait.owner.as_ref().map(|owner| owner.id()))
+        {
+            let (kind, _) = held.demand.parts().next().unwrap_or_default();
+            let (held, place) = (self.kind(kind), held.place.to_string());
+            return Err(AcquireError::WouldHoldAndWait { kind: short, held, place });
+        }
+        let mut cancelled = false;
+        let outcome = with_parker(|parker| {
+            // Entered before the first look at what ends the wait, so that one of the two sees the other.
+            let _asleep = Asleep::new(&self.asleep, parker.unparker());
+            let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
+            let class = wait.priority.class();
+            let start = self.clock.now().as_nanos();
+            let park = |parker: &_| {
+                cancelled = wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled());
+                if cancelled {
+                    return false;
+                }
+                let lapse = begin(self.holders.hint());
+                if !self.clock.park(parker, [until, lapse].into_iter().flatten().min()) {
+                    let now = self.clock.now();
+                    if until.is_some_and(|until| now >= until) {
+                        return false;
+                    }
+                    self.sweep(now);
+                }
+                true // the list looks for itself whether there is a grant
+            };
+            self.list.acquire(&want.needs, class, start, parker, park, &mut |w| self.tell(w))
+        });
+        drop(counted);
+        match outcome {
+            Ok(()) => Ok(Taken { inner: self, needs: &want.needs }),
+            Err(Unmet::Refused(Refused::Short { .. })) => {
+                Err(AcquireError::QueueFull { most: self.max_waiters })
+            }
+            Err(Unmet::Refused(refused)) => Err(self.refused(refused)),
+            Err(Unmet::TimedOut) if cancelled => Err(AcquireError::Cancelled),
+            Err(Unmet::TimedOut) => {
+                let short = |(kind, n): &(u16, u64)| {
+                    let word = self.list.word(*kind);
+                    word.is_some_and(|word| word.would_take(*n, wait.priority.class()).is_err())
+                };
+                let kind = want.needs.parts().find(short).or(want.needs.parts().next());
+                let kind = self.kind(kind.unwrap_or_default().0);
+                Err(AcquireError::TimedOut { kind, waited: self.clock.now() - asked })
+            }
+        }
+    }
+
+    /// Sleeps until all tokens have come, with no permit in hand.
+    fn sleep(&self, tokens: &Tokens<'_>, wait: &Wait, until: Option<Timestamp>) -> Result<(), AcquireError> {
+        with_parker(|parker| {
+            let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
+            while let Some((rate, limiter, ready_in)) = latest(tokens) {
+                if wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
+                    return Err(AcquireError::Cancelled);
+                }
+                if until.is_some_and(|until| until - self.clock.now() < ready_in) {
+                    return Err(AcquireError::Paced { rate: rate.clone(), ready_in });
+                }
+                let clock = limiter.clock();
+                clock.park(parker, Some(clock.now() + ready_in));
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes a permit of what was taken.
+    fn grant(
+        this: &Arc<Inner>,
+        taken: Taken<'_>,
+        wait: &Wait,
+        place: &'static Location<'static>,
+        asked: Option<Timestamp>,
+    ) -> Permit {
+        let now = this.clock.now();
+        let (over, on_expiry) = this.terms(wait, now);
+        let owner = wait.name.clone().unwrap_or_else(|| thread::current().name().unwrap_or("unnamed").into());
+        if let Some(owner) = &wait.owner {
+            owner.note(this);
+        }
+        let entry = Entry {
+            demand: *taken.needs,
+            owner,
+            owner_id: wait.owner.as_ref().map(|owner| owner.id()),
+            thread: Some(thread::current().id()),
+            priority: wait.priority,
+            since: now,
+            place,
+            on_expiry,
+        };
+        this.took(&entry.demand, asked.map(|asked| now - asked), now);
+        let permit = Self::enter(this, entry, over.map_or(NEVER, expiry));
+        std::mem::forget(taken);
+        permit
+    }
+
+    /// Gives an entry its slot.
+    pub(super) fn enter(this: &Arc<Inner>, entry: Entry, expiry: u64) -> Permit {
+        let (demand, owner, priority) = (entry.demand, Arc::clone(&entry.owner), entry.priority);
+        let (handle, earlier) = this.holders.enter(entry, expiry);
+        if earlier {
+            this.wake_asleep();
+        }
+        Permit::new(Arc::clone(this), handle, demand, owner, priority)
+    }
+
+    /// In addition to what a permit holds, now; the permit's to give back.
+    pub(super) fn take_more(&self, more: &Resolved<'_>, wait: &Wait) -> Result<(), AcquireError> {
+        let taken = self.take_now(&more.needs, wait)?;
+        self.pay_now(more)?;
+        std::mem::forget(taken);
+        Ok(())
+    }
+
+    fn refused(&self, refused: Refused) -> AcquireError {
+        match refused {
+            Refused::Short { kind } => AcquireError::Full { kind: self.kind(kind) },
+            Refused::Never { kind, asked, limit } => {
+                AcquireError::NeverFits { kind: self.kind(kind), asked, limit }
+            }
+            Refused::Closed { kind } => AcquireError::Closed { kind: self.kind(kind) },
+        }
+    }
+
+    fn count(&self, needs: &waitlist::Demand, error: &AcquireError) {
+        for (_, _, book) in self.books(needs) {
+            match error {
+                AcquireError::TimedOut { .. } => book.tally.timed_out.add(1),
+                AcquireError::Cancelled => book.cancelled.add(1),
+                AcquireError::NeverFits { .. } | AcquireError::Closed { .. } => book.tally.refused.add(1),
+                _ => book.tally.denied.add(1),
+            }
+        }
+    }
+
+    /// Whether a lease until `expiry` is over.
+    pub(super) fn is_over(&self, expiry: u64) -> bool {
+        expiry < NEVER && expiry <= tick(self.clock.now())
+    }
+}
+
+/// The tokens that come last, and when; `None`: all have come.
+fn latest<'a>(tokens: &Tokens<'a>) -> Option<(&'a ResourceKind, &'a RateLimiter, Duration)> {
+    let delays = tokens.iter().map(|(rate, limiter, token)| (*rate, *limiter, token.delay()));
+    delays.filter(|(_, _, delay)| !delay.is_zero()).max_by_key(|(_, _, delay)| *delay)
+}
+
+/// Uses tokens that have come.
+fn spend(tokens: Tokens<'_>) -> Result<(), AcquireError> {
+    for (rate, _, token) in tokens {
+        token.wait().map_err(|error| limited(rate, error))?;
+    }
+    Ok(())
+}
+
+fn limited(rate: &ResourceKind, error: LimitError) -> AcquireError {
+    let rate = rate.clone();
+    match error {
+        LimitError::NeverFits { asked, burst } => AcquireError::NeverFits { kind: rate, asked, limit: burst },
+        LimitError::WouldMissDeadline { ready_in } => AcquireError::Paced { rate, ready_in },
+        _ => AcquireError::Paced { rate, ready_in: Duration::MAX },
+    }
+}

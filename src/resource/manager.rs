@@ -1,0 +1,453 @@
+//! The manager: all kinds in one wait list, who holds them, and what becomes of those who hold too long.
+
+use super::builder::{ResourceManagerBuilder, checked};
+use super::demand::Demand;
+use super::error::{AcquireError, SetLimitError};
+use super::holders::{Entry, Holders, Lapsed};
+use super::kind::ResourceKind;
+use super::lapse::{OnExpiry, begin, tick};
+use super::ledger::Book;
+use super::owner::Reclaim;
+use super::permit::Permit;
+use super::stats::{Holder, KindStats};
+use super::wait::Wait;
+use crate::core::permits::Floors;
+use crate::core::waitlist::{self, Fairness, WaitList, Waiter};
+use crate::limit::RateLimiter;
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::{Arc, Mutex, OnceLock, Unparker};
+use crate::time::{Clock, Deadline, Timestamp};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+/// Who is told of a lapse.
+pub(super) type Lapse = Arc<dyn Fn(&Holder, bool) + Send + Sync>;
+
+/// Resources of several kinds, and rates, given out by [`Demand`]: all of one or nothing, to threads that wait for
+/// them by priority and arrival. Cheap to clone; clones share everything.
+///
+/// - Nobody waits while holding part of a demand, so demands cannot deadlock on each other. Who holds a permit and
+///   would wait for another is refused ([`WouldHoldAndWait`](AcquireError::WouldHoldAndWait)).
+/// - A demand that does not fit yet is passed by others that do, a bounded number of times; then what it needs is kept
+///   for it, and others go on with what is left.
+/// - What can never be had is refused at once, and when a limit falls below a demand that waits.
+/// - Rates come last: tokens are spent when all permits are there. While a rate is waited for, no permits are held.
+/// - A permit gives back what it holds when it is dropped. With a [lease](ResourceManagerBuilder::lease) it also ends by
+///   itself, without a thread of ours: whoever would wait looks for what is over, and so does [`sweep`](Self::sweep).
+///
+/// ```
+/// use batchyard::{ResourceKind, ResourceManager, resource::{AcquireError, Demand}};
+/// let manager =
+///     ResourceManager::builder().quota(ResourceKind::DatabaseConnection, 2).quota("gpu", 1).build()?;
+/// let both = Demand::new().need(ResourceKind::DatabaseConnection, 1).need("gpu", 1);
+/// let permit = manager.acquire(&both)?;
+/// assert_eq!(manager.available("gpu"), Some(0));
+/// assert!(matches!(manager.try_acquire(&both), Err(AcquireError::Full { kind }) if kind == "gpu".into()));
+/// drop(permit);
+/// assert!(manager.try_acquire(&both).is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+#[doc(alias = "semaphore")]
+pub struct ResourceManager {
+    inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) list: WaitList,
+    pub(super) clock: Clock,
+    /// The named kinds; their numbers in the list begin after the hidden ones'.
+    kinds: Vec<ResourceKind>,
+    hidden: usize,
+    index: BTreeMap<ResourceKind, u16>,
+    pub(super) rates: BTreeMap<ResourceKind, RateLimiter>,
+    books: Vec<Book>,
+    pub(super) holders: Holders,
+    /// Who sleeps until a lease is over, to be told of one that is over earlier.
+    pub(super) asleep: Mutex<Vec<Unparker>>,
+    pub(super) waiting: AtomicUsize,
+    pub(super) max_waiters: usize,
+    lease: (Option<Duration>, OnExpiry),
+    on_lapse: Option<Lapse>,
+    lanes: OnceLock<Box<dyn Fn(u32) + Send + Sync>>,
+}
+
+impl Inner {
+    #[allow(clippy::too_many_arguments)] // one caller, the builder, which has a name for each
+    pub(super) fn new(
+        clock: Clock,
+        limits: Vec<(u64, Floors)>,
+        kinds: Vec<ResourceKind>,
+        index: BTreeMap<ResourceKind, u16>,
+        rates: BTreeMap<ResourceKind, RateLimiter>,
+        fairness: Fairness,
+        max_waiters: usize,
+        lease: (Option<Duration>, OnExpiry),
+        on_lapse: Option<Lapse>,
+    ) -> Self {
+        let hidden = limits.len() - kinds.len();
+        let now = clock.now();
+        Inner {
+            books: limits[hidden..].iter().map(|(limit, _)| Book::new(*limit, now)).collect(),
+            list: WaitList::with_reserves(limits, fairness),
+            clock,
+            kinds,
+            hidden,
+            index,
+            rates,
+            holders: Holders::new(),
+            asleep: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            max_waiters,
+            lease,
+            on_lapse,
+            lanes: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn number(&self, kind: &ResourceKind) -> Option<u16> {
+        self.index.get(kind).copied()
+    }
+
+    /// The kind of this number. Hidden ones have no name, and are in no demand that gets here.
+    pub(super) fn kind(&self, number: u16) -> ResourceKind {
+        let named = usize::from(number).checked_sub(self.hidden).and_then(|at| self.kinds.get(at));
+        named.cloned().unwrap_or_else(|| ResourceKind::Custom("hidden".into()))
+    }
+
+    /// The books of a demand's kinds, with the amounts.
+    pub(super) fn books<'a>(
+        &'a self,
+        d: &'a waitlist::Demand,
+    ) -> impl Iterator<Item = (u16, u64, &'a Book)> + 'a {
+        d.parts().filter_map(|(kind, n)| Some((kind, n, self.book(kind)?)))
+    }
+
+    fn book(&self, kind: u16) -> Option<&Book> {
+        usize::from(kind).checked_sub(self.hidden).and_then(|at| self.books.get(at))
+    }
+
+    pub(super) fn tell(&self, waiter: &Waiter) {
+        match waiter {
+            Waiter::Thread(thread) => thread.unpark(),
+            Waiter::Lane(lane) => {
+                if let Some(tell) = self.lanes.get() {
+                    tell(*lane);
+                }
+            }
+        }
+    }
+
+    /// A permit was dropped after it had been taken back.
+    pub(super) fn late(&self, d: &waitlist::Demand) {
+        self.books(d).for_each(|(_, _, book)| book.late_returns.add(1));
+    }
+
+    /// Gives back what was taken and is not in the books yet.
+    pub(super) fn put(&self, d: &waitlist::Demand) {
+        if self.list.give(d) {
+            self.list.drain(self.clock.now().as_nanos(), &mut |w| self.tell(w));
+        }
+    }
+
+    /// Gives back what a permit held.
+    pub(super) fn give_back(&self, d: &waitlist::Demand) {
+        let now = self.clock.now();
+        self.books(d).for_each(|(_, n, book)| book.gave(n, now));
+        if self.list.give(d) {
+            self.list.drain(now.as_nanos(), &mut |w| self.tell(w));
+        }
+    }
+
+    /// Writes a grant into the books.
+    pub(super) fn took(&self, d: &waitlist::Demand, waited: Option<Duration>, now: Timestamp) {
+        for (kind, n, book) in self.books(d) {
+            let in_use = self.list.limit(kind) as i64 - self.list.available(kind);
+            book.took(n, u64::try_from(in_use).unwrap_or(0), waited, now);
+        }
+    }
+
+    /// When a permit asked for so is over, and what becomes of it then.
+    pub(super) fn terms(&self, wait: &Wait, now: Timestamp) -> (Option<Timestamp>, OnExpiry) {
+        let then = wait.on_expiry.as_ref().unwrap_or(&self.lease.1);
+        (wait.lease.or(self.lease.0).map(|time| now + time), then.clone())
+    }
+
+    /// Wakes who sleeps until a lease is over: another is over before.
+    pub(super) fn wake_asleep(&self) {
+        self.asleep.lock().iter().for_each(Unparker::unpark);
+    }
+
+    /// Ends what is over. How many.
+    pub(super) fn sweep(&self, now: Timestamp) -> usize {
+        if tick(now) < self.holders.hint() {
+            return 0;
+        }
+        let (lapsed, earlier) = self.holders.lapse(now);
+        if earlier {
+            self.wake_asleep();
+        }
+        self.settle(lapsed, now)
+    }
+
+    fn settle(&self, lapsed: Vec<Lapsed>, now: Timestamp) -> usize {
+        let count = lapsed.len();
+        for Lapsed { entry, taken } in lapsed {
+            self.books(&entry.demand).for_each(|(_, _, book)| book.expired.add(1));
+            let holder = self.holder(&entry, !taken, now);
+            // What they do is theirs: the sweep has to come to its end, and the permits back.
+            if let (OnExpiry::Revoke(revoke), true) = (&entry.on_expiry, taken) {
+                let _ = catch_unwind(AssertUnwindSafe(|| revoke(&holder)));
+            }
+            if let Some(tell) = &self.on_lapse {
+                let _ = catch_unwind(AssertUnwindSafe(|| tell(&holder, taken)));
+            }
+            if taken {
+                self.give_back(&entry.demand);
+            }
+        }
+        count
+    }
+
+    fn holder(&self, entry: &Entry, overdue: bool, now: Timestamp) -> Holder {
+        let demand = entry.demand.parts().fold(Demand::new(), |d, (kind, n)| d.need(self.kind(kind), n));
+        Holder {
+            owner: entry.owner.to_string(),
+            demand,
+            place: entry.place,
+            priority: entry.priority,
+            held_for: now - entry.since,
+            overdue,
+        }
+    }
+}
+
+impl Reclaim for Inner {
+    fn reclaim(&self, owner: u64) {
+        self.settle(self.holders.end_of_owner(owner), self.clock.now());
+    }
+}
+
+impl ResourceManager {
+    /// Quotas, rates and settings.
+    pub fn builder() -> ResourceManagerBuilder {
+        ResourceManagerBuilder::new()
+    }
+
+    pub(super) fn from_inner(inner: Inner) -> Self {
+        ResourceManager { inner: Arc::new(inner) }
+    }
+
+    /// Takes all of a demand if it is there, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`](AcquireError::Full), [`Paced`](AcquireError::Paced), [`NeverFits`](AcquireError::NeverFits),
+    /// [`Closed`](AcquireError::Closed), or an unknown kind or rate. Nothing was taken.
+    #[track_caller]
+    pub fn try_acquire(&self, demand: &Demand) -> Result<Permit, AcquireError> {
+        self.try_acquire_with(demand, &Wait::new())
+    }
+
+    /// As [`try_acquire`](Self::try_acquire), in a class, for an owner, with a lease. The deadline is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_acquire`](Self::try_acquire).
+    #[track_caller]
+    pub fn try_acquire_with(&self, demand: &Demand, wait: &Wait) -> Result<Permit, AcquireError> {
+        Inner::try_acquire(&self.inner, demand, wait, std::panic::Location::caller())
+    }
+
+    /// Takes all of a demand, waiting for it as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`NeverFits`](AcquireError::NeverFits), [`Closed`](AcquireError::Closed), an unknown kind or rate,
+    /// [`QueueFull`](AcquireError::QueueFull), [`WouldHoldAndWait`](AcquireError::WouldHoldAndWait).
+    #[track_caller]
+    pub fn acquire(&self, demand: &Demand) -> Result<Permit, AcquireError> {
+        self.acquire_with(demand, &Wait::new())
+    }
+
+    /// Takes all of a demand, waiting for it until the deadline.
+    ///
+    /// ```
+    /// use batchyard::{ResourceManager, resource::AcquireError, millis};
+    /// let manager = ResourceManager::builder().quota("gpu", 1).build()?;
+    /// let held = manager.acquire(&"gpu".into())?;
+    /// let late = std::thread::scope(|s| s.spawn(|| manager.acquire_by(&"gpu".into(), millis(2))).join());
+    /// assert!(matches!(late.expect("no panic"), Err(AcquireError::TimedOut { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire); [`TimedOut`](AcquireError::TimedOut); [`Paced`](AcquireError::Paced) at once when a
+    /// rate's tokens will not be there in time.
+    #[track_caller]
+    pub fn acquire_by(&self, demand: &Demand, deadline: impl Into<Deadline>) -> Result<Permit, AcquireError> {
+        self.acquire_with(demand, &Wait::new().by(deadline))
+    }
+
+    /// Takes all of a demand, as `wait` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_by`](Self::acquire_by); [`Cancelled`](AcquireError::Cancelled).
+    #[track_caller]
+    pub fn acquire_with(&self, demand: &Demand, wait: &Wait) -> Result<Permit, AcquireError> {
+        Inner::acquire(&self.inner, demand, wait, std::panic::Location::caller())
+    }
+
+    /// Changes a kind's limit, 1 to 2^38. Raised, it serves who waits at once. Lowered below what is in use, it leaves a
+    /// debt that is paid by what comes back; demands that wait and are above it now are refused. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// An unknown kind, or a limit that cannot be; nothing changes.
+    pub fn set_limit(&self, kind: impl Into<ResourceKind>, limit: u64) -> Result<(), SetLimitError> {
+        let (kind, inner) = (kind.into(), &*self.inner);
+        let Some(number) = inner.number(&kind) else { return Err(SetLimitError::UnknownKind { kind }) };
+        checked(&kind, limit)?;
+        let now = inner.clock.now();
+        if let Some(book) = inner.book(number) {
+            book.set_limit(limit, now);
+        }
+        inner.list.set_limit(number, limit, now.as_nanos(), &mut |w| inner.tell(w));
+        Ok(())
+    }
+
+    /// Refuses all demands from now on, those that wait included. What is held can still be given back.
+    pub fn close(&self) {
+        self.inner.list.close(None, &mut |w| self.inner.tell(w));
+    }
+
+    /// As [`close`](Self::close), for demands that name this kind. False: there is none such.
+    pub fn close_kind(&self, kind: impl Into<ResourceKind>) -> bool {
+        let number = self.inner.number(&kind.into());
+        if number.is_some() {
+            self.inner.list.close(number, &mut |w| self.inner.tell(w));
+        }
+        number.is_some()
+    }
+
+    /// A kind's limit; `None`: there is none such.
+    pub fn limit(&self, kind: impl Into<ResourceKind>) -> Option<u64> {
+        Some(self.inner.list.limit(self.inner.number(&kind.into())?))
+    }
+
+    /// How much of a kind is free; negative in debt. `None`: there is none such.
+    pub fn available(&self, kind: impl Into<ResourceKind>) -> Option<i64> {
+        Some(self.inner.list.available(self.inner.number(&kind.into())?))
+    }
+
+    /// How much of a kind is taken, exact. `None`: there is none such.
+    pub fn in_use(&self, kind: impl Into<ResourceKind>) -> Option<u64> {
+        Some(self.inner.list.in_use(self.inner.number(&kind.into())?))
+    }
+
+    /// How many calls wait for a kind. `None`: there is none such.
+    pub fn waiting(&self, kind: impl Into<ResourceKind>) -> Option<usize> {
+        Some(self.inner.list.waiters(self.inner.number(&kind.into())?) as usize)
+    }
+
+    /// The rate of this name.
+    pub fn rate(&self, name: impl Into<ResourceKind>) -> Option<&RateLimiter> {
+        self.inner.rates.get(&name.into())
+    }
+
+    /// The kinds there are, in the order they were given.
+    pub fn kinds(&self) -> impl Iterator<Item = &ResourceKind> {
+        self.inner.kinds.iter()
+    }
+
+    /// What there is to know of each kind, in the order they were given. O(waiters) a kind, under the queue's latch.
+    pub fn stats(&self) -> Vec<KindStats> {
+        self.kinds().filter_map(|kind| self.kind_stats(kind.clone())).collect()
+    }
+
+    /// What there is to know of one kind. `None`: there is none such.
+    pub fn kind_stats(&self, kind: impl Into<ResourceKind>) -> Option<KindStats> {
+        let (kind, inner) = (kind.into(), &*self.inner);
+        let number = inner.number(&kind)?;
+        let reserved = inner.list.word(number)?.floor(0);
+        Some(inner.book(number)?.read(&kind, inner.list.load(number), reserved, inner.clock.now()))
+    }
+
+    /// Who holds what, where it was taken, and for how long. O(permits).
+    ///
+    /// ```
+    /// use batchyard::{ResourceManager, resource::Wait};
+    /// let manager = ResourceManager::builder().quota("gpu", 1).build()?;
+    /// let _permit = manager.acquire_with(&"gpu".into(), &Wait::new().owner("renderer"))?;
+    /// let holder = &manager.holders()[0];
+    /// assert_eq!((&*holder.owner, holder.demand.amount("gpu")), ("renderer", 1));
+    /// assert!(holder.place.line() > 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn holders(&self) -> Vec<Holder> {
+        let now = self.inner.clock.now();
+        let list = self.inner.holders.list();
+        list.iter().map(|(entry, overdue)| self.inner.holder(entry, *overdue, now)).collect()
+    }
+
+    /// Ends the leases that are over, as whoever would wait does. How many. O(permits) if there is any to end.
+    pub fn sweep(&self) -> usize {
+        self.inner.sweep(self.inner.clock.now())
+    }
+
+    /// When a sweep is worth while; `None`: nothing is leased for a time. May be early, never late.
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        begin(self.inner.holders.hint())
+    }
+
+    /// The clock it goes by.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    /// The list that all kinds wait in, hidden ones included.
+    #[allow(dead_code)] // the engine's gate is put on it
+    pub(crate) fn list(&self) -> &WaitList {
+        &self.inner.list
+    }
+
+    /// A kind's number in the [list](Self::list).
+    #[allow(dead_code)] // the engine's gate is put on it
+    pub(crate) fn number(&self, kind: &ResourceKind) -> Option<u16> {
+        self.inner.number(kind)
+    }
+
+    /// Tells whoever was granted something or refused it: threads are woken, lanes handed to
+    /// [`on_lane`](Self::on_lane).
+    #[allow(dead_code)] // the engine's gate is put on it
+    pub(crate) fn tell(&self, waiter: &Waiter) {
+        self.inner.tell(waiter);
+    }
+
+    /// Who is told of lanes that were granted something or refused it. The first one stays.
+    #[allow(dead_code)] // the engine's gate is put on it
+    pub(crate) fn on_lane(&self, tell: impl Fn(u32) + Send + Sync + 'static) {
+        let _ = self.inner.lanes.set(Box::new(tell));
+    }
+
+    /// As [`sweep`](Self::sweep), at a reading that the caller has.
+    #[allow(dead_code)] // the engine's supervisor is put on it
+    pub(crate) fn sweep_at(&self, now: Timestamp) -> usize {
+        self.inner.sweep(now)
+    }
+}
+
+impl fmt::Debug for ResourceManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut map = f.debug_map();
+        for kind in self.kinds() {
+            let number = self.inner.number(kind).unwrap_or_default();
+            map.entry(kind, &self.inner.list.word(number).map(|permits| permits.look()));
+        }
+        map.finish()
+    }
+}

@@ -1,0 +1,86 @@
+//! Whose permits are: a name, and an end.
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, Weak};
+use std::fmt;
+
+/// Who permits are taken back from when an owner is gone.
+pub(super) trait Reclaim: Send + Sync {
+    /// Takes back all that this owner holds.
+    fn reclaim(&self, owner: u64);
+}
+
+/// Who holds permits. When the last clone is dropped, what the owner still holds is taken back, wherever its permits
+/// are: forgotten, or stuck in a thread that does not return.
+///
+/// Permits do not keep their owner alive; a [`Wait`](crate::resource::Wait) that names it does.
+///
+/// ```
+/// use batchyard::{ResourceKind, ResourceManager, resource::{Owner, Wait}};
+/// let manager = ResourceManager::builder().quota(ResourceKind::FileHandle, 3).build()?;
+/// let owner = Owner::new("importer");
+/// let permit = manager.try_acquire_with(&ResourceKind::FileHandle.into(), &Wait::new().owned_by(&owner))?;
+/// std::mem::forget(permit);
+/// drop(owner);
+/// assert_eq!(manager.available(ResourceKind::FileHandle), Some(3));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Owner {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: u64,
+    name: Arc<str>,
+    at: Mutex<Vec<Weak<dyn Reclaim>>>,
+}
+
+impl Owner {
+    /// A new owner. Two of the same name are two.
+    pub fn new(name: impl Into<Arc<str>>) -> Owner {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let id = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+        Owner { inner: Arc::new(Inner { id, name: name.into(), at: Mutex::new(Vec::new()) }) }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    pub(super) fn name_of(&self) -> Arc<str> {
+        Arc::clone(&self.inner.name)
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.inner.id
+    }
+
+    /// Notes who is to be told of the owner's end. Before anything is held there.
+    pub(super) fn note(&self, who: &Arc<impl Reclaim + 'static>) {
+        let mut at = self.inner.at.lock();
+        let there = |known: &Weak<dyn Reclaim>| std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(who));
+        if !at.iter().any(there) {
+            at.retain(|known| known.strong_count() > 0);
+            let who: Arc<dyn Reclaim> = Arc::clone(who) as _;
+            at.push(Arc::downgrade(&who));
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for who in self.at.get_mut().drain(..) {
+            if let Some(who) = who.upgrade() {
+                who.reclaim(self.id);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Owner").field(&self.inner.name).finish()
+    }
+}

@@ -1,0 +1,143 @@
+//! What a manager tells of itself.
+
+use super::demand::Demand;
+use super::kind::ResourceKind;
+use crate::job::Priority;
+use crate::meter::Percentiles;
+use crate::time::Timestamp;
+use serde::Serialize;
+use std::panic::Location;
+use std::time::Duration;
+
+/// A live permit, or one that has lapsed: for reports.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Whose it is, by name.
+    pub owner: String,
+    /// What it holds. (No tokens: those are spent.)
+    pub demand: Demand,
+    /// Where it was taken: the place of the call.
+    pub place: &'static Location<'static>,
+    /// In which class it was taken.
+    pub priority: Priority,
+    /// How long it has been held.
+    pub held_for: Duration,
+    /// Whether its lease is over and it was left where it is.
+    pub overdue: bool,
+}
+
+/// One kind of a manager at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct KindStats {
+    /// The kind.
+    pub kind: ResourceKind,
+    /// The limit in force.
+    pub limit: u64,
+    /// How much of it the lowest class leaves to the higher ones.
+    pub reserved: u64,
+    /// What is taken: exact, and of the same moment as `limit`, `available` and `waiting`.
+    pub in_use: u64,
+    /// What is free; negative in debt.
+    pub available: i64,
+    /// The most that was in use just after somebody took.
+    pub high_water: u64,
+    /// How many calls wait for it.
+    pub waiting: usize,
+    /// How long the one of them waits that waits longest.
+    pub oldest_waiter: Option<Duration>,
+    /// Calls that got it.
+    pub granted: u64,
+    /// Calls without waiting that found too little, and those that were not let wait.
+    pub denied: u64,
+    /// Calls whose deadline came first.
+    pub timed_out: u64,
+    /// Calls that were cancelled.
+    pub cancelled: u64,
+    /// Calls that no waiting helped: closed, or above the limit.
+    pub refused: u64,
+    /// Permits whose lease came to its end, and permits of owners that were gone.
+    pub expired: u64,
+    /// Permits that were dropped after they had been taken back.
+    pub late_returns: u64,
+    /// How long those waited that waited and got it.
+    pub waits: Percentiles,
+    /// How much was held for how long, in unit-seconds, since the manager was made.
+    pub used: f64,
+    /// How much could have been held: the limit over time, in unit-seconds.
+    pub usable: f64,
+}
+
+impl KindStats {
+    /// The share of the limit that was in use, on average, since `earlier`: 0 to 1, above after a limit was lowered.
+    ///
+    /// ```
+    /// use batchyard::{ManualClock, ResourceManager, secs};
+    /// let time = ManualClock::new();
+    /// let manager = ResourceManager::builder().quota("gpu", 2).clock(time.clock()).build()?;
+    /// let before = manager.kind_stats("gpu").expect("there is one");
+    /// let one = manager.acquire(&"gpu".into())?;
+    /// time.advance(secs(3));
+    /// drop(one);
+    /// time.advance(secs(3));
+    /// let after = manager.kind_stats("gpu").expect("there is one");
+    /// assert_eq!(after.utilisation_since(&before), 0.25);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn utilisation_since(&self, earlier: &KindStats) -> f64 {
+        let usable = self.usable - earlier.usable;
+        if usable > 0.0 { ((self.used - earlier.used) / usable).max(0.0) } else { 0.0 }
+    }
+
+    /// As [`utilisation_since`](Self::utilisation_since) the manager was made.
+    pub fn utilisation(&self) -> f64 {
+        if self.usable > 0.0 { self.used / self.usable } else { 0.0 }
+    }
+}
+
+/// How much of a kind was held for how long: an integral that is brought up to date by each change.
+#[derive(Debug)]
+pub(super) struct Meter {
+    last: Timestamp,
+    held: u64,
+    limit: u64,
+    /// Unit-nanoseconds.
+    used: u128,
+    usable: u128,
+}
+
+impl Meter {
+    pub(super) fn new(limit: u64, now: Timestamp) -> Self {
+        Meter { last: now, held: 0, limit, used: 0, usable: 0 }
+    }
+
+    fn advance(&mut self, now: Timestamp) {
+        // Another thread's reading may be older than the last one: no time has passed then.
+        let passed = (now - self.last).as_nanos();
+        self.used += u128::from(self.held) * passed;
+        self.usable += u128::from(self.limit) * passed;
+        self.last = self.last.max(now);
+    }
+
+    pub(super) fn take(&mut self, n: u64, now: Timestamp) {
+        self.advance(now);
+        self.held = self.held.saturating_add(n);
+    }
+
+    pub(super) fn give(&mut self, n: u64, now: Timestamp) {
+        self.advance(now);
+        self.held = self.held.saturating_sub(n);
+    }
+
+    pub(super) fn set_limit(&mut self, limit: u64, now: Timestamp) {
+        self.advance(now);
+        self.limit = limit;
+    }
+
+    /// Used and usable, in unit-seconds.
+    pub(super) fn read(&mut self, now: Timestamp) -> (f64, f64) {
+        self.advance(now);
+        (self.used as f64 / 1e9, self.usable as f64 / 1e9)
+    }
+}

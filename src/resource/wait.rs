@@ -1,0 +1,178 @@
+//! How a demand is asked for: until when, in which class, for whom, and with what end.
+
+use super::lapse::OnExpiry;
+use super::owner::Owner;
+use crate::job::Priority;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex, Unparker};
+use crate::time::Deadline;
+use std::fmt;
+use std::time::Duration;
+
+/// How a demand is asked for. A new one waits as long as it takes, with normal priority, for nobody by name.
+///
+/// ```
+/// use batchyard::{Priority, ResourceManager, resource::{AcquireError, Demand, Wait}, millis};
+/// let manager = ResourceManager::builder().quota("gpu", 1).build()?;
+/// let wait = Wait::new().by(millis(5)).priority(Priority::High).owner("renderer");
+/// let permit = manager.acquire_with(&"gpu".into(), &wait)?;
+/// assert_eq!(permit.owner(), "renderer");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Wait {
+    pub(super) deadline: Option<Deadline>,
+    pub(super) priority: Priority,
+    pub(super) cancel: Option<Cancel>,
+    pub(super) name: Option<Arc<str>>,
+    pub(super) owner: Option<Owner>,
+    pub(super) while_holding: bool,
+    pub(super) lease: Option<Duration>,
+    pub(super) on_expiry: Option<OnExpiry>,
+}
+
+impl Wait {
+    /// Waits as long as it takes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Until when: a point in time, or how long from the call on.
+    pub fn by(mut self, deadline: impl Into<Deadline>) -> Self {
+        self.deadline = Some(deadline.into());
+        self
+    }
+
+    /// In which class; [`Normal`](Priority::Normal) unless said.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// What ends the wait before its time.
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = Some(cancel.clone());
+        self
+    }
+
+    /// For whom, by name: for reports. Unless said, the name of the thread.
+    pub fn owner(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// For whom: what is held comes back when the owner is gone.
+    pub fn owned_by(mut self, owner: &Owner) -> Self {
+        self.name = Some(owner.name_of());
+        self.owner = Some(owner.clone());
+        self
+    }
+
+    /// Waits even though its thread or its owner holds something already. Who asks so answers for it that those do not
+    /// wait for each other; a deadline helps.
+    pub fn while_holding(mut self) -> Self {
+        self.while_holding = true;
+        self
+    }
+
+    /// How long the permit is held at most, unless it is renewed; unless said, what the manager
+    /// [says](crate::resource::ResourceManagerBuilder::lease). Counted in steps of 10 ms, never short.
+    pub fn lease(mut self, time: Duration) -> Self {
+        self.lease = Some(time);
+        self
+    }
+
+    /// What becomes of the permit when its lease is over; unless said, what the manager says.
+    pub fn on_expiry(mut self, then: OnExpiry) -> Self {
+        self.on_expiry = Some(then);
+        self
+    }
+}
+
+/// Ends waits before their time: all that were given it, now and later. A clone is another handle to the same.
+///
+/// ```
+/// use batchyard::{ResourceManager, resource::{AcquireError, Cancel, Wait}};
+/// let manager = ResourceManager::builder().quota("gpu", 1).build()?;
+/// let _held = manager.try_acquire(&"gpu".into())?;
+/// let cancel = Cancel::new();
+/// cancel.cancel();
+/// let wait = Wait::new().cancel(&cancel).while_holding();
+/// assert_eq!(manager.acquire_with(&"gpu".into(), &wait).unwrap_err(), AcquireError::Cancelled);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Cancel {
+    inner: Arc<CancelInner>,
+}
+
+#[derive(Default)]
+struct CancelInner {
+    flag: Flag,
+    waiting: Mutex<Vec<Unparker>>,
+}
+
+struct Flag(AtomicBool);
+
+impl Default for Flag {
+    fn default() -> Self {
+        Flag(AtomicBool::new(false))
+    }
+}
+
+impl Cancel {
+    /// One that has not been cancelled.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends the waits. For good.
+    pub fn cancel(&self) {
+        // ORDERING: Release pairs with the Acquire of who sees it: what came before the cancel is seen, too.
+        self.inner.flag.0.store(true, Ordering::Release);
+        for waiter in self.inner.waiting.lock().iter() {
+            waiter.unpark();
+        }
+    }
+
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.inner.flag.0.load(Ordering::Acquire)
+    }
+
+    /// Wakes `waiter` at the cancel, until the entry is dropped. The waiter enters itself, then looks at the flag; a
+    /// cancel sets the flag, then wakes the entered. Both pass through the latch, so one of the two sees the other.
+    pub(super) fn enter(&self, waiter: Unparker) -> Entry<'_> {
+        Entry::new(&self.inner.waiting, waiter)
+    }
+}
+
+impl fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cancel").field("cancelled", &self.is_cancelled()).finish()
+    }
+}
+
+/// A sleeper's entry in a list of whom to wake; leaves it when dropped.
+pub(super) struct Entry<'a> {
+    list: &'a Mutex<Vec<Unparker>>,
+    waiter: Unparker,
+}
+
+impl<'a> Entry<'a> {
+    pub(super) fn new(list: &'a Mutex<Vec<Unparker>>, waiter: Unparker) -> Self {
+        list.lock().push(waiter.clone());
+        Entry { list, waiter }
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        let mut list = self.list.lock();
+        // One entry: a thread may be in there twice, from a wait inside a revocation.
+        if let Some(at) = list.iter().position(|there| there.same(&self.waiter)) {
+            list.swap_remove(at);
+        }
+    }
+}

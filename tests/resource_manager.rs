@@ -1,0 +1,304 @@
+//! `ResourceManager`: what is had, what is refused and why, limits that move, rates, and counts.
+
+// What a user of the crate holds; the house rules on clocks and threads are for `src/`.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use batchyard::resource::{AcquireError, Cancel, Demand, Owner, PermitError, SetLimitError, Wait};
+use batchyard::{Deadline, ManualClock, Priority, Rate, RateLimiter, ResourceKind, ResourceManager, secs};
+use std::thread;
+use std::time::Instant;
+
+const DB: ResourceKind = ResourceKind::DatabaseConnection;
+
+fn two_kinds(time: &ManualClock) -> ResourceManager {
+    ResourceManager::builder().quota(DB, 2).quota("gpu", 1).clock(time.clock()).build().unwrap()
+}
+
+fn both() -> Demand {
+    Demand::new().need("gpu", 1).need(DB, 1)
+}
+
+/// Waits until so many calls wait for a kind.
+fn wait_for(manager: &ResourceManager, kind: &str, waiting: usize) {
+    let start = Instant::now();
+    while manager.waiting(kind) != Some(waiting) {
+        assert!(start.elapsed() < secs(20), "{:?} wait, not {waiting}", manager.waiting(kind));
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn handles_cross_threads() {
+    fn is<T: Send + Sync + 'static>() {}
+    is::<ResourceManager>();
+    is::<batchyard::resource::Permit>();
+    is::<Owner>();
+    is::<Cancel>();
+    is::<Demand>();
+    is::<AcquireError>();
+    let manager = two_kinds(&ManualClock::new());
+    let permit = manager.clone().acquire(&both()).unwrap();
+    thread::spawn(move || drop(permit)).join().unwrap();
+    assert_eq!((manager.available(DB), manager.available("gpu")), (Some(2), Some(1)));
+}
+
+#[test]
+fn settings_are_checked() {
+    let field = |b: batchyard::resource::ResourceManagerBuilder| b.build().unwrap_err().field;
+    let new = ResourceManager::builder;
+    assert_eq!(field(new().quota("gpu", 0)), "quota.gpu");
+    assert_eq!(field(new().quota("gpu", u64::MAX)), "quota.gpu");
+    assert_eq!(field(new().quota("file_handle", 1).quota(ResourceKind::FileHandle, 1)), "quota.file_handle");
+    assert_eq!(field(new().quota("gpu", 2).reserve_for("gpu", Priority::High, 2)), "reserve");
+    assert_eq!(field(new().quota("gpu", 2).reserve_for("cpu", Priority::High, 1)), "reserve");
+    assert_eq!(field(new().bypass(32)), "bypass");
+    assert_eq!(field(new().max_waiters(0)), "max_waiters");
+    assert_eq!(field(new().lease(secs(0), batchyard::resource::OnExpiry::Report)), "lease");
+    let rate = RateLimiter::new(Rate::per_second(1)).unwrap();
+    assert_eq!(field(new().rate("api", rate.clone()).rate("api", rate)), "rate.api");
+}
+
+#[test]
+fn what_is_unknown_or_impossible_is_said_at_once() {
+    let time = ManualClock::new();
+    let rate = RateLimiter::builder(Rate::per_second(1).burst(3)).clock(time.clock()).build().unwrap();
+    let manager = ResourceManager::builder()
+        .quota("gpu", 2)
+        .reserve_for("gpu", Priority::High, 1)
+        .rate("api", rate)
+        .clock(time.clock())
+        .build()
+        .unwrap();
+    for wrong in [manager.acquire(&both()), manager.try_acquire(&both())] {
+        assert_eq!(wrong.unwrap_err(), AcquireError::UnknownKind { kind: DB });
+    }
+    let paced = |name: &str, n| Demand::new().pace(name, n);
+    assert_eq!(
+        manager.acquire(&paced("gpu", 1)).unwrap_err(),
+        AcquireError::UnknownRate { rate: "gpu".into() }
+    );
+    let never = |kind: &str, asked, limit| AcquireError::NeverFits { kind: kind.into(), asked, limit };
+    assert_eq!(manager.acquire(&paced("api", 4)).unwrap_err(), never("api", 4, 3));
+    assert_eq!(manager.acquire(&Demand::new().need("gpu", 2)).unwrap_err(), never("gpu", 2, 1));
+    let nine = (0..9).fold(ResourceManager::builder(), |b, i| b.quota(format!("k{i}"), 1)).build().unwrap();
+    let all = (0..9).fold(Demand::new(), |d, i| d.need(format!("k{i}"), 1));
+    assert_eq!(nine.acquire(&all).unwrap_err(), AcquireError::TooManyKinds { asked: 9, most: 8 });
+    assert_eq!(manager.acquire(&Demand::new()).unwrap().amount("gpu"), 0);
+}
+
+#[test]
+fn all_or_nothing() {
+    let manager = two_kinds(&ManualClock::new());
+    let gpu = manager.acquire(&"gpu".into()).unwrap();
+    assert_eq!(manager.try_acquire(&both()).unwrap_err(), AcquireError::Full { kind: "gpu".into() });
+    assert_eq!(manager.available(DB), Some(2));
+    thread::scope(|s| {
+        let waits = s.spawn(|| manager.acquire(&both()).map(drop));
+        wait_for(&manager, "gpu", 1);
+        // It waits with nothing in hand, and others pass it with what it needs of the rest.
+        assert_eq!(manager.available(DB), Some(2));
+        drop(manager.try_acquire(&Demand::new().need(DB, 2)).unwrap());
+        drop(gpu);
+        waits.join().unwrap().unwrap();
+    });
+    assert_eq!((manager.in_use(DB), manager.in_use("gpu")), (Some(0), Some(0)));
+}
+
+#[test]
+fn waits_end_by_deadline_cancel_close_and_limit() {
+    let time = ManualClock::new();
+    let manager = two_kinds(&time);
+    let held = manager.acquire(&Demand::new().need(DB, 2).need("gpu", 1)).unwrap();
+    let cancel = Cancel::new();
+    thread::scope(|s| {
+        let late = s.spawn(|| manager.acquire_by(&both(), secs(3)).map(drop));
+        time.wait_for_sleepers(1);
+        time.advance(secs(3));
+        let timed_out = AcquireError::TimedOut { kind: DB, waited: secs(3) };
+        assert_eq!(late.join().unwrap(), Err(timed_out));
+
+        let cancelled =
+            s.spawn(|| manager.acquire_with(&both(), &Wait::new().cancel(&cancel).by(secs(100))).map(drop));
+        time.wait_for_sleepers(1);
+        cancel.cancel();
+        assert_eq!(cancelled.join().unwrap(), Err(AcquireError::Cancelled));
+
+        let shrunk = s.spawn(|| manager.acquire(&Demand::new().need(DB, 2)).map(drop));
+        wait_for(&manager, "database_connection", 1);
+        manager.set_limit(DB, 1).unwrap();
+        assert_eq!(shrunk.join().unwrap(), Err(AcquireError::NeverFits { kind: DB, asked: 2, limit: 1 }));
+
+        let closed = s.spawn(|| manager.acquire(&both()).map(drop));
+        wait_for(&manager, "gpu", 1);
+        assert!(manager.close_kind("gpu") && !manager.close_kind("cpu"));
+        assert_eq!(closed.join().unwrap(), Err(AcquireError::Closed { kind: "gpu".into() }));
+    });
+    assert_eq!(manager.available(DB), Some(-1));
+    drop(held);
+    assert_eq!((manager.available(DB), manager.available("gpu")), (Some(1), Some(1)));
+    let stats = manager.kind_stats(DB).unwrap();
+    assert_eq!((stats.timed_out, stats.cancelled, stats.refused, stats.granted), (1, 1, 2, 1));
+    manager.close();
+    assert_eq!(manager.try_acquire(&DB.into()).unwrap_err(), AcquireError::Closed { kind: DB });
+    let unknown = manager.set_limit("cpu", 1).unwrap_err();
+    assert_eq!(unknown, SetLimitError::UnknownKind { kind: "cpu".into() });
+    assert!(matches!(manager.set_limit(DB, 0), Err(SetLimitError::Invalid(_))));
+}
+
+#[test]
+fn who_holds_something_does_not_wait_for_more() {
+    let time = ManualClock::new();
+    let manager = two_kinds(&time);
+    let owner = Owner::new("one");
+    let gpu = manager.acquire_with(&"gpu".into(), &Wait::new().owned_by(&owner)).unwrap();
+    // What is there may be had.
+    let mut db = manager.acquire(&Demand::new().need(DB, 2)).unwrap();
+    let refused = manager.acquire(&"gpu".into()).unwrap_err();
+    let AcquireError::WouldHoldAndWait { kind, place, .. } = &refused else { panic!("{refused}") };
+    assert_eq!(*kind, "gpu".into());
+    assert!(place.contains("resource_manager.rs"), "{place}");
+    // Another thread of the same owner.
+    thread::scope(|s| {
+        let wait = Wait::new().owned_by(&owner);
+        let other = s.spawn(move || manager.acquire_with(&DB.into(), &wait).map(drop).unwrap_err());
+        assert!(matches!(other.join().unwrap(), AcquireError::WouldHoldAndWait { .. }));
+    });
+    let manager = two_kinds(&time);
+    drop((gpu, db));
+    db = manager.acquire(&Demand::new().need(DB, 2)).unwrap();
+    // Who says that it knows what it does, and whose permit was handed on.
+    let known = Wait::new().while_holding().by(Deadline::NOW);
+    assert!(matches!(manager.acquire_with(&DB.into(), &known), Err(AcquireError::TimedOut { .. })));
+    db.unbind();
+    thread::scope(|s| {
+        s.spawn(|| {
+            wait_for(&manager, "database_connection", 1);
+            drop(db);
+        });
+        drop(manager.acquire(&DB.into()).unwrap());
+    });
+}
+
+#[test]
+fn no_more_wait_than_may() {
+    let manager = ResourceManager::builder().quota("gpu", 1).max_waiters(1).build().unwrap();
+    let held = manager.acquire(&"gpu".into()).unwrap();
+    thread::scope(|s| {
+        let first = s.spawn(|| manager.acquire(&"gpu".into()).map(drop));
+        wait_for(&manager, "gpu", 1);
+        let second = s.spawn(|| manager.acquire(&"gpu".into()).map(drop).unwrap_err());
+        assert_eq!(second.join().unwrap(), AcquireError::QueueFull { most: 1 });
+        drop(held);
+        first.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn rates_are_paid_last_and_nothing_is_held_meanwhile() {
+    let time = ManualClock::new();
+    let rate =
+        |per_second| RateLimiter::builder(Rate::per_second(per_second)).clock(time.clock()).build().unwrap();
+    let manager = ResourceManager::builder()
+        .quota("gpu", 1)
+        .rate("api", rate(1))
+        .rate("slow", RateLimiter::builder(Rate::per_minute(60)).clock(time.clock()).build().unwrap())
+        .clock(time.clock())
+        .build()
+        .unwrap();
+    let demand = Demand::new().need("gpu", 1).pace("api", 1);
+    let several = demand.clone().pace("slow", 1);
+    drop(manager.try_acquire(&demand).unwrap());
+    // No permit stays with who is refused for a rate, and no token of another rate is spent.
+    for d in [&demand, &several] {
+        let paced = manager.try_acquire(d).unwrap_err();
+        assert_eq!(paced, AcquireError::Paced { rate: "api".into(), ready_in: secs(1) });
+        assert_eq!(manager.available("gpu"), Some(1));
+    }
+    assert_eq!(manager.rate("slow").unwrap().remaining(), 1);
+    let soon = manager.acquire_by(&demand, batchyard::millis(900)).unwrap_err();
+    assert_eq!(soon, AcquireError::Paced { rate: "api".into(), ready_in: secs(1) });
+    thread::scope(|s| {
+        let waits = s.spawn(|| manager.acquire(&several).map(|p| p.amount("gpu")));
+        time.wait_for_sleepers(1);
+        assert_eq!(manager.available("gpu"), Some(1));
+        // The permit is gone when the tokens come: it waits for that, too, and the tokens stay paid.
+        let held = manager.try_acquire(&"gpu".into()).unwrap();
+        time.advance(secs(1));
+        wait_for(&manager, "gpu", 1);
+        drop(held);
+        assert_eq!(waits.join().unwrap(), Ok(1));
+    });
+    let cancel = Cancel::new();
+    thread::scope(|s| {
+        let waits = s.spawn(|| manager.acquire_with(&demand, &Wait::new().cancel(&cancel)).map(drop));
+        time.wait_for_sleepers(1);
+        cancel.cancel();
+        assert_eq!(waits.join().unwrap(), Err(AcquireError::Cancelled));
+    });
+    time.advance(secs(1));
+    drop(manager.try_acquire(&demand).unwrap());
+}
+
+#[test]
+fn a_reserve_and_the_order_by_priority() {
+    let manager =
+        ResourceManager::builder().quota("gpu", 2).reserve_for("gpu", Priority::High, 1).build().unwrap();
+    let low = manager.try_acquire(&"gpu".into()).unwrap();
+    assert_eq!(manager.try_acquire(&"gpu".into()).unwrap_err(), AcquireError::Full { kind: "gpu".into() });
+    let high = manager.try_acquire_with(&"gpu".into(), &Wait::new().priority(Priority::High)).unwrap();
+    assert_eq!(manager.kind_stats("gpu").unwrap().reserved, 1);
+    drop((low, high));
+}
+
+#[test]
+fn a_permit_is_changed() {
+    let manager = ResourceManager::builder().quota(DB, 10).quota("gpu", 2).build().unwrap();
+    let mut permit = manager.acquire(&Demand::new().need(DB, 6)).unwrap();
+    permit.shrink(DB, 2).unwrap();
+    assert_eq!((permit.amount(DB), manager.available(DB)), (4, Some(6)));
+    let short = PermitError::NotHeld { kind: DB, asked: 5, held: 4 };
+    assert_eq!(permit.shrink(DB, 5).unwrap_err(), short);
+    assert_eq!(permit.split(&Demand::new().need(DB, 5)).unwrap_err(), short);
+    assert!(matches!(permit.split(&"cpu".into()), Err(PermitError::NotHeld { held: 0, .. })));
+    let part = permit.split(&Demand::new().need(DB, 1)).unwrap();
+    permit.extend(&Demand::new().need("gpu", 2)).unwrap();
+    assert!(matches!(permit.extend(&"gpu".into()), Err(PermitError::NotNow(AcquireError::Full { .. }))));
+    assert!(matches!(
+        permit.extend(&"cpu".into()),
+        Err(PermitError::NotNow(AcquireError::UnknownKind { .. }))
+    ));
+    let amounts = |p: &batchyard::resource::Permit| (p.amount(DB), p.amount("gpu"));
+    assert_eq!((amounts(&permit), amounts(&part)), ((3, 2), (1, 0)));
+    let holders = manager.holders();
+    let all: u64 = holders.iter().map(|holder| holder.demand.amount(DB)).sum();
+    assert_eq!((holders.len(), all), (2, 4));
+    drop(permit);
+    assert_eq!((manager.in_use(DB), manager.in_use("gpu")), (Some(1), Some(0)));
+    drop(part);
+    assert_eq!((manager.in_use(DB), manager.holders().len()), (Some(0), 0));
+}
+
+#[test]
+fn what_happens_is_counted() {
+    let time = ManualClock::new();
+    let manager = two_kinds(&time);
+    let before = manager.kind_stats(DB).unwrap();
+    let held = manager.acquire(&Demand::new().need(DB, 2)).unwrap();
+    assert!(manager.try_acquire(&both()).is_err());
+    thread::scope(|s| {
+        let waits = s.spawn(|| manager.acquire(&both()).map(drop));
+        wait_for(&manager, "gpu", 1);
+        time.advance(secs(2));
+        let stats = manager.kind_stats(DB).unwrap();
+        assert_eq!((stats.waiting, stats.oldest_waiter, stats.in_use), (1, Some(secs(2)), 2));
+        drop(held);
+        waits.join().unwrap().unwrap();
+    });
+    time.advance(secs(2));
+    let after = manager.kind_stats(DB).unwrap();
+    assert_eq!((after.granted, after.denied, after.high_water, after.in_use), (2, 1, 2, 0));
+    assert_eq!((after.waits.count, after.waits.max), (1, secs(2)));
+    assert_eq!((after.utilisation_since(&before), after.utilisation()), (0.5, 0.5));
+    assert_eq!(manager.stats().len(), 2);
+    assert!(serde_json::to_string(&manager.stats()).unwrap().contains("database_connection"));
+}

@@ -29,7 +29,7 @@
 //!   it was.
 //! - [`limit`] has the limits for use on their own: [`RateLimiter`] and [`Quota`].
 //! - [`job`] is plain data: keys, failures, retry policies, dead items, reports. [`stats`] is what an engine counts.
-//! - [`resource`] names the resources that items use.
+//! - [`resource`] names the resources that items use; with the feature `r2d2` it has `Pool`, a pool of connections.
 //! - [`Clock`] and [`ManualClock`]: everything is timed by a clock that a test can move by hand.
 //!
 //! Two programs to start from are in `examples/`: `paced_batch`, a rate-limited batch whose failures are retried and whose
@@ -92,6 +92,9 @@ mod time;
 
 #[cfg(all(feature = "sqlite", not(any(loom, shuttle))))]
 pub use rusqlite;
+
+#[cfg(all(feature = "r2d2", not(any(loom, shuttle))))]
+pub use r2d2;
 
 #[cfg(not(any(loom, shuttle)))]
 pub use crate::{

@@ -12,6 +12,8 @@ pub(crate) mod memory;
 mod outside;
 mod peak;
 mod place;
+#[cfg(feature = "r2d2")]
+pub(crate) mod pool;
 #[cfg(feature = "sqlite")]
 pub(crate) mod reopen;
 #[cfg(feature = "sqlite")]
@@ -38,6 +40,8 @@ impl Group {
 pub(crate) const GROUPS: &[Group] = &[
     Group::always("limiter", limiter::hold),
     Group::always("permit", outside::hold),
+    #[cfg(feature = "r2d2")]
+    Group::always("pool", pool::hold),
     Group::always("map", map::hold),
     Group::always("item", outside::hold),
     Group::always("cli", cli::hold),

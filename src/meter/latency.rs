@@ -38,7 +38,8 @@ impl Samples {
         })
     }
 
-    fn record(&mut self, ns: u64, count: u64) {
+    /// Adds `count` samples of `ns` nanoseconds.
+    pub(crate) fn record(&mut self, ns: u64, count: u64) {
         self.histogram().saturating_record_n(ns, count);
         self.sum_ns += u128::from(ns) * u128::from(count);
         self.max_ns = self.max_ns.max(ns);

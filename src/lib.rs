@@ -30,7 +30,7 @@
 //! - [`limit`] has the limits for use on their own: [`RateLimiter`] and [`Quota`].
 //! - [`job`] is plain data: keys, failures, retry policies, dead items, reports. [`stats`] is what an engine counts.
 //! - [`resource`] has resources of several kinds, given out all or nothing, with leases: [`ResourceManager`], and
-//!   [`allocate`] for a process's own.
+//!   [`allocate`] for a process's own; with the feature `r2d2` it has `Pool`, a pool of connections.
 //! - [`Clock`] and [`ManualClock`]: everything is timed by a clock that a test can move by hand.
 //!
 //! Two programs to start from are in `examples/`: `paced_batch`, a rate-limited batch whose failures are retried and whose
@@ -93,6 +93,9 @@ mod time;
 
 #[cfg(all(feature = "sqlite", not(any(loom, shuttle))))]
 pub use rusqlite;
+
+#[cfg(all(feature = "r2d2", not(any(loom, shuttle))))]
+pub use r2d2;
 
 #[cfg(not(any(loom, shuttle)))]
 pub use crate::{

@@ -454,6 +454,17 @@ impl Deadline {
         Deadline(Until::Within(d))
     }
 
+    /// The point on a clock that shows `now`; `None` is never.
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn counted_from(self, now: Timestamp) -> Option<Timestamp> {
+        match self.0 {
+            Until::Never => None,
+            Until::At(t) => Some(t),
+            Until::Within(d) => Some(now + d),
+            Until::Os(t) => Some(now + t.saturating_duration_since(Instant::now())),
+        }
+    }
+
     /// The point on `clock`; `None` is never.
     pub(crate) fn on(self, clock: &Clock) -> Option<Timestamp> {
         match self.0 {

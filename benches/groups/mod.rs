@@ -13,6 +13,8 @@ mod outside;
 mod peak;
 pub(crate) mod permit;
 mod place;
+#[cfg(feature = "r2d2")]
+pub(crate) mod pool;
 #[cfg(feature = "sqlite")]
 pub(crate) mod reopen;
 #[cfg(feature = "sqlite")]
@@ -39,6 +41,8 @@ impl Group {
 pub(crate) const GROUPS: &[Group] = &[
     Group::always("limiter", limiter::hold),
     Group::always("permit", permit::hold),
+    #[cfg(feature = "r2d2")]
+    Group::always("pool", pool::hold),
     Group::always("map", map::hold),
     Group::always("item", outside::hold),
     Group::always("cli", cli::hold),

@@ -14,6 +14,7 @@
 //! | `permits` | a counting semaphore's word: free permits and waiters | lock-free |
 //! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
 //! | `seat` | what a worker has in hand, and a stop that nothing escapes | one short latch beside a lock-free word |
+//! | `shelf` | values put and taken, the last one first, in a fixed number of slots | lock-free |
 //! | `tenancy` | lanes' numbers that are used again: whose hint is cleared | wait-free |
 //! | `turns` | whose turn it is while items are suspected of having crashed a process | blocking, one short latch |
 //! | `waitlist` | who waits for permits, over several kinds, all or nothing | blocking, one short latch per list |
@@ -32,6 +33,7 @@ pub mod lifecycle;
 pub mod permits;
 pub mod ready;
 pub mod seat;
+pub mod shelf;
 pub mod tenancy;
 pub mod turns;
 pub mod waitlist;

@@ -23,9 +23,13 @@ mod ledger;
 mod manager;
 mod owner;
 mod permit;
+#[cfg(feature = "r2d2")]
+mod pool;
 mod stats;
 mod wait;
 
+#[cfg(feature = "r2d2")]
+pub use self::pool::{ClosedConnections, Held, Pool, PoolBuilder, PoolError, PoolStats, PooledConnection};
 pub use self::{
     builder::ResourceManagerBuilder,
     demand::Demand,

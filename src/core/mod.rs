@@ -9,6 +9,7 @@
 //! | `chunk` | a range of items taken one by one or from the back; who holds its buffer | lock-free |
 //! | `claims` | what of a journal's batch is to be claimed, on its way, or ready | blocking, one short latch |
 //! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
+//! | `leader` | who waits for a rate in order of priority, and who of them watches the clock | blocking, one short latch |
 //! | `lifecycle` | running, draining, stopped, and how many are inside | lock-free |
 //! | `permits` | a counting semaphore's word: free permits and waiters | lock-free |
 //! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
@@ -26,6 +27,7 @@ pub mod bucket;
 pub mod chunk;
 pub mod claims;
 pub mod laneword;
+pub mod leader;
 pub mod lifecycle;
 pub mod permits;
 pub mod ready;

@@ -38,7 +38,7 @@ mod acquire;
 mod demand;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod laws;
-mod lines;
+pub(in crate::core) mod lines;
 mod scan;
 
 pub use self::acquire::Unmet;

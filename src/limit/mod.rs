@@ -7,15 +7,18 @@
 //!
 //! governor's `Quota` (cells a period, a burst) is our [`Rate`]; our [`Quota`] is a semaphore.
 
+mod builder;
 mod error;
 mod limiter;
 mod quota;
 mod rate;
 mod reservation;
+mod waiting;
 
 pub use self::{
+    builder::{Order, Oversize, RateLimiterBuilder},
     error::{Denied, LimitError},
-    limiter::{RateLimiter, RateLimiterBuilder},
+    limiter::RateLimiter,
     quota::*,
     rate::Rate,
     reservation::{Grant, Refund, Reservation},

@@ -216,6 +216,43 @@ proptest! {
         }
     }
 
+    /// Where more than the burst may be owed: the burst or the largest demand of the window, and the rate.
+    #[test]
+    fn debts_are_paid_by_those_who_follow(
+        rate in rate(), burst in 1u64..10, asks in prop::collection::vec((1u64..30, idle(), any::<bool>()), 1..60),
+    ) {
+        let time = ManualClock::new();
+        let limiter = RateLimiter::builder(Rate::per_second(rate).burst(burst))
+            .oversize(batchyard::limit::Oversize::Debt)
+            .clock(time.clock())
+            .build()
+            .unwrap();
+        let mut grants: Vec<(u64, u64)> = Vec::new();
+        for (n, idle, ahead) in asks {
+            time.advance(Duration::from_nanos(idle % 10_000_000_000));
+            if ahead {
+                let place = limiter.reserve(n).unwrap();
+                grants.push((stamp(place.start_at()), n));
+                std::mem::forget(place);
+            } else if limiter.try_acquire(n).is_ok() {
+                grants.push((stamp(time.now()), n));
+            } else {
+                let left = limiter.remaining();
+                prop_assert!(left < n.min(burst), "{left} are there for {n}");
+            }
+        }
+        grants.sort_unstable();
+        for (i, &(from, _)) in grants.iter().enumerate() {
+            let (mut tokens, mut largest) = (0u128, burst);
+            for &(to, n) in &grants[i..] {
+                tokens += u128::from(n);
+                largest = largest.max(n);
+                let bound = u128::from(largest) * TOKEN + u128::from(to - from) * u128::from(rate);
+                prop_assert!(tokens * TOKEN <= bound, "{tokens} tokens in [{from}, {to}], allowed {bound}");
+            }
+        }
+    }
+
     /// Reservations alone obey the exact law too, and follow one another.
     #[test]
     fn reservations_obey_the_exact_law(

@@ -27,6 +27,11 @@
 //! A lift to the floor would let up to one grain too much pass; a lift to the ceiling judged by the second row would
 //! refuse a full burst after idling. Rule 3 needs no order among the stamps: readings may be stale or step back.
 //!
+//! **Debt.** Where it is allowed, a take of `n > burst` is granted when the bucket is full (`t <= floor V`) and owns
+//! `(ceil V, ceil V + n]` like any other: who follows waits until `V` has passed it. Rules 1 and 2 hold as they are; in 3 the
+//! highest piece may then be one of `n > burst`, which is lifted: the bound is `max(burst, n) + V(b) - V(a)`, `n` the
+//! largest demand that was granted in the window.
+//!
 //! **Terms** (line, burst, barrier) sit behind a sequence word, and the clock is read between its two readings, so
 //! nobody meets the old rate with a time after the change. `V` is continuous at a change (it loses less than a
 //! grain). A taker that validated and then stalls decides by its own stamp, which is before the change.
@@ -44,13 +49,14 @@
 //! | `barrier <= V + burst` of the pause that set it | `pause`, `set_burst` |
 
 mod line;
+mod terms;
 
 pub use self::line::{Pace, fraction_below};
 
 use self::line::{Line, Point};
+use self::terms::{Shared, Terms};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{CachePadded, Mutex, armed, hint, ordering};
-use std::hint::select_unpredictable;
 
 /// The largest burst, in grains.
 const MOST: u64 = 1 << 60;
@@ -104,17 +110,6 @@ pub struct Slot {
     n: u64,
 }
 
-/// What a decision needs.
-#[derive(Clone, Copy, Debug)]
-struct Terms {
-    line: Line,
-    burst: u64,
-    barrier: u64,
-    grains: u64,
-    /// Whether a refusal tells its tick exactly.
-    exact: bool,
-}
-
 /// The terms, and a reading of the clock taken while they stood.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
@@ -124,60 +119,10 @@ pub struct View {
     epoch: u64,
 }
 
-/// A granted piece: `tat` goes from what it was to `end`.
-type End = u64;
-
 impl Slot {
     /// Whether its tokens were there when it was made.
     pub fn at_once(&self) -> bool {
         self.start <= self.made
-    }
-}
-
-impl Terms {
-    #[inline(always)]
-    fn cost(&self, n: u64) -> Option<u64> {
-        n.checked_mul(self.grains).filter(|cost| *cost <= self.burst)
-    }
-
-    /// The table at the head of the file, for a cost within the burst: who is idle has room for it.
-    ///
-    /// Idle and in use are told apart without a branch. A counter that ticks in strides of some nanoseconds makes a
-    /// busy limiter alternate between them, and a wrong guess costs more than the decision.
-    #[inline(always)]
-    fn decide(&self, tat: u64, point: Point, cost: u64) -> Option<End> {
-        let t = tat.max(self.barrier);
-        let from = select_unpredictable(t <= point.floor, point.ceil(), t);
-        (t + cost <= point.floor + self.burst).then_some(from + cost)
-    }
-
-    /// The tick at which [`decide`](Self::decide), which has just said no, will say yes if nobody comes in between; not
-    /// `exact`: or up to [`Line::LOSS`] ticks later, at half the cost.
-    #[inline(always)]
-    fn ready(&self, tat: u64, point: Point, cost: u64, exact: bool) -> Option<u64> {
-        let position = tat.max(self.barrier) + cost - self.burst;
-        let wait = if exact {
-            self.line.ticks_until(point, position)
-        } else {
-            self.line.least_ticks_until(point, position).saturating_add(Line::LOSS)
-        };
-        let ready = point.tick.checked_add(wait)?;
-        (ready - self.line.t0 <= self.line.span).then_some(ready)
-    }
-
-    #[inline(always)]
-    fn left(&self, tat: u64, point: Point) -> u64 {
-        let t = tat.max(self.barrier).max(point.floor);
-        (point.floor + self.burst).saturating_sub(t).checked_div(self.grains).unwrap_or(0)
-    }
-
-    /// `line` continued from `now` on; a pause that still lasts is left as it is.
-    fn rebased(mut self, now: u64) -> Terms {
-        if now > self.line.t0 {
-            let point = self.line.at(now);
-            self.line = self.line.through(now, point.floor);
-        }
-        self
     }
 }
 
@@ -195,28 +140,6 @@ struct Latest {
     terms: Terms,
     since: u64,
     epoch: u64,
-}
-
-/// [`Terms`] behind the sequence word.
-#[derive(Debug)]
-struct Shared {
-    sequence: AtomicU64,
-    t0: AtomicU64,
-    v0: AtomicU64,
-    span: AtomicU64,
-    whole: AtomicU64,
-    recip: AtomicU64,
-    num: AtomicU64,
-    den: AtomicU64,
-    ticks: AtomicU64,
-    burst: AtomicU64,
-    barrier: AtomicU64,
-    /// The tick of the last change.
-    since: AtomicU64,
-    /// Grains to the token, for life: positions outlive every change of the rate.
-    grains: u64,
-    /// For life, see [`Bucket::tells_late`].
-    exact: bool,
 }
 
 impl Bucket {
@@ -247,8 +170,9 @@ impl Bucket {
             since: AtomicU64::new(now),
             grains,
             exact: true,
+            debt: false,
         };
-        let terms = Terms { line, burst: burst * grains, barrier: 0, grains, exact: true };
+        let terms = Terms { line, burst: burst * grains, barrier: 0, grains, exact: true, debt: false };
         Ok(Bucket {
             tat: CachePadded::new(AtomicU64::new(0)),
             terms: CachePadded::new(shared),
@@ -260,6 +184,17 @@ impl Bucket {
     pub fn tells_late(mut self) -> Bucket {
         self.terms.exact = false;
         self
+    }
+
+    /// More than the burst is let through when the bucket is full, and owed.
+    pub fn lets_owe(mut self) -> Bucket {
+        self.terms.debt = true;
+        self
+    }
+
+    /// Whether it [lets owe](Self::lets_owe).
+    pub fn owes(&self) -> bool {
+        self.terms.debt
     }
 
     /// Takes `n` tokens now; the stamp of the grant. `n` of zero is the caller's to answer. A refusal writes nothing.
@@ -299,11 +234,11 @@ impl Bucket {
     fn take_again(&self, now: impl Fn() -> u64, n: u64) -> Result<u64, Short> {
         let view = self.view(&now);
         let mut tat = self.tat.load(Ordering::Relaxed);
-        let cost = view.terms.cost(n).ok_or_else(|| view.never(tat))?;
+        let price = view.terms.cost_and_need(n).ok_or_else(|| view.never(tat))?;
         let mut spins = 1;
         loop {
-            let Some(end) = view.terms.decide(tat, view.point, cost) else {
-                return Err(view.short(tat, cost));
+            let Some(end) = view.terms.decide_owing(tat, view.point, price) else {
+                return Err(view.short(tat, price.1));
             };
             match self.advance(tat, end) {
                 Ok(()) => return Ok(view.point.tick),
@@ -329,15 +264,15 @@ impl Bucket {
             return Ok(Slot { start: now, made: now, end: 0, before: 0, epoch, n });
         }
         let mut tat = self.tat.load(Ordering::Relaxed);
-        let cost = terms.cost(n).ok_or_else(|| view.never(tat))?;
+        let price = terms.cost_and_need(n).ok_or_else(|| view.never(tat))?;
         let mut spins = 1;
         loop {
-            let (start, end) = match terms.decide(tat, point, cost) {
+            let (start, end) = match terms.decide_owing(tat, point, price) {
                 Some(end) => (point.tick, end),
                 None => {
-                    let in_time = terms.ready(tat, point, cost, true).filter(|start| *start <= latest);
-                    let Some(start) = in_time else { return Err(view.short(tat, cost)) };
-                    let end = terms.decide(tat, terms.line.at(start), cost);
+                    let in_time = terms.ready(tat, point, price.1, true).filter(|start| *start <= latest);
+                    let Some(start) = in_time else { return Err(view.short(tat, price.1)) };
+                    let end = terms.decide_owing(tat, terms.line.at(start), price);
                     (start, end.expect("`ready` is a tick at which `decide` says yes"))
                 }
             };
@@ -385,11 +320,11 @@ impl Bucket {
             slot.epoch = STARTED;
             return true;
         }
-        if terms.cost(slot.n).is_none() {
+        let Some((cost, _)) = terms.cost_and_need(slot.n) else {
             (slot.epoch, slot.start) = (NEVER, u64::MAX);
             return false;
-        }
-        let due = terms.line.reaches(slot.end.saturating_sub(terms.burst));
+        };
+        let due = terms.line.reaches(slot.end.saturating_sub(terms.burst.max(cost)));
         slot.start = due.map_or(u64::MAX, |due| due.max(since));
         slot.epoch = epoch;
         true
@@ -399,6 +334,24 @@ impl Bucket {
     pub fn left(&self, now: impl Fn() -> u64) -> u64 {
         let view = self.view(&now);
         view.terms.left(self.tat.load(Ordering::Relaxed), view.point)
+    }
+
+    /// When `n` tokens will be there for who comes after `ahead` others: a refusal, also where that is now.
+    pub fn behind(&self, now: impl Fn() -> u64, ahead: u64, n: u64) -> Short {
+        let view = self.view(&now);
+        let tat = self.tat.load(Ordering::Relaxed);
+        let View { terms, point, now, .. } = view;
+        let Some((_, need)) = terms.cost_and_need(n) else { return view.never(tat) };
+        let ahead = ahead.checked_mul(terms.grains).filter(|ahead| *ahead < line::END);
+        // Who idles is full, not more.
+        let t = tat.max(terms.barrier).max(point.floor);
+        let tick = ahead.and_then(|ahead| {
+            match t.checked_add(ahead)?.checked_add(need)?.checked_sub(terms.burst)? {
+                position if position <= point.floor => Some(point.tick),
+                position => terms.line.reaches(position),
+            }
+        });
+        Short::Until { tick, now, left: terms.left(tat, point) }
     }
 
     /// From now on `pace` tokens a tick; the caller has compared it with the highest.
@@ -540,48 +493,6 @@ impl View {
         let left = if cost == terms.grains { 0 } else { terms.left(tat, point) };
         let tick = terms.ready(tat, point, cost, terms.exact);
         Short::Until { tick, now, left }
-    }
-}
-
-impl Shared {
-    #[inline(always)]
-    fn load(&self) -> Terms {
-        // ORDERING: Acquire pairs with the Release stores of `write`.
-        let term = |word: &AtomicU64| word.load(ordering!(Acquire, mutant = "bucket_reads_relaxed"));
-        let line = Line {
-            t0: term(&self.t0),
-            v0: term(&self.v0),
-            span: term(&self.span),
-            whole: term(&self.whole),
-            recip: term(&self.recip),
-            num: term(&self.num),
-            den: term(&self.den),
-            ticks: term(&self.ticks),
-        };
-        let (burst, barrier) = (term(&self.burst), term(&self.barrier));
-        Terms { line, burst, barrier, grains: self.grains, exact: self.exact }
-    }
-
-    /// Writes what differs, in the reverse order of [`load`](Self::load): a reader that meets the new terms half-way
-    /// has only new ones ahead of it, which keeps the mixtures that a model has to try few.
-    fn write(&self, (old, old_since): (&Terms, u64), new: &Terms, since: u64) {
-        // ORDERING: Release, each of them: a reader that sees the new term (Acquire) sees the odd sequence before it.
-        let put = |word: &AtomicU64, old, new| {
-            if old != new {
-                word.store(new, ordering!(Release, mutant = "bucket_terms_relaxed"));
-            }
-        };
-        put(&self.barrier, old.barrier, new.barrier);
-        put(&self.burst, old.burst, new.burst);
-        put(&self.ticks, old.line.ticks, new.line.ticks);
-        put(&self.den, old.line.den, new.line.den);
-        put(&self.num, old.line.num, new.line.num);
-        put(&self.recip, old.line.recip, new.line.recip);
-        put(&self.whole, old.line.whole, new.line.whole);
-        put(&self.span, old.line.span, new.line.span);
-        put(&self.v0, old.line.v0, new.line.v0);
-        put(&self.t0, old.line.t0, new.line.t0);
-        put(&self.since, old_since, since);
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `claims` | what of a journal's batch is to be claimed, on its way, or ready | blocking, one short latch |
 //! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
 //! | `lease` | what is held until it is dropped or its time is over, and comes back once | lock-free; the owner's end waits for its holder's edit |
+//! | `leader` | who waits for a rate in order of priority, and who of them watches the clock | blocking, one short latch |
 //! | `lifecycle` | running, draining, stopped, and how many are inside | lock-free |
 //! | `permits` | a counting semaphore's word: free permits and waiters | lock-free |
 //! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
@@ -28,6 +29,7 @@ pub mod bucket;
 pub mod chunk;
 pub mod claims;
 pub mod laneword;
+pub mod leader;
 pub mod lease;
 pub mod lifecycle;
 pub mod permits;

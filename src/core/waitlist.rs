@@ -40,7 +40,7 @@ mod demand;
 mod inside_laws;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod laws;
-mod lines;
+pub(in crate::core) mod lines;
 mod revoke;
 mod scan;
 

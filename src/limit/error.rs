@@ -25,6 +25,12 @@ pub enum LimitError {
         /// From now, if nobody comes in between.
         ready_in: Duration,
     },
+    /// The deadline came first, while others went ahead ([`Order::Priority`](super::Order::Priority)).
+    #[error("no tokens within {waited:?}")]
+    TimedOut {
+        /// How long the call waited.
+        waited: Duration,
+    },
 }
 
 /// A [`try_acquire`](crate::limit::RateLimiter::try_acquire) that found too few tokens. Nothing was taken.

@@ -1,21 +1,22 @@
 //! [`RateLimiter`]: the bucket of `core/bucket.rs`, a clock, and the threads that sleep until their slot.
 //!
 //! Taking and refusing never lock. Who must wait takes a place at once and sleeps to its own absolute slot: first
-//! come, first served, no herd and no hand-over, and a late timer of one delays nobody else.
+//! come, first served, no herd and no hand-over, and a late timer of one delays nobody else. Or, if so built, they wait
+//! in order of priority (`waiting.rs`).
 
+use super::builder::{Order, Parts, RateLimiterBuilder, invalid, too_fast, valid_burst};
 use super::error::{Denied, LimitError};
 use super::rate::Rate;
 use super::reservation::{Grant, Reservation};
-use crate::core::bucket::{Bucket, Short, Slot, Unfit};
+use super::waiting::Sleepers;
+use crate::core::bucket::{Bucket, Short, Slot};
+use crate::core::leader::Leader;
 use crate::error::Invalid;
-use crate::sync::{Arc, Mutex, Unparker, with_parker};
+use crate::job::Priority;
+use crate::sync::{Arc, Mutex};
 use crate::time::{Clock, Deadline, Scale, Timestamp};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
-
-/// How far a rate may be raised later when no `max_rate` is given. The bucket's resolution is spent on it.
-const HEADROOM: u64 = 4;
 
 /// A token bucket: so many tokens a second, saved up to a burst. Cheap to clone; clones share the bucket.
 ///
@@ -26,7 +27,8 @@ const HEADROOM: u64 = 4;
 /// the clock when a demand takes the whole burst. It says nothing about when a thread, once granted, gets around to
 /// acting.
 ///
-/// Waiters are served in the order they came, and [`try_acquire`](Self::try_acquire) never overtakes them.
+/// Waiters are served in the order they came, or by priority: see [`Order`].
+/// [`try_acquire`](Self::try_acquire) never overtakes them.
 ///
 /// ```
 /// use batchyard::{Rate, RateLimiter};
@@ -42,7 +44,9 @@ const HEADROOM: u64 = 4;
 /// | `try_acquire`, granted | a clock reading, one CAS |
 /// | `try_acquire`, denied | a clock reading, no write |
 /// | sleeping | one entry in a map under a latch, O(log sleepers) |
-/// | `set_rate`, `set_burst`, `pause_until` | wakes every sleeper, to look again |
+/// | `set_rate`, `set_burst`, `pause_until` | wakes every sleeper, to look again; by priority, one |
+///
+/// A demand above the burst is refused, or owed: see [`Oversize`](super::Oversize).
 ///
 /// Source: GCRA (ATM Forum Traffic Management 4.0), counted in tokens instead of time.
 #[derive(Clone)]
@@ -50,117 +54,23 @@ pub struct RateLimiter {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    bucket: Bucket,
-    clock: Clock,
-    scale: Scale,
+pub(super) struct Inner {
+    pub(super) bucket: Bucket,
+    pub(super) clock: Clock,
+    pub(super) scale: Scale,
     /// Whether a raw tick is a nanosecond.
     nanos: bool,
-    settings: Mutex<Settings>,
-    sleepers: Mutex<Sleepers>,
+    /// Whether taking is all there is to a `try_acquire`.
+    plain: bool,
+    pub(super) settings: Mutex<Settings>,
+    pub(super) sleepers: Mutex<Sleepers>,
+    /// Who waits in order of priority, if that is the order.
+    pub(super) line: Option<Leader>,
 }
 
-struct Settings {
-    rate: Rate,
+pub(super) struct Settings {
+    pub(super) rate: Rate,
     max_rate: Rate,
-}
-
-/// Who sleeps, by an entry number, to be woken when the terms change.
-#[derive(Default)]
-struct Sleepers {
-    entered: u64,
-    asleep: BTreeMap<u64, Unparker>,
-}
-
-/// A [`RateLimiter`] in the making.
-#[derive(Debug, Clone)]
-#[must_use]
-pub struct RateLimiterBuilder {
-    rate: Rate,
-    max_rate: Option<Rate>,
-    clock: Option<Clock>,
-}
-
-impl RateLimiterBuilder {
-    /// How many tokens may go at once after a quiet time.
-    pub fn burst(mut self, tokens: u64) -> Self {
-        self.rate = self.rate.burst(tokens);
-        self
-    }
-
-    /// The highest rate that [`set_rate`](RateLimiter::set_rate) may set later; four times the rate unless said.
-    /// The nearer it is, the finer the bucket counts.
-    pub fn max_rate(mut self, rate: Rate) -> Self {
-        self.max_rate = Some(rate);
-        self
-    }
-
-    /// The clock to go by; [`Clock::fast`] unless said.
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = Some(clock);
-        self
-    }
-
-    /// The limiter, its bucket full.
-    ///
-    /// # Errors
-    ///
-    /// [`LimitError::Invalid`] names the field: `rate` or `max_rate` (zero, not finite, over eight tokens a tick of the
-    /// clock, a maximum below the rate), `burst` (zero, or too large to be counted).
-    pub fn build(self) -> Result<RateLimiter, LimitError> {
-        self.rate.validate("rate")?;
-        let burst = valid_burst(self.rate.burst_size())?;
-        if let Some(max) = &self.max_rate {
-            max.validate("max_rate")?;
-            if !self.rate.at_most(max) {
-                return Err(
-                    Invalid::new("max_rate", format!("{max} is below the rate, {}", self.rate)).into()
-                );
-            }
-        }
-        let clock = self.clock.unwrap_or_default();
-        let pace = self.rate.pace(&clock, 1).ok_or_else(|| too_fast("rate"))?;
-        // Unless said: the headroom, or as much of it as the clock's ticks allow.
-        let maxima: Vec<Rate> = match self.max_rate {
-            Some(max) => vec![max],
-            None => [HEADROOM, HEADROOM / 2, 1].map(|times| self.rate.times(times)).into(),
-        };
-        let mut built = Err(Unfit::Rate);
-        let mut max_rate = self.rate;
-        for max in maxima {
-            let Some(pace_at_most) = max.pace(&clock, 1) else { continue };
-            built = Bucket::new(clock.raw(), pace, pace_at_most, burst);
-            max_rate = max;
-            if !matches!(built, Err(Unfit::Rate)) {
-                break;
-            }
-        }
-        let field = if self.max_rate.is_some() { "max_rate" } else { "rate" };
-        let bucket = built.map_err(|unfit| invalid(unfit, field))?;
-        let (nanos, ticks) = clock.scale().nanos_per_tick();
-        let settings = Mutex::new(Settings { rate: self.rate, max_rate });
-        // Three ticks of such a clock are about the nanoseconds that a refusal is rounded up by anyway.
-        let bucket = if nanos < ticks { bucket.tells_late() } else { bucket };
-        let scale = clock.scale();
-        let inner =
-            Inner { bucket, clock, scale, nanos: nanos == ticks, settings, sleepers: Mutex::default() };
-        Ok(RateLimiter { inner: Arc::new(inner) })
-    }
-}
-
-fn valid_burst(burst: u64) -> Result<u64, Invalid> {
-    (burst > 0).then_some(burst).ok_or_else(|| Invalid::new("burst", "must be at least 1"))
-}
-
-fn too_fast(field: &str) -> Invalid {
-    Invalid::new(field, "is beyond eight tokens a tick of the clock, or below one in centuries")
-}
-
-fn invalid(unfit: Unfit, field: &str) -> Invalid {
-    match unfit {
-        Unfit::Rate => too_fast(field),
-        Unfit::Burst(most) => Invalid::new("burst", format!("must be at most {most} at this rate")),
-    }
 }
 
 impl RateLimiter {
@@ -192,7 +102,26 @@ impl RateLimiter {
     /// # Ok::<(), batchyard::limit::LimitError>(())
     /// ```
     pub fn builder(rate: Rate) -> RateLimiterBuilder {
-        RateLimiterBuilder { rate, max_rate: None, clock: None }
+        RateLimiterBuilder::new(rate)
+    }
+
+    pub(super) fn of(parts: Parts) -> RateLimiter {
+        let Parts { bucket, clock, rate, max_rate, order } = parts;
+        let scale = clock.scale();
+        let (nanos, ticks) = scale.nanos_per_tick();
+        let line = (order == Order::Priority).then(Leader::new);
+        RateLimiter {
+            inner: Arc::new(Inner {
+                bucket,
+                clock,
+                scale,
+                nanos: nanos == ticks,
+                plain: line.is_none(),
+                settings: Mutex::new(Settings { rate, max_rate }),
+                sleepers: Mutex::default(),
+                line,
+            }),
+        }
     }
 
     /// Takes `n` tokens if they are there now. Never waits; zero tokens are always there.
@@ -214,6 +143,9 @@ impl RateLimiter {
     #[inline(always)]
     pub fn try_acquire(&self, n: u64) -> Result<Grant<'_>, Denied> {
         let inner = &*self.inner;
+        if !inner.plain {
+            return inner.try_attended(n);
+        }
         if n == 0 {
             return Ok(Grant::at_once(inner.clock.raw(), inner.scale, n));
         }
@@ -257,21 +189,51 @@ impl RateLimiter {
     /// # Ok::<(), LimitError>(())
     /// ```
     pub fn acquire_by(&self, n: u64, deadline: impl Into<Deadline>) -> Result<Grant<'_>, LimitError> {
+        self.acquire_with(n, Priority::Normal, deadline)
+    }
+
+    /// As [`acquire_by`](Self::acquire_by), in a class of priority. The class counts where the order is
+    /// [`Order::Priority`]; in the order of arrival all are alike.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire_by`](Self::acquire_by). In order of priority nobody knows its turn before it is the next: only then
+    /// can it hear [`LimitError::WouldMissDeadline`], and before, when the deadline is over,
+    /// [`LimitError::TimedOut`]. Neither costs anybody a token or a place.
+    ///
+    /// ```
+    /// use batchyard::limit::{LimitError, Order, RateLimiter};
+    /// use batchyard::{Priority, Rate, millis};
+    /// let limiter = RateLimiter::builder(Rate::per_hour(1)).order(Order::Priority).build()?;
+    /// limiter.acquire_with(1, Priority::Low, millis(5))?;
+    /// let late = limiter.acquire_with(1, Priority::Critical, millis(5)).unwrap_err();
+    /// assert!(matches!(late, LimitError::WouldMissDeadline { .. }));
+    /// # Ok::<(), LimitError>(())
+    /// ```
+    pub fn acquire_with(
+        &self,
+        n: u64,
+        priority: Priority,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Grant<'_>, LimitError> {
         let inner = &*self.inner;
         if n == 0 {
             return Ok(Grant::at_once(inner.clock.raw(), inner.scale, n));
         }
-        match inner.bucket.try_take(|| inner.clock.raw(), n) {
-            Ok(stamp) => Ok(Grant::at_once(stamp, inner.scale, n)),
-            Err(_) => inner.acquire_slow(n, deadline.into()),
+        if inner.nobody_waits()
+            && let Ok(stamp) = inner.bucket.try_take(|| inner.clock.raw(), n)
+        {
+            return Ok(Grant::at_once(stamp, inner.scale, n));
         }
+        inner.acquire_slow(n, priority, deadline.into())
     }
 
     /// Takes the next place for `n` tokens, however far ahead, without waiting.
     ///
     /// # Errors
     ///
-    /// [`LimitError::NeverFits`]; [`LimitError::WouldMissDeadline`] for a place that the clock never reaches.
+    /// [`LimitError::NeverFits`]; [`LimitError::WouldMissDeadline`] for a place that the clock never reaches;
+    /// [`LimitError::Invalid`] (`order`) where the order is [`Order::Priority`].
     ///
     /// ```
     /// use batchyard::{ManualClock, Rate, RateLimiter, millis, secs};
@@ -322,6 +284,9 @@ impl RateLimiter {
         let set = inner.bucket.set_pace(now, pace);
         settings.rate = rate.burst(rate.said_burst().unwrap_or(settings.rate.burst_size()));
         drop(settings);
+        if let Some(burst) = rate.said_burst() {
+            inner.refuse_above(burst);
+        }
         inner.wake_all();
         set.map_err(|unfit| invalid(unfit, "rate").into())
     }
@@ -339,6 +304,7 @@ impl RateLimiter {
         inner.bucket.set_burst(|| inner.clock.raw(), tokens).map_err(|unfit| invalid(unfit, "burst"))?;
         settings.rate = settings.rate.burst(tokens);
         drop(settings);
+        inner.refuse_above(tokens);
         inner.wake_all();
         Ok(())
     }
@@ -371,6 +337,11 @@ impl RateLimiter {
         self.inner.settings.lock().rate.burst_size()
     }
 
+    /// In what order those who wait are served.
+    pub fn order(&self) -> Order {
+        if self.inner.line.is_some() { Order::Priority } else { Order::Fifo }
+    }
+
     /// How many tokens are there now.
     pub fn remaining(&self) -> u64 {
         self.inner.bucket.left(|| self.inner.clock.raw())
@@ -399,6 +370,9 @@ impl RateLimiter {
     /// As [`reserve`](Self::reserve): a reservation holds its limiter.
     pub(crate) fn reserve_owned(&self, n: u64) -> Result<Reservation, LimitError> {
         let inner = &*self.inner;
+        if inner.line.is_some() {
+            return Err(Invalid::new("order", "in order of priority there are no places ahead").into());
+        }
         let slot = inner
             .bucket
             .reserve(|| inner.clock.raw(), n, u64::MAX)
@@ -409,6 +383,11 @@ impl RateLimiter {
     /// Whether raw readings of `clock` are good for [`try_acquire_at`](Self::try_acquire_at).
     pub(crate) fn uses_clock(&self, clock: &Clock) -> bool {
         self.inner.clock.same(clock)
+    }
+
+    #[cfg(test)]
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
     }
 
     pub(super) fn bucket(&self) -> &Bucket {
@@ -427,50 +406,33 @@ impl RateLimiter {
 }
 
 impl Inner {
-    #[cold]
-    fn acquire_slow(&self, n: u64, deadline: Deadline) -> Result<Grant<'_>, LimitError> {
-        let asked = self.clock.now();
-        let latest = deadline.on(&self.clock).map_or(u64::MAX, |deadline| self.clock.raw_at(deadline));
-        let mut slot =
-            self.bucket.reserve(|| self.clock.raw(), n, latest).map_err(|short| self.refused(short, n))?;
-        match self.sleep_until(&mut slot, n, latest) {
-            Ok(()) => Ok(Grant::after(asked, self.slot_time(&slot), n)),
-            Err(error) => {
-                self.bucket.cancel(&slot);
-                Err(error)
-            }
+    /// [`RateLimiter::try_acquire`] where there is more to it than the bucket.
+    #[inline(never)]
+    fn try_attended(&self, n: u64) -> Result<Grant<'_>, Denied> {
+        let now = || self.clock.raw();
+        if n == 0 {
+            return Ok(Grant::at_once(now(), self.scale, n));
+        }
+        if let Some(line) = self.line.as_ref().filter(|line| line.waiting() != 0) {
+            return Err(self.denied(self.bucket.behind(now, line.units(), n)));
+        }
+        match self.bucket.try_take(now, n) {
+            Ok(stamp) => Ok(Grant::at_once(stamp, self.scale, n)),
+            Err(short) => Err(self.denied(short)),
         }
     }
 
-    fn sleep_until(&self, slot: &mut Slot, n: u64, latest: u64) -> Result<(), LimitError> {
-        if slot.start <= self.clock.raw() && self.bucket.retime(slot) && slot.start <= self.clock.raw() {
-            return Ok(());
-        }
-        with_parker(|parker| {
-            // Entered first, then the terms are read: a change before the entry is seen here, a later one wakes us.
-            let _entry = Entry::new(self, parker.unparker());
-            loop {
-                if !self.bucket.retime(slot) {
-                    return Err(LimitError::NeverFits {
-                        asked: n,
-                        burst: self.settings.lock().rate.burst_size(),
-                    });
-                }
-                if slot.start <= self.clock.raw() {
-                    return Ok(());
-                }
-                if slot.start > latest {
-                    let tick = (slot.start < u64::MAX).then_some(slot.start);
-                    return Err(LimitError::WouldMissDeadline {
-                        ready_in: self.ready_in(tick, self.clock.raw()),
-                    });
-                }
-                self.clock.park(parker, Some(self.slot_time(slot)));
-            }
-        })
+    /// Nobody whom a newcomer would overtake. (Places that are taken ahead overtake themselves.)
+    #[inline(always)]
+    fn nobody_waits(&self) -> bool {
+        self.plain || self.line.as_ref().is_none_or(|line| line.waiting() == 0)
     }
 
-    fn slot_time(&self, slot: &Slot) -> Timestamp {
+    pub(super) fn never_fits(&self, asked: u64) -> LimitError {
+        LimitError::NeverFits { asked, burst: self.settings.lock().rate.burst_size() }
+    }
+
+    pub(super) fn slot_time(&self, slot: &Slot) -> Timestamp {
         match slot.start {
             u64::MAX => Timestamp::MAX,
             start if slot.at_once() => self.clock.at_raw(start),
@@ -478,13 +440,13 @@ impl Inner {
         }
     }
 
-    fn time_of(&self, tick: u64) -> Timestamp {
+    pub(super) fn time_of(&self, tick: u64) -> Timestamp {
         // A reading is rounded down to its nanosecond, so the next one is safely behind a tick that is none.
         self.clock.at_raw(tick) + Duration::from_nanos(u64::from(!self.nanos))
     }
 
     #[inline(always)]
-    fn ready_in(&self, tick: Option<u64>, now: u64) -> Duration {
+    pub(super) fn ready_in(&self, tick: Option<u64>, now: u64) -> Duration {
         let Some(tick) = tick else { return Duration::MAX };
         // The ticks are rounded down to nanoseconds, and so is the reading that the caller adds them to.
         let round = if self.nanos { 0 } else { 2 };
@@ -492,7 +454,7 @@ impl Inner {
     }
 
     #[inline(always)]
-    fn denied(&self, short: Short) -> Denied {
+    pub(super) fn denied(&self, short: Short) -> Denied {
         match short {
             Short::Until { tick, now, left } => {
                 Denied { ready_in: self.ready_in(tick, now), remaining: left, never_fits: false }
@@ -504,45 +466,13 @@ impl Inner {
     }
 
     #[cold]
-    fn refused(&self, short: Short, asked: u64) -> LimitError {
+    pub(super) fn refused(&self, short: Short, asked: u64) -> LimitError {
         match short {
-            Short::NeverFits { .. } => {
-                LimitError::NeverFits { asked, burst: self.settings.lock().rate.burst_size() }
-            }
+            Short::NeverFits { .. } => self.never_fits(asked),
             Short::Until { tick, now, .. } => {
                 LimitError::WouldMissDeadline { ready_in: self.ready_in(tick, now) }
             }
         }
-    }
-
-    /// After the terms have changed.
-    fn wake_all(&self) {
-        let asleep: Vec<Unparker> = self.sleepers.lock().asleep.values().cloned().collect();
-        for sleeper in asleep {
-            sleeper.unpark();
-        }
-    }
-}
-
-/// A sleeper's place in the list; leaves it when dropped.
-struct Entry<'a> {
-    inner: &'a Inner,
-    number: u64,
-}
-
-impl<'a> Entry<'a> {
-    fn new(inner: &'a Inner, unparker: Unparker) -> Self {
-        let mut sleepers = inner.sleepers.lock();
-        sleepers.entered += 1;
-        let number = sleepers.entered;
-        sleepers.asleep.insert(number, unparker);
-        Entry { inner, number }
-    }
-}
-
-impl Drop for Entry<'_> {
-    fn drop(&mut self) {
-        self.inner.sleepers.lock().asleep.remove(&self.number);
     }
 }
 

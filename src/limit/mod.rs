@@ -7,6 +7,7 @@
 //!
 //! governor's `Quota` (cells a period, a burst) is our [`Rate`]; our [`Quota`] is a semaphore.
 
+mod builder;
 mod error;
 mod limiter;
 mod quota;
@@ -15,10 +16,12 @@ mod quota_stats;
 mod rate;
 mod reservation;
 mod tally;
+mod waiting;
 
 pub use self::{
+    builder::{Order, Oversize, RateLimiterBuilder},
     error::{Denied, LimitError},
-    limiter::{RateLimiter, RateLimiterBuilder},
+    limiter::RateLimiter,
     quota::*,
     quota_builder::QuotaBuilder,
     quota_stats::{QuotaCounts, QuotaStats},

@@ -27,7 +27,7 @@ const LINES: usize = CLASSES + 1;
 pub const AGEING: u64 = 10_000_000_000;
 
 /// The tier of a waiter now.
-pub(super) fn tier(class: u8, since: u64, now: u64) -> u64 {
+pub(in crate::core) fn tier(class: u8, since: u64, now: u64) -> u64 {
     (u64::from(class) + now.saturating_sub(since) / AGEING).min(CLASSES as u64 - 1)
 }
 
@@ -47,7 +47,7 @@ pub enum Claim {
 
 impl Claim {
     /// The priority class whose reserves apply.
-    pub(super) fn class(self) -> usize {
+    pub(in crate::core) fn class(self) -> usize {
         let (Claim::Class(class) | Claim::Inside { class, .. }) = self;
         class.min(CLASSES - 1)
     }
@@ -61,9 +61,9 @@ impl From<usize> for Claim {
 
 /// A place in a wait list, embedded in who waits: a lane, or a thread's stack frame. One demand at a time.
 pub struct Node {
-    pub(super) state: AtomicU32,
+    pub(in crate::core) state: AtomicU32,
     /// The wait list it was last queued in, by the address of its words.
-    pub(super) home: AtomicUsize,
+    pub(in crate::core) home: AtomicUsize,
     /// Belongs to the latch's holder from `enqueue` until `state` is published as something else than waiting,
     /// and to the node's owner otherwise.
     entry: UnsafeCell<Entry>,
@@ -77,23 +77,26 @@ unsafe impl Send for Node {}
 unsafe impl Sync for Node {}
 
 /// What the latch's holder knows of a waiter.
-pub(super) struct Entry {
+pub(in crate::core) struct Entry {
     prev: *const Node,
     next: *const Node,
-    seq: u64,
-    pub(super) class: u8,
+    /// Counts up in the order of arrival, from 1.
+    pub(in crate::core) seq: u64,
+    pub(in crate::core) class: u8,
     /// Of who waits inside: the number above the highest kind held.
     above: Option<u16>,
-    pub(super) since: u64,
-    pub(super) demand: Demand,
-    pub(super) waiter: Option<Waiter>,
+    pub(in crate::core) since: u64,
+    pub(in crate::core) demand: Demand,
+    pub(in crate::core) waiter: Option<Waiter>,
     /// How often others were granted a kind it waits for, though it came before them.
-    pub(super) passed: u32,
+    pub(in crate::core) passed: u32,
     /// Nobody passes it any more.
-    pub(super) holds_back: bool,
+    pub(in crate::core) holds_back: bool,
     /// The last scan that came by and could not grant.
-    pub(super) visited: u64,
-    pub(super) refused: Option<Refused>,
+    pub(in crate::core) visited: u64,
+    pub(in crate::core) refused: Option<Refused>,
+    /// What its granter tells it: the stamp of its tokens. A wait list tells nothing.
+    pub(in crate::core) stamp: u64,
 }
 
 impl Node {
@@ -115,9 +118,19 @@ impl Node {
                 holds_back: false,
                 visited: 0,
                 refused: None,
+                stamp: 0,
             }),
             _pinned: PhantomPinned,
         }
+    }
+}
+
+impl Node {
+    /// Where it stands.
+    pub(in crate::core) fn state(&self) -> NodeState {
+        // ORDERING: Acquire pairs with the Release of who published the state: what was written into the entry before
+        // is seen.
+        NodeState::of(self.state.load(Ordering::Acquire))
     }
 }
 
@@ -128,7 +141,7 @@ impl Entry {
         (line, (std::cmp::Reverse(self.above.unwrap_or(0)), self.seq))
     }
 
-    pub(super) fn set_claim(&mut self, claim: Claim) {
+    pub(in crate::core) fn set_claim(&mut self, claim: Claim) {
         self.class = claim.class() as u8;
         self.above = match claim {
             Claim::Class(_) => None,
@@ -136,12 +149,12 @@ impl Entry {
         };
     }
 
-    pub(super) fn is_inside(&self) -> bool {
+    pub(in crate::core) fn is_inside(&self) -> bool {
         self.above.is_some()
     }
 
     /// Above the classes' for those inside.
-    pub(super) fn tier(&self, now: u64) -> u64 {
+    pub(in crate::core) fn tier(&self, now: u64) -> u64 {
         if self.is_inside() { CLASSES as u64 } else { tier(self.class, self.since, now) }
     }
 }
@@ -165,26 +178,26 @@ impl fmt::Debug for Node {
 /// Making one is the promise that this stays so until the node is unlinked, or the latch is given up, whichever
 /// comes first. None is kept beyond that.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seat(*const Node);
+pub(in crate::core) struct Seat(*const Node);
 
 impl Seat {
     /// # Safety
     ///
     /// The caller holds the latch, the node is alive, and it is linked in this list or about to be (or just was,
     /// its state not yet published).
-    pub(super) unsafe fn new(node: *const Node) -> Self {
+    pub(in crate::core) unsafe fn new(node: *const Node) -> Self {
         Seat(node)
     }
 
     /// The node's entry. `f` must not come back for the same entry.
-    pub(super) fn with<R>(self, f: impl FnOnce(&mut Entry) -> R) -> R {
+    pub(in crate::core) fn with<R>(self, f: impl FnOnce(&mut Entry) -> R) -> R {
         // SAFETY: the promise of `Seat`: the node is alive and nobody else has its entry. The closure's borrow
         // ends before another can begin.
         unsafe { (*self.0).entry.with_mut(|entry| f(&mut *entry)) }
     }
 
     /// Makes the entry its owner's again: the last that is done to a seat. The owner may free the node at once.
-    pub(super) fn publish(self, state: NodeState, order: Ordering) {
+    pub(in crate::core) fn publish(self, state: NodeState, order: Ordering) {
         // A swap where a store would do: the second loom pass turns the owner's loads into RMWs, and loom does not
         // order a plain store after an RMW that it did not see.
         // SAFETY: the promise of `Seat`: alive until this write is seen.
@@ -199,7 +212,7 @@ struct Line {
 }
 
 /// All lines of a wait list.
-pub(super) struct Lines {
+pub(in crate::core) struct Lines {
     lines: [Line; LINES],
     seq: u64,
 }
@@ -208,28 +221,28 @@ pub(super) struct Lines {
 unsafe impl Send for Lines {}
 
 impl Lines {
-    pub(super) fn new() -> Self {
+    pub(in crate::core) fn new() -> Self {
         Self { lines: [Line { head: ptr::null(), tail: ptr::null() }; LINES], seq: 0 }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::core) fn is_empty(&self) -> bool {
         self.lines.iter().all(|line| line.head.is_null())
     }
 
     /// The highest class that somebody may wait in.
-    pub(super) fn top(&self) -> Option<usize> {
+    pub(in crate::core) fn top(&self) -> Option<usize> {
         top(self.lines.iter().rposition(|line| !line.head.is_null()))
     }
 
     /// Links a node that is in no line, as the last that came.
-    pub(super) fn push(&mut self, seat: Seat) {
+    pub(in crate::core) fn push(&mut self, seat: Seat) {
         self.seq += 1;
         seat.with(|e| e.seq = self.seq);
         self.put_back(seat);
     }
 
     /// Links a node that was in a line before, where it had its place. O(those behind it).
-    pub(super) fn put_back(&mut self, seat: Seat) {
+    pub(in crate::core) fn put_back(&mut self, seat: Seat) {
         let (line, place) = seat.with(|e| e.place());
         let (mut prev, mut next) = (self.lines[line].tail, ptr::null());
         while let Some(last) = Self::seat(prev)
@@ -249,7 +262,7 @@ impl Lines {
     }
 
     /// Unlinks a node that is in a line.
-    pub(super) fn unlink(&mut self, seat: Seat) {
+    pub(in crate::core) fn unlink(&mut self, seat: Seat) {
         let (line, prev, next) = seat.with(|e| (e.place().0, e.prev, e.next));
         match Self::seat(prev) {
             Some(prev) => prev.with(|e| e.next = next),
@@ -262,7 +275,7 @@ impl Lines {
     }
 
     /// Calls `f` with each node until it returns false for one; then goes on with the next line.
-    pub(super) fn each(&self, mut f: impl FnMut(Seat) -> bool) {
+    pub(in crate::core) fn each(&self, mut f: impl FnMut(Seat) -> bool) {
         for line in &self.lines {
             let mut at = Self::seat(line.head);
             while let Some(seat) = at {
@@ -277,8 +290,18 @@ impl Lines {
     }
 
     /// The nodes in the order of their claims. The node that was returned last may be unlinked, no other.
-    pub(super) fn walk(&self, now: u64) -> Walk {
+    pub(in crate::core) fn walk(&self, now: u64) -> Walk {
         Walk { heads: self.lines.map(|line| Self::seat(line.head)), now }
+    }
+
+    /// When, after `now`, the order of the heads may change next for their ageing.
+    pub(in crate::core) fn next_rise(&self, now: u64) -> Option<u64> {
+        let rise = |line: &Line| {
+            let (class, since) = Self::seat(line.head)?.with(|e| (e.class, e.since));
+            let steps = now.saturating_sub(since) / AGEING + 1;
+            (tier(class, since, now) + 1 < CLASSES as u64).then(|| since.saturating_add(steps * AGEING))
+        };
+        self.lines.iter().filter_map(rise).min()
     }
 
     /// A link's other end.
@@ -294,18 +317,18 @@ fn top(line: Option<usize>) -> Option<usize> {
     line.map(|line| line.min(CLASSES - 1))
 }
 
-pub(super) struct Walk {
+pub(in crate::core) struct Walk {
     heads: [Option<Seat>; LINES],
     now: u64,
 }
 
 impl Walk {
     /// The highest class of those that may still come.
-    pub(super) fn top(&self) -> Option<usize> {
+    pub(in crate::core) fn top(&self) -> Option<usize> {
         top(self.heads.iter().rposition(Option::is_some))
     }
 
-    pub(super) fn next(&mut self) -> Option<Seat> {
+    pub(in crate::core) fn next(&mut self) -> Option<Seat> {
         let now = self.now;
         let (line, seat) = (0..LINES)
             .filter_map(|line| Some((line, self.heads[line]?)))

@@ -1,0 +1,180 @@
+//! How those wait who must: each to its own place ([`Order::Fifo`](super::Order::Fifo)), or in a line of which one watches the
+//! clock ([`Order::Priority`](super::Order::Priority)).
+
+#[cfg(test)]
+mod laws;
+
+use super::error::LimitError;
+use super::limiter::Inner;
+use super::reservation::Grant;
+use crate::core::bucket::{Short, Slot};
+use crate::core::leader::{Claim, Leader, Left, Take, Turn};
+use crate::core::waitlist::Waiter;
+use crate::job::Priority;
+use crate::sync::{Parker, Unparker, with_parker};
+use crate::time::{Deadline, Timestamp};
+use std::collections::BTreeMap;
+
+/// Who sleeps, by an entry number, to be woken when the terms change.
+#[derive(Default)]
+pub(super) struct Sleepers {
+    entered: u64,
+    asleep: BTreeMap<u64, Unparker>,
+}
+
+impl Inner {
+    #[cold]
+    pub(super) fn acquire_slow(
+        &self,
+        n: u64,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Grant<'_>, LimitError> {
+        if let Some(line) = &self.line {
+            return self.wait_in_line(line, n, priority, deadline);
+        }
+        let asked = self.clock.now();
+        let latest = deadline.on(&self.clock).map_or(u64::MAX, |deadline| self.clock.raw_at(deadline));
+        let mut slot =
+            self.bucket.reserve(|| self.clock.raw(), n, latest).map_err(|short| self.refused(short, n))?;
+        match self.sleep_until(&mut slot, n, latest) {
+            Ok(()) => Ok(Grant::after(asked, self.slot_time(&slot), n)),
+            Err(error) => {
+                self.bucket.cancel(&slot);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn sleep_until(&self, slot: &mut Slot, n: u64, latest: u64) -> Result<(), LimitError> {
+        if slot.start <= self.clock.raw() && self.bucket.retime(slot) && slot.start <= self.clock.raw() {
+            return Ok(());
+        }
+        with_parker(|parker| {
+            // Entered first, then the terms are read: a change before the entry is seen here, a later one wakes us.
+            let _entry = Entry::new(self, parker.unparker());
+            loop {
+                if !self.bucket.retime(slot) {
+                    return Err(self.never_fits(n));
+                }
+                if slot.start <= self.clock.raw() {
+                    return Ok(());
+                }
+                if slot.start > latest {
+                    let tick = (slot.start < u64::MAX).then_some(slot.start);
+                    return Err(LimitError::WouldMissDeadline {
+                        ready_in: self.ready_in(tick, self.clock.raw()),
+                    });
+                }
+                self.clock.park(parker, Some(self.slot_time(slot)));
+            }
+        })
+    }
+
+    /// Waits in order of priority. See `core/leader.rs`.
+    fn wait_in_line(
+        &self,
+        line: &Leader,
+        n: u64,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<Grant<'_>, LimitError> {
+        let asked = self.clock.now();
+        let until = deadline.on(&self.clock);
+        let latest = until.map_or(u64::MAX, |until| self.clock.raw_at(until));
+        let mut hopeless = None;
+        let park = |parker: &Parker, turn: Turn| {
+            let wake = match turn {
+                // Out of the clock's reach, or behind the deadline even as the next.
+                Turn::Lead { due, .. } if due > latest || due == u64::MAX => {
+                    hopeless = Some(due);
+                    return false;
+                }
+                Turn::Lead { due, rise } => {
+                    Some(self.time_of(due).min(rise.map_or(Timestamp::MAX, Timestamp::from_nanos)))
+                }
+                _ if until.is_some_and(|until| self.clock.now() >= until) => return false,
+                _ => until,
+            };
+            self.clock.park(parker, wake);
+            true
+        };
+        let taken = with_parker(|parker| {
+            let now = || self.clock.now().as_nanos();
+            line.acquire((n, priority.class()), parker, now, |claim| self.take_for(claim), park, tell)
+        });
+        match taken {
+            Ok(stamp) if stamp <= self.clock.raw_at(asked) => {
+                Ok(Grant::after(asked, self.clock.at_raw(stamp).max(asked), n))
+            }
+            Ok(stamp) => Ok(Grant::after(asked, self.time_of(stamp), n)),
+            Err(Left::Never) => Err(self.never_fits(n)),
+            Err(Left::GaveUp) => Err(match hopeless {
+                Some(due) => {
+                    let tick = (due < u64::MAX).then_some(due);
+                    LimitError::WouldMissDeadline { ready_in: self.ready_in(tick, self.clock.raw()) }
+                }
+                None => LimitError::TimedOut { waited: self.clock.now() - asked },
+            }),
+        }
+    }
+
+    /// Takes the head's tokens as of the first moment at which they were there, if that has come.
+    pub(super) fn take_for(&self, claim: Claim) -> Take {
+        let now = self.clock.raw();
+        let came = self.clock.raw_at(Timestamp::from_nanos(claim.since));
+        let from = came.max(claim.last).min(now);
+        match self.bucket.reserve(|| from, claim.n, now) {
+            Ok(slot) => Take::At(slot.start),
+            Err(Short::Until { tick, .. }) => Take::Until(tick.unwrap_or(u64::MAX)),
+            Err(Short::NeverFits { .. }) => Take::Never,
+        }
+    }
+
+    /// After the terms have changed.
+    pub(super) fn wake_all(&self) {
+        if let Some(line) = &self.line {
+            line.kick(&mut tell);
+        }
+        let asleep: Vec<Unparker> = self.sleepers.lock().asleep.values().cloned().collect();
+        for sleeper in asleep {
+            sleeper.unpark();
+        }
+    }
+
+    /// After the burst was lowered: who asks for more hears it now.
+    pub(super) fn refuse_above(&self, burst: u64) {
+        if let Some(line) = self.line.as_ref().filter(|_| !self.bucket.owes()) {
+            line.refuse_above(burst, &mut |claim| self.take_for(claim), &mut tell);
+        }
+    }
+}
+
+fn tell(waiter: &Waiter) {
+    match waiter {
+        Waiter::Thread(thread) => thread.unpark(),
+        Waiter::Lane(_) => {} // lanes are the engine's; none queues here
+    }
+}
+
+/// A sleeper's place in the list; leaves it when dropped.
+struct Entry<'a> {
+    inner: &'a Inner,
+    number: u64,
+}
+
+impl<'a> Entry<'a> {
+    fn new(inner: &'a Inner, unparker: Unparker) -> Self {
+        let mut sleepers = inner.sleepers.lock();
+        sleepers.entered += 1;
+        let number = sleepers.entered;
+        sleepers.asleep.insert(number, unparker);
+        Entry { inner, number }
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.inner.sleepers.lock().asleep.remove(&self.number);
+    }
+}

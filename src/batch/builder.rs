@@ -1,16 +1,18 @@
 //! Opening an engine.
 
 use super::Engine;
+use crate::core::permits::MAX_LIMIT;
+use crate::core::waitlist::Waiter;
 use crate::engine::cpu::Pool;
-use crate::engine::gate::Gate;
+use crate::engine::gate::{Gate, caps};
 use crate::engine::shared::{Limits, Shared};
 use crate::engine::supervisor::supervise;
 use crate::engine::worker::{self, WorkerState};
 use crate::engine::{EngineConfig, Error, Event, Listener, Workers};
 use crate::error::Invalid;
-use crate::job::{Durability, Retry};
-use crate::limit::{Rate, RateLimiter};
-use crate::resource::ResourceKind;
+use crate::job::{Durability, Priority, Retry};
+use crate::limit::{Order, Rate, RateLimiter};
+use crate::resource::{ResourceKind, ResourceManager};
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite::{Journal, News, Options, Orphans};
 use crate::sync::{Arc, Parker, thread};
@@ -40,6 +42,8 @@ use std::time::Duration;
 pub struct EngineBuilder {
     config: EngineConfig,
     rates: BTreeMap<String, Rate>,
+    limiters: BTreeMap<String, RateLimiter>,
+    reserves: Vec<(ResourceKind, Priority, u64)>,
     clock: Option<Clock>,
     rayon_threads: Option<usize>,
     panic_hook: bool,
@@ -53,6 +57,8 @@ impl EngineBuilder {
         Self {
             config,
             rates: BTreeMap::new(),
+            limiters: BTreeMap::new(),
+            reserves: Vec::new(),
             clock: None,
             rayon_threads: None,
             panic_hook: true,
@@ -137,6 +143,38 @@ impl EngineBuilder {
     /// A rate that batches can be [`paced_by`](crate::BatchBuilder::paced_by).
     pub fn rate(mut self, name: impl Into<String>, rate: Rate) -> Self {
         self.rates.insert(name.into(), rate);
+        self
+    }
+
+    /// As [`rate`](Self::rate), by a limiter that is used elsewhere as well, or that needs settings beyond a rate. It goes
+    /// by the engine's clock ([`Clock::fast`], unless the engine was given another), and serves first come, first served.
+    ///
+    /// ```
+    /// use batchyard::{Engine, Rate, RateLimiter};
+    /// let api = RateLimiter::builder(Rate::per_second(100)).max_rate(Rate::per_second(1000)).build()?;
+    /// let engine = Engine::builder().in_memory().limiter("api", api.clone()).open()?;
+    /// engine.batch("calls").paced_by("api").map(0..3, |n, _| Ok(*n))?;
+    /// api.set_rate(Rate::per_second(500))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn limiter(mut self, name: impl Into<String>, limiter: RateLimiter) -> Self {
+        self.limiters.insert(name.into(), limiter);
+        self
+    }
+
+    /// Keeps `n` units of a resource for batches of this priority and above.
+    ///
+    /// ```
+    /// use batchyard::{Engine, Priority, ResourceKind};
+    /// let engine = Engine::builder()
+    ///     .in_memory()
+    ///     .quota(ResourceKind::DatabaseConnection, 10)
+    ///     .reserve_for(ResourceKind::DatabaseConnection, Priority::High, 2)
+    ///     .open()?;
+    /// # Ok::<(), batchyard::Error>(())
+    /// ```
+    pub fn reserve_for(mut self, kind: impl Into<ResourceKind>, priority: Priority, n: u64) -> Self {
+        self.reserves.push((kind.into(), priority, n));
         self
     }
 
@@ -235,6 +273,19 @@ impl EngineBuilder {
                 rate.validate(&format!("rates.{name}"))?;
                 rates.insert(name, limiter(rate, &clock)?);
             }
+            for (name, limiter) in self.limiters {
+                if !limiter.uses_clock(&clock) {
+                    let problem = "goes by another clock than the engine: build both with the same";
+                    return Err(Invalid::new(format!("limiter.{name}"), problem).into());
+                }
+                if limiter.order() == Order::Priority {
+                    let problem = "serves by priority: an engine's rate is first come, first served, by lane";
+                    return Err(Invalid::new(format!("limiter.{name}"), problem).into());
+                }
+                if rates.insert(name.clone(), limiter).is_some() {
+                    return Err(Invalid::new(format!("limiter.{name}"), "is given as a rate, too").into());
+                }
+            }
         }
         let quotas: Vec<_> = if config.enable_resource_throttling { quotas_of(&config) } else { Vec::new() };
         let cap = |limit: usize| (limit < workers).then_some(limit as u64);
@@ -270,7 +321,19 @@ impl EngineBuilder {
             (0..workers).map(|id| WorkerState::new(id, limits.seed, limits.metered)).collect();
         let slots = states.iter().map(|state| Arc::clone(&state.slot)).collect();
         let pool = Pool::new(self.rayon_threads.unwrap_or_else(|| Workers::auto().count()));
-        let gate = Gate::new(total, quotas, rates, seconds(config.reclaim_after_seconds));
+        let mut resources = ResourceManager::builder().hidden(caps(total)).clock(clock.clone());
+        for (kind, limit) in quotas {
+            resources = resources.quota(kind, limit);
+        }
+        if config.enable_resource_throttling {
+            for (kind, priority, n) in self.reserves {
+                resources = resources.reserve_for(kind, priority, n);
+            }
+        }
+        for (name, limiter) in &rates {
+            resources = resources.rate(name.clone(), limiter.clone());
+        }
+        let gate = Gate::new(resources.build()?, rates, seconds(config.reclaim_after_seconds));
         let listener = self.listener.map(Arc::new);
         #[cfg(feature = "sqlite")]
         let journal = match &config.journal {
@@ -300,6 +363,12 @@ impl EngineBuilder {
             journal,
             listener,
         ));
+        let lanes = Arc::downgrade(&shared);
+        shared.gate.manager.on_lane(move |lane| {
+            if let Some(shared) = lanes.upgrade() {
+                shared.wake(&Waiter::Lane(lane));
+            }
+        });
         let engine = Engine::of(Arc::clone(&shared));
         // From here on an error drops the engine, which stops what has started.
         let parker = Parker::new();
@@ -355,7 +424,7 @@ fn quotas_of(config: &EngineConfig) -> Vec<(ResourceKind, u64)> {
     if config.max_database_connections != usize::MAX {
         quotas.entry(ResourceKind::DatabaseConnection).or_insert(config.max_database_connections);
     }
-    quotas.into_iter().map(|(kind, limit)| (kind, limit as u64)).collect()
+    quotas.into_iter().map(|(kind, limit)| (kind, (limit as u64).min(MAX_LIMIT))).collect()
 }
 
 fn limiter(rate: Rate, clock: &Clock) -> Result<RateLimiter, Error> {

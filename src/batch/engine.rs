@@ -15,7 +15,8 @@ use crate::engine::tunables::{LaneTunables, Tunables};
 use crate::engine::worker::{on_worker_of, with_current};
 use crate::engine::{Context, EngineConfig, Error, gate::LaneGate, lane::Ending};
 use crate::job::{Dead, DeadReason, Failure, Priority, Report, Retry};
-use crate::resource::ResourceKind;
+use crate::limit::RateLimiter;
+use crate::resource::{ResourceKind, ResourceManager};
 use crate::stats::{BatchStats, Stats};
 use crate::sync::atomic::{Ordering, fence};
 use crate::sync::{Arc, Mutex, OnceLock, thread};
@@ -345,6 +346,33 @@ impl Engine {
     pub fn in_use(&self, kind: &ResourceKind) -> Option<(u64, u64)> {
         let gate = &self.shared().gate;
         gate.kind(kind).map(|(index, limit)| (gate.in_use(index), limit))
+    }
+
+    /// The engine's resources and rates, as its items share them with whoever holds this: what a thread outside takes
+    /// here, items wait for, and the other way round. Their counts are in [`stats`](ResourceManager::stats).
+    ///
+    /// ```
+    /// use batchyard::{Engine, ResourceKind};
+    /// let engine = Engine::builder().in_memory().quota(ResourceKind::DatabaseConnection, 2).open()?;
+    /// let mine = engine.resources().acquire(&ResourceKind::DatabaseConnection.into())?;
+    /// assert_eq!(engine.in_use(&ResourceKind::DatabaseConnection), Some((1, 2)));
+    /// drop(mine);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn resources(&self) -> &ResourceManager {
+        &self.shared().gate.manager
+    }
+
+    /// One of the engine's rates.
+    ///
+    /// ```
+    /// use batchyard::{Engine, Rate};
+    /// let engine = Engine::builder().in_memory().rate("api", Rate::per_second(5)).open()?;
+    /// engine.limiter("api").expect("it was given").set_rate(Rate::per_second(10))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn limiter(&self, name: &str) -> Option<&RateLimiter> {
+        self.shared().gate.rate(name)
     }
 
     /// The batches that run or wait for a place.

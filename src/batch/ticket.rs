@@ -331,7 +331,7 @@ impl LaneBody for SpawnBody {
         let ran = caught(|| with_item(&ctx, || job.run())).unwrap_or(Ran::Panicked);
         if !me.slot.settle(attempt) {
             shared.came_late(core);
-            shared.gate.returned(shared, &me.slot, &mut me.held);
+            shared.gate.returned(&me.slot, &mut me.held);
             return Fate::Abandoned;
         }
         // It may hold the last handle on the user's value: that is dropped with no latch of ours held.

@@ -254,7 +254,7 @@ impl<W: Work> Body<W> {
                 me.in_hand = InHand::Lost;
                 self.work.given_up(true);
                 shared.came_late(core);
-                shared.gate.returned(shared, &slot, &mut me.held);
+                shared.gate.returned(&slot, &mut me.held);
                 drop_quietly(result);
                 return Fate::Abandoned;
             }

@@ -1,7 +1,9 @@
 //! The gate before an item runs: permits all or none, the rate token last.
 //!
-//! One wait list holds every kind of permit, so a demand over several kinds is one grant: the engine's cap on items
-//! in hand, each lane's cap, and the named quotas. A cap is a quota like any other.
+//! The limits are a [`ResourceManager`]'s: the named quotas, and as kinds without a name the engine's cap on items in hand
+//! and each lane's. A cap is a quota like any other, so a demand over several kinds is one grant. What is here is how a
+//! lane waits. The hot path takes from the manager's list without a permit around it; the permit is made when a holder is
+//! lost: what an abandoned attempt holds is held by name, and with `reclaim_after` it has a lease.
 //!
 //! A blocked lane waits in one of two ways, never both, and its worker goes on to other lanes:
 //!
@@ -19,9 +21,10 @@ use super::lane::{LaneCore, Shell};
 use super::shared::Shared;
 use super::slot::Slot;
 use crate::core::laneword::Reason;
-use crate::core::waitlist::{Cancelled, Demand, Enqueued, Node, Refused, WaitList, Waiter};
+use crate::core::waitlist::{Cancelled, Demand, Enqueued, Node, Refused, Waiter};
+use crate::job::Priority;
 use crate::limit::{RateLimiter, Reservation};
-use crate::resource::ResourceKind;
+use crate::resource::{OwnerId, Permit, ResourceKind, ResourceManager};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
 use crate::time::{Clock, Timestamp};
@@ -41,8 +44,7 @@ const SPIN_NANOS: u64 = 20_000;
 /// The engine's permits and rates.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    list: WaitList,
-    kinds: Vec<ResourceKind>,
+    pub(crate) manager: ResourceManager,
     rates: BTreeMap<String, RateLimiter>,
     /// What abandoned attempts hold whose threads have not returned.
     zombies: Mutex<Vec<Zombie>>,
@@ -50,12 +52,13 @@ pub(crate) struct Gate {
     reclaim_after: Option<Duration>,
 }
 
-/// An abandoned attempt that holds permits.
+/// An abandoned attempt whose thread has not returned.
 #[derive(Debug)]
 struct Zombie {
     slot: Arc<Slot>,
-    demand: Demand,
-    reclaim_at: Option<Timestamp>,
+    attempt: OwnerId,
+    /// What its lane needs.
+    permit: Permit,
 }
 
 /// A lane's part of the gate.
@@ -72,7 +75,7 @@ pub(crate) struct LaneGate {
 #[derive(Debug)]
 enum Waiting {
     No,
-    Permits(Demand),
+    Permits { demand: Demand, asked: Timestamp },
     Rate { tokens: Vec<Reservation>, due: Timestamp },
 }
 
@@ -94,35 +97,32 @@ pub(crate) enum Admission {
     Never(String),
 }
 
+/// The limits of the kinds without a name: the engine's cap, and the lanes'.
+pub(crate) fn caps(total: Option<u64>) -> impl Iterator<Item = u64> {
+    std::iter::once(total.unwrap_or(UNLIMITED)).chain([UNLIMITED; LANES])
+}
+
 impl Gate {
+    /// On a manager whose hidden kinds are the [caps].
     pub(crate) fn new(
-        total_cap: Option<u64>,
-        quotas: impl IntoIterator<Item = (ResourceKind, u64)>,
+        manager: ResourceManager,
         rates: BTreeMap<String, RateLimiter>,
         reclaim_after: Option<Duration>,
     ) -> Self {
-        let mut limits = vec![UNLIMITED; usize::from(FIRST_NAMED)];
-        limits[usize::from(TOTAL)] = total_cap.unwrap_or(UNLIMITED);
-        let mut kinds = Vec::new();
-        for (kind, limit) in quotas {
-            kinds.push(kind);
-            limits.push(limit);
-        }
-        Self { list: WaitList::new(&limits), kinds, rates, zombies: Mutex::new(Vec::new()), reclaim_after }
+        Self { manager, rates, zombies: Mutex::new(Vec::new()), reclaim_after }
     }
 
     pub(crate) fn kind(&self, kind: &ResourceKind) -> Option<(u16, u64)> {
-        let at = self.kinds.iter().position(|k| k == kind)?;
-        let kind = FIRST_NAMED + at as u16;
-        Some((kind, self.list.limit(kind)))
+        let kind = self.manager.number(kind)?;
+        Some((kind, self.manager.list().limit(kind)))
     }
 
-    pub(crate) fn kinds(&self) -> impl Iterator<Item = (&ResourceKind, u16)> {
-        self.kinds.iter().zip(FIRST_NAMED..)
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = &ResourceKind> {
+        self.manager.kinds()
     }
 
     pub(crate) fn in_use(&self, kind: u16) -> u64 {
-        self.list.in_use(kind)
+        self.manager.list().in_use(kind)
     }
 
     pub(crate) fn rate(&self, name: &str) -> Option<&RateLimiter> {
@@ -135,57 +135,54 @@ impl Gate {
 
     /// Whether permits under the cap of a lane of this number are out.
     pub(crate) fn is_lane_charged(&self, lane: usize) -> bool {
-        self.list.in_use(FIRST_LANE + lane as u16) > 0
+        self.in_use(FIRST_LANE + lane as u16) > 0
     }
 
     // ---- abandoned attempts ------------------------------------------------------------------------------
 
     /// The attempt of this slot is about to be abandoned: what it holds stays charged until its thread returns.
-    pub(crate) fn charge(&self, slot: &Arc<Slot>, demand: Demand, now: Timestamp) {
-        if !demand.is_empty() {
-            let reclaim_at = self.reclaim_after.map(|after| now + after);
-            self.zombies.lock().push(Zombie { slot: Arc::clone(slot), demand, reclaim_at });
+    #[track_caller]
+    pub(crate) fn charge(&self, slot: &Arc<Slot>, attempt: OwnerId, demand: Demand, shell: &Shell) {
+        let priority = Priority::from_class(usize::from(shell.core.tunables.get().class));
+        let owner = format!("an attempt of `{}` that was given up", shell.core.name).into();
+        let permit = self.manager.adopt(demand, owner, priority, std::panic::Location::caller());
+        self.zombies.lock().push(Zombie { slot: Arc::clone(slot), attempt, permit });
+    }
+
+    /// The attempt is lost: when its time is over, what it holds is given back in any case.
+    pub(crate) fn lose(&self, slot: &Arc<Slot>, now: Timestamp) {
+        let Some(after) = self.reclaim_after else { return };
+        let zombies = self.zombies.lock();
+        for zombie in zombies.iter().filter(|zombie| Arc::ptr_eq(&zombie.slot, slot)) {
+            let _ = zombie.permit.renew(after);
+            self.manager.lapse_at(zombie.attempt, now + after);
         }
     }
 
     /// The attempt came back before it was abandoned: it holds what it holds.
     pub(crate) fn uncharge(&self, slot: &Arc<Slot>) {
-        self.zombies.lock().retain(|zombie| !Arc::ptr_eq(&zombie.slot, slot));
-    }
-
-    /// An abandoned attempt has returned: gives back what it held, unless that was reclaimed.
-    pub(crate) fn returned(&self, shared: &Shared, slot: &Arc<Slot>, held: &mut Held) {
-        let charged = {
-            let mut zombies = self.zombies.lock();
-            let at = zombies.iter().position(|zombie| Arc::ptr_eq(&zombie.slot, slot));
-            at.map(|at| zombies.swap_remove(at)).is_some()
-        };
-        if charged {
-            held.release(shared);
-        } else {
-            *held = Held::default();
+        if let Some(zombie) = self.take_zombie(slot) {
+            // It has no lease: nobody has taken it back.
+            zombie.permit.into_bare();
         }
     }
 
-    /// Gives back what abandoned attempts have held for too long. When the next is due.
-    pub(crate) fn reclaim(&self, shared: &Shared, now: Timestamp) -> Option<Timestamp> {
-        self.reclaim_after?;
-        let mut due = Vec::new();
-        let mut next: Option<Timestamp> = None;
-        self.zombies.lock().retain(|zombie| match zombie.reclaim_at {
-            Some(at) if at <= now => {
-                due.push(zombie.demand);
-                false
-            }
-            at => {
-                next = [next, at].into_iter().flatten().min();
-                true
-            }
-        });
-        for demand in due {
-            self.list.put(&demand, shared.nanos(), &mut |w| shared.wake(w));
-        }
-        next
+    fn take_zombie(&self, slot: &Arc<Slot>) -> Option<Zombie> {
+        let mut zombies = self.zombies.lock();
+        let at = zombies.iter().position(|zombie| Arc::ptr_eq(&zombie.slot, slot))?;
+        Some(zombies.swap_remove(at))
+    }
+
+    /// An abandoned attempt has returned: gives back what its lane needs, unless that was reclaimed.
+    pub(crate) fn returned(&self, slot: &Arc<Slot>, held: &mut Held) {
+        *held = Held::default();
+        drop(self.take_zombie(slot));
+    }
+
+    /// Ends leases that are over, those of abandoned attempts among them. When the next is due.
+    pub(crate) fn reclaim(&self, now: Timestamp) -> Option<Timestamp> {
+        self.manager.sweep_at(now);
+        self.manager.next_expiry()
     }
 
     /// How much of a kind abandoned attempts hold for as long as they please.
@@ -193,14 +190,25 @@ impl Gate {
         if self.reclaim_after.is_some() {
             return 0;
         }
-        let of = |demand: &Demand| demand.parts().find(|(k, _)| *k == kind).map_or(0, |(_, n)| n);
-        self.zombies.lock().iter().map(|zombie| of(&zombie.demand)).sum()
+        let of =
+            |zombie: &Zombie| zombie.permit.bare().amount(kind) + self.manager.held_by(zombie.attempt, kind);
+        self.zombies.lock().iter().map(of).sum()
+    }
+
+    /// Of a kind that is needed: how much, and how much there is beside what is lost; `None`: it suffices.
+    pub(crate) fn lacks(&self, demand: &Demand) -> Option<(u16, u64, u64, u64)> {
+        demand.parts().find_map(|(kind, asked)| {
+            let (lost, limit) = (self.lost(kind), self.manager.list().limit(kind));
+            (lost > 0 && asked > limit.saturating_sub(lost)).then_some((kind, asked, lost, limit))
+        })
     }
 
     /// Sets the cap of a lane.
     pub(crate) fn set_lane_cap(&self, shared: &Shared, lane: usize, cap: u32) {
         let limit = if cap == u32::MAX { UNLIMITED } else { u64::from(cap) };
-        self.list.set_limit(FIRST_LANE + lane as u16, limit, shared.nanos(), &mut |w| shared.wake(w));
+        self.manager
+            .list()
+            .set_limit(FIRST_LANE + lane as u16, limit, shared.nanos(), &mut |w| shared.wake(w));
     }
 }
 
@@ -249,7 +257,8 @@ impl LaneGate {
             held.release(shared);
         }
         if held.is_empty() && !demand.is_empty() {
-            match shared.gate.list.try_take(demand, &mut |w| shared.wake(w)) {
+            let now = shared.clock.at_raw(now_raw);
+            match shared.gate.manager.take_bare(demand, shell.core.class(), now) {
                 Ok(()) => held.demand = *demand,
                 Err(refused) => {
                     let admission = self.block_on_permits(shared, shell, demand, held, refused);
@@ -269,7 +278,7 @@ impl LaneGate {
     /// otherwise it keeps them for the next one of the chunk.
     #[inline]
     fn others_wait(&self, shared: &Shared, shell: &Shell, demand: &Demand) -> bool {
-        let list = &shared.gate.list;
+        let list = shared.gate.manager.list();
         list.has_waiters(demand) && {
             let own = u32::from(shell.core.word.blocked_by(Reason::Permit));
             demand.parts().any(|(kind, _)| list.waiters(kind) > own)
@@ -315,27 +324,36 @@ impl LaneGate {
             return Admission::Never(why);
         }
         core.word.block(Reason::Permit);
-        let class = usize::from(core.tunables.get().class);
+        let asked = shared.clock.now();
+        // Somebody's time may be over.
+        if shared.gate.manager.sweep_at(asked) > 0
+            && shared.gate.manager.take_bare(demand, core.class(), asked).is_ok()
+        {
+            held.demand = *demand;
+            shared.unblock(core, Reason::Permit);
+            return Admission::Go;
+        }
         // SAFETY: the node lives in the lane's shell, which the waiter's entry does not outlive: `withdraw` takes
         // the node out when the lane ends (`Shared::leave`), and then no item is left for which it could be entered again.
         let entered = unsafe {
-            shared.gate.list.enqueue(
+            shared.gate.manager.list().enqueue(
                 &self.node,
                 *demand,
-                class,
-                shared.nanos(),
+                core.class(),
+                asked.as_nanos(),
                 Waiter::Lane(core.index() as u32),
                 &mut |w| shared.wake(w),
             )
         };
         match entered {
             Ok(Enqueued::Granted) => {
+                shared.gate.manager.took_bare(demand, None, asked);
                 held.demand = *demand;
                 shared.unblock(core, Reason::Permit);
                 Admission::Go
             }
             Ok(Enqueued::Waiting) => {
-                *waiting = Waiting::Permits(*demand);
+                *waiting = Waiting::Permits { demand: *demand, asked };
                 Admission::Blocked
             }
             Err(refused) => {
@@ -392,10 +410,12 @@ impl LaneGate {
     /// A worker takes up the lane's grant: true, with the permits in `held`.
     pub(crate) fn take_up(&self, shared: &Shared, core: &LaneCore, held: &mut Held) -> bool {
         let mut waiting = self.waiting.lock();
-        let Waiting::Permits(demand) = *waiting else { return false };
-        if !shared.gate.list.take_grant(&self.node) {
+        let Waiting::Permits { demand, asked } = *waiting else { return false };
+        if !shared.gate.manager.list().take_grant(&self.node) {
             return false;
         }
+        let now = shared.clock.now();
+        shared.gate.manager.took_bare(&demand, Some(now - asked), now);
         *waiting = Waiting::No;
         // Under the latch, here and elsewhere: a reason that the lane's next wait sets is not ours to lift.
         shared.unblock(core, Reason::Permit);
@@ -405,10 +425,27 @@ impl LaneGate {
         true
     }
 
+    /// Takes back a grant that no worker has taken up, for who waits inside for some of the same. The lane waits on.
+    pub(crate) fn give_up_grant(&self, shared: &Shared, core: &LaneCore, wanted: &Demand) {
+        let waiting = self.waiting.lock();
+        if let Waiting::Permits { demand, .. } = &*waiting
+            && demand.overlaps(wanted)
+        {
+            let waiter = Waiter::Lane(core.index() as u32);
+            // SAFETY: as in `block_on_permits`. The latch is held: nobody takes the node out meanwhile.
+            unsafe { shared.gate.manager.list().revoke(&self.node, waiter, &mut |w| shared.wake(w)) };
+        }
+    }
+
+    /// The number above the highest kind that its items hold by `needs`; 0: none.
+    pub(crate) fn above(&self) -> u16 {
+        self.named.parts().map(|(kind, _)| kind + 1).max().unwrap_or(0)
+    }
+
     /// Why what the lane waits for cannot come, since abandoned attempts hold it.
     pub(crate) fn impossible(&self, shared: &Shared) -> Option<String> {
         match &*self.waiting.lock() {
-            Waiting::Permits(demand) => shared.impossible(demand),
+            Waiting::Permits { demand, .. } => shared.impossible(demand),
             _ => None,
         }
     }
@@ -437,11 +474,11 @@ impl LaneGate {
         let was = std::mem::replace(&mut *waiting, Waiting::No);
         match was {
             Waiting::No => {}
-            Waiting::Permits(demand) => {
-                let gone = shared.gate.list.cancel(&self.node, shared.nanos(), &mut |w| shared.wake(w));
-                if matches!(gone, Cancelled::WasGranted) {
-                    // The loser of the cancel owns the permits.
-                    shared.gate.list.put(&demand, shared.nanos(), &mut |w| shared.wake(w));
+            Waiting::Permits { demand, .. } => {
+                let list = shared.gate.manager.list();
+                if list.cancel(&self.node, shared.nanos(), &mut |w| shared.wake(w)) == Cancelled::WasGranted {
+                    // The loser of the cancel owns the permits. They are in no book.
+                    list.put(&demand, shared.nanos(), &mut |w| shared.wake(w));
                 }
                 shared.unblock(core, Reason::Permit);
             }
@@ -490,7 +527,7 @@ impl Held {
     pub(crate) fn release(&mut self, shared: &Shared) {
         if !self.demand.is_empty() {
             let demand = std::mem::take(self).demand;
-            shared.gate.list.put(&demand, shared.nanos(), &mut |w| shared.wake(w));
+            shared.gate.manager.give_bare(&demand);
         }
     }
 
@@ -522,22 +559,18 @@ impl Shared {
 
     /// The sentence for a demand that abandoned attempts have made impossible.
     fn impossible(&self, demand: &Demand) -> Option<String> {
-        demand.parts().find_map(|(kind, asked)| {
-            let (lost, limit) = (self.gate.lost(kind), self.gate.list.limit(kind));
-            (lost > 0 && asked > limit.saturating_sub(lost)).then(|| {
-                format!(
-                    "an item needs {asked} of {}, and abandoned attempts that do not return hold {lost} of {limit}",
-                    self.kind_name(kind)
-                )
-            })
-        })
+        let (kind, asked, lost, limit) = self.gate.lacks(demand)?;
+        Some(format!(
+            "an item needs {asked} of {}, and abandoned attempts that do not return hold {lost} of {limit}",
+            self.kind_name(kind)
+        ))
     }
 
     fn kind_name(&self, kind: u16) -> String {
         match kind {
             TOTAL => "the engine's cap on items in hand".into(),
             k if k < FIRST_NAMED => "the batch's cap on items in hand".into(),
-            k => self.gate.kinds.get(usize::from(k - FIRST_NAMED)).map_or("?".into(), |k| format!("`{k}`")),
+            k => format!("`{}`", self.gate.manager.kind_of(k)),
         }
     }
 }

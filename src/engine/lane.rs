@@ -205,6 +205,12 @@ impl LaneCore {
     }
 
     /// The lane's number. Valid once it is placed.
+    /// Its priority class, 0 to 3.
+    #[inline]
+    pub(crate) fn class(&self) -> usize {
+        usize::from(self.tunables.get().class)
+    }
+
     pub(crate) fn index(&self) -> usize {
         self.index.load(Ordering::Relaxed) as usize
     }

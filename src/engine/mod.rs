@@ -30,6 +30,7 @@ mod entries;
 mod error;
 mod events;
 pub(crate) mod gate;
+mod inside;
 #[cfg(feature = "cli")]
 mod journalled;
 pub(crate) mod lane;

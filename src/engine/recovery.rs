@@ -50,7 +50,7 @@ impl<W: Work> Body<W> {
         let id = me.slot.id;
         let in_hand = std::mem::take(&mut me.in_hand);
         if in_hand == InHand::Lost {
-            shared.gate.returned(shared, &me.slot, &mut me.held);
+            shared.gate.returned(&me.slot, &mut me.held);
             return Fate::Abandoned;
         }
         me.slot.leave_chunk();

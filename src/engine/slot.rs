@@ -6,6 +6,7 @@
 
 use crate::core::attempt::{Abandon, Attempt, Epoch, Refused};
 use crate::meter::{Reader, WorkerCounters};
+use crate::resource::OwnerId;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{CachePadded, Mutex, Unparker, thread};
 
@@ -17,6 +18,8 @@ const NOBODY: u64 = u64::MAX;
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) id: usize,
+    /// No other slot of the process has this number.
+    number: u64,
     hot: CachePadded<Hot>,
     /// The attempt that shall stop.
     cancelled: AtomicU64,
@@ -59,8 +62,10 @@ pub(crate) struct Look {
 
 impl Slot {
     pub(crate) fn new(id: usize, latency: Reader) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
         Self {
             id,
+            number: LAST.fetch_add(1, Ordering::Relaxed),
             hot: CachePadded::new(Hot {
                 attempt: Attempt::new(),
                 since: AtomicU64::new(NONE),
@@ -113,6 +118,11 @@ impl Slot {
     #[inline]
     pub(crate) fn settle(&self, attempt: Epoch) -> bool {
         self.hot.attempt.settle(attempt)
+    }
+
+    /// As whose this attempt's permits are known.
+    pub(crate) fn owner(&self, attempt: Epoch) -> OwnerId {
+        OwnerId::Attempt(self.number, attempt.get())
     }
 
     /// Raw reading at the start of the item last begun.

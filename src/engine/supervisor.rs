@@ -77,7 +77,7 @@ fn look(shared: &Arc<Shared>, memory: &mut Memory, now: Timestamp) -> Option<Tim
             next = earliest(next, Some(now + HOLD_UP));
         }
     }
-    next = earliest(next, shared.gate.reclaim(shared, now));
+    next = earliest(next, shared.gate.reclaim(now));
     shared.sample_throughput();
     if now >= *next_ageing {
         *next_ageing = now + AGEING_LOOK;
@@ -267,6 +267,9 @@ fn abandon(
             shared.halt(&shell, HaltReason::Impossible { demand });
         }
     }
+    for slot in &shared.slots {
+        slot.lock().wake_sleepers();
+    }
     None
 }
 
@@ -278,7 +281,7 @@ fn take_away(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: L
     let mut taken = slot.taken.lock();
     let before = taken.filter(|(attempt, _)| *attempt == look.attempt);
     if before.is_none() {
-        shared.gate.charge(slot, demand, shared.clock.now());
+        shared.gate.charge(slot, slot.owner(look.attempt), demand, shell);
     }
     let answer = slot.abandon(look.attempt);
     let counts = &shell.core.counts;
@@ -286,6 +289,7 @@ fn take_away(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: L
         None if answer == Abandon::NotCurrent => shared.gate.uncharge(slot),
         None => {
             *taken = Some((look.attempt, hung));
+            shared.gate.lose(slot, shared.clock.now());
             shared.stuck.fetch_add(1, Ordering::AcqRel);
             counts.abandoned.add(1);
         }

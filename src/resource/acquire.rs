@@ -14,16 +14,17 @@
 use super::demand::Demand;
 use super::error::AcquireError;
 use super::holders::Entry;
+use super::inside::Inside;
 use super::kind::ResourceKind;
 use super::lapse::{begin, expiry, tick};
 use super::manager::Inner;
 use super::permit::Permit;
 use super::wait::{Entry as Asleep, Wait};
 use crate::core::lease::NEVER;
-use crate::core::waitlist::{self, MAX_PARTS, Refused, Unmet};
+use crate::core::waitlist::{self, Claim, MAX_PARTS, Refused, Unmet};
 use crate::limit::{LimitError, RateLimiter, Reservation};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, thread, with_parker};
+use crate::sync::{Arc, Parker, thread, with_parker};
 use crate::time::Timestamp;
 use std::panic::Location;
 use std::time::Duration;
@@ -94,7 +95,7 @@ impl Inner {
             Ok(taken)
         });
         match taken {
-            Ok(taken) => Ok(Self::grant(this, taken, wait, place, None)),
+            Ok(taken) => Ok(Self::grant(this, taken, wait, None, place, None)),
             Err(error) => {
                 this.count(&want.needs, &error);
                 Err(error)
@@ -106,19 +107,20 @@ impl Inner {
         this: &Arc<Inner>,
         d: &Demand,
         wait: &Wait,
+        inside: Option<&Inside<'_>>,
         place: &'static Location<'static>,
     ) -> Result<Permit, AcquireError> {
         let want = this.resolve(d)?;
         // Permits first and without waiting: most calls end here, and never look at the clock for a deadline.
         if let Ok(taken) = this.take_now(&want.needs, wait) {
             if this.pay_now(&want).is_ok() {
-                return Ok(Self::grant(this, taken, wait, place, None));
+                return Ok(Self::grant(this, taken, wait, inside, place, None));
             }
             drop(taken);
         }
         let asked = this.clock.now();
-        match this.take_in_time(&want, wait, asked) {
-            Ok(taken) => Ok(Self::grant(this, taken, wait, place, Some(asked))),
+        match this.take_in_time(&want, wait, inside, asked) {
+            Ok(taken) => Ok(Self::grant(this, taken, wait, inside, place, Some(asked))),
             Err(error) => {
                 this.count(&want.needs, &error);
                 Err(error)
@@ -171,6 +173,7 @@ impl Inner {
         &'a self,
         want: &'a Resolved<'_>,
         wait: &Wait,
+        inside: Option<&Inside<'_>>,
         asked: Timestamp,
     ) -> Result<Taken<'a>, AcquireError> {
         let until = wait.deadline.and_then(|deadline| deadline.on(&self.clock));
@@ -178,7 +181,7 @@ impl Inner {
         loop {
             let taken = match self.take_now(&want.needs, wait) {
                 Ok(taken) => taken,
-                Err(AcquireError::Full { kind }) => self.queue(want, wait, kind, asked, until)?,
+                Err(AcquireError::Full { kind }) => self.queue(want, (wait, inside), kind, asked, until)?,
                 Err(error) => return Err(error),
             };
             if tokens.is_none() && self.pay_now(want).is_ok() {
@@ -194,7 +197,7 @@ impl Inner {
                 return Ok(taken);
             }
             drop(taken);
-            self.sleep(&places, wait, until)?;
+            self.sleep(&places, wait, inside, until)?;
             tokens = Some(places);
         }
     }
@@ -203,7 +206,7 @@ impl Inner {
     fn queue<'a>(
         &'a self,
         want: &'a Resolved<'_>,
-        wait: &Wait,
+        (wait, inside): (&Wait, Option<&Inside<'_>>),
         short: ResourceKind,
         asked: Timestamp,
         until: Option<Timestamp>,
@@ -212,7 +215,12 @@ impl Inner {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
             return Err(AcquireError::QueueFull { most: self.max_waiters });
         }
-        if !wait.while_holding
+        let class = wait.priority.class();
+        let mut claim = Claim::Class(class);
+        if let Some(inside) = inside {
+            let above = self.in_order(want, &short, inside)?;
+            claim = Claim::Inside { class, above };
+        } else if !wait.while_holding
             && let Some(held) =
                 self.holders.held_by(thread::current().id(), wait.owner.as_ref().map(|owner| owner.id()))
         {
@@ -220,14 +228,24 @@ impl Inner {
             let (held, place) = (self.kind(kind), held.place.to_string());
             return Err(AcquireError::WouldHoldAndWait { kind: short, held, place });
         }
-        let mut cancelled = false;
+        let (mut cancelled, mut stopped, mut queued) = (false, None, false);
         let outcome = with_parker(|parker| {
             // Entered before the first look at what ends the wait, so that one of the two sees the other.
             let _asleep = Asleep::new(&self.asleep, parker.unparker());
             let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
-            let class = wait.priority.class();
+            let _inside = inside.map(|inside| inside.enter(parker));
             let start = self.clock.now().as_nanos();
-            let park = |parker: &_| {
+            let park = |parker: &Parker| {
+                if let Some(inside) = inside {
+                    stopped = inside.look(parker, &want.needs);
+                    if stopped.is_some() {
+                        return false;
+                    }
+                    if !std::mem::replace(&mut queued, true) {
+                        (inside.queued)(&want.needs);
+                        return true; // there may be a grant now
+                    }
+                }
                 cancelled = wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled());
                 if cancelled {
                     return false;
@@ -242,7 +260,7 @@ impl Inner {
                 }
                 true // the list looks for itself whether there is a grant
             };
-            self.list.acquire(&want.needs, class, start, parker, park, &mut |w| self.tell(w))
+            self.list.acquire(&want.needs, claim, start, parker, park, &mut |w| self.tell(w))
         });
         drop(counted);
         match outcome {
@@ -252,6 +270,7 @@ impl Inner {
             }
             Err(Unmet::Refused(refused)) => Err(self.refused(refused)),
             Err(Unmet::TimedOut) if cancelled => Err(AcquireError::Cancelled),
+            Err(Unmet::TimedOut) if stopped.is_some() => Err(stopped.expect("just looked at")),
             Err(Unmet::TimedOut) => {
                 let short = |(kind, n): &(u16, u64)| {
                     let word = self.list.word(*kind);
@@ -265,10 +284,20 @@ impl Inner {
     }
 
     /// Sleeps until all tokens have come, with no permit in hand.
-    fn sleep(&self, tokens: &Tokens<'_>, wait: &Wait, until: Option<Timestamp>) -> Result<(), AcquireError> {
+    fn sleep(
+        &self,
+        tokens: &Tokens<'_>,
+        wait: &Wait,
+        inside: Option<&Inside<'_>>,
+        until: Option<Timestamp>,
+    ) -> Result<(), AcquireError> {
         with_parker(|parker| {
             let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
+            let _inside = inside.map(|inside| inside.enter(parker));
             while let Some((rate, limiter, ready_in)) = latest(tokens) {
+                if let Some(stop) = inside.and_then(|inside| inside.look(parker, &waitlist::Demand::new())) {
+                    return Err(stop);
+                }
                 if wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
                     return Err(AcquireError::Cancelled);
                 }
@@ -287,6 +316,7 @@ impl Inner {
         this: &Arc<Inner>,
         taken: Taken<'_>,
         wait: &Wait,
+        inside: Option<&Inside<'_>>,
         place: &'static Location<'static>,
         asked: Option<Timestamp>,
     ) -> Permit {
@@ -299,8 +329,9 @@ impl Inner {
         let entry = Entry {
             demand: *taken.needs,
             owner,
-            owner_id: wait.owner.as_ref().map(|owner| owner.id()),
-            thread: Some(thread::current().id()),
+            owner_id: inside.map(|inside| inside.attempt).or(wait.owner.as_ref().map(|owner| owner.id())),
+            // Inside an item the attempt holds, whose closure may use other threads.
+            thread: inside.is_none().then(|| thread::current().id()),
             priority: wait.priority,
             since: now,
             place,

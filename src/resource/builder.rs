@@ -132,7 +132,6 @@ impl ResourceManagerBuilder {
 
     /// Kinds without a name, for the engine's caps: their numbers in the wait list are 0 and up, and the named ones
     /// follow. They are in no demand, report or count.
-    #[allow(dead_code)] // the engine's gate is put on it
     pub(crate) fn hidden(mut self, limits: impl IntoIterator<Item = u64>) -> Self {
         self.hidden.extend(limits);
         self

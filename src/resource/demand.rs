@@ -39,6 +39,14 @@ impl Demand {
         self
     }
 
+    pub(crate) fn without_needs(self) -> Self {
+        Demand { needs: BTreeMap::new(), ..self }
+    }
+
+    pub(crate) fn without_paces(self) -> Self {
+        Demand { paces: BTreeMap::new(), ..self }
+    }
+
     /// How much of a kind it needs.
     pub fn amount(&self, kind: impl Into<ResourceKind>) -> u64 {
         self.needs.get(&kind.into()).copied().unwrap_or(0)

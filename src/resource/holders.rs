@@ -21,12 +21,21 @@ use std::panic::Location;
 const FIRST: u32 = 32;
 const SEGMENTS: usize = 26;
 
+/// Whose a permit is, if it is somebody's in particular.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OwnerId {
+    /// An [`Owner`](super::Owner)'s.
+    Owner(u64),
+    /// An attempt's at an item: its worker's number and its own among that worker's.
+    Attempt(u64, u64),
+}
+
 /// A permit, as the reports see it.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) demand: Demand,
     pub(super) owner: Arc<str>,
-    pub(super) owner_id: Option<u64>,
+    pub(super) owner_id: Option<OwnerId>,
     /// The thread that took it, unless it was handed on.
     pub(super) thread: Option<ThreadId>,
     pub(super) priority: Priority,
@@ -212,7 +221,7 @@ impl Holders {
     }
 
     /// Ends all permits of an owner.
-    pub(super) fn end_of_owner(&self, owner: u64) -> Vec<Lapsed> {
+    pub(super) fn end_of_owner(&self, owner: OwnerId) -> Vec<Lapsed> {
         let mut lapsed = Vec::new();
         self.each(|number, slot| {
             let handle = match &*slot.entry.lock() {
@@ -243,7 +252,7 @@ impl Holders {
     }
 
     /// A permit that holds something and is this thread's or this owner's.
-    pub(super) fn held_by(&self, thread: ThreadId, owner: Option<u64>) -> Option<Entry> {
+    pub(super) fn held_by(&self, thread: ThreadId, owner: Option<OwnerId>) -> Option<Entry> {
         let mut found = None;
         self.each(|_, slot| {
             if found.is_some() {
@@ -257,6 +266,44 @@ impl Holders {
             }
         });
         found
+    }
+
+    /// The highest kind that an attempt holds, and where it was taken.
+    pub(super) fn highest_of(&self, attempt: OwnerId) -> Option<(u16, &'static Location<'static>)> {
+        let mut highest = None;
+        self.each_of(attempt, |entry, _| {
+            let kind = entry.demand.parts().map(|(kind, _)| kind).max();
+            highest = highest.max(kind.map(|kind| (kind, entry.place)));
+        });
+        highest
+    }
+
+    /// How much of a kind an attempt holds.
+    pub(super) fn held_of(&self, attempt: OwnerId, kind: u16) -> u64 {
+        let mut held = 0;
+        self.each_of(attempt, |entry, _| held += entry.demand.amount(kind));
+        held
+    }
+
+    /// What an attempt holds is taken back at this tick. True: it is over before all others.
+    pub(super) fn lapse_at(&self, attempt: OwnerId, now: u64, expiry: u64) -> bool {
+        let mut moved = false;
+        self.each_of(attempt, |entry, renew| {
+            entry.on_expiry = OnExpiry::Reclaim;
+            moved |= renew(now, expiry);
+        });
+        moved && self.lower(expiry)
+    }
+
+    fn each_of(&self, attempt: OwnerId, mut f: impl FnMut(&mut Entry, &dyn Fn(u64, u64) -> bool)) {
+        self.each(|_, slot| {
+            if let Some((generation, entry)) = &mut *slot.entry.lock()
+                && entry.owner_id == Some(attempt)
+                && slot.lease.standing(*generation) != Standing::Gone
+            {
+                f(entry, &|now, expiry| slot.lease.renew(*generation, now, expiry).is_ok());
+            }
+        });
     }
 
     fn each(&self, mut f: impl FnMut(u32, &Slot)) {

@@ -3,7 +3,7 @@
 use super::builder::{ResourceManagerBuilder, checked};
 use super::demand::Demand;
 use super::error::{AcquireError, SetLimitError};
-use super::holders::{Entry, Holders, Lapsed};
+use super::holders::{Entry, Holders, Lapsed, OwnerId};
 use super::kind::ResourceKind;
 use super::lapse::{OnExpiry, begin, tick};
 use super::ledger::Book;
@@ -52,7 +52,7 @@ pub(super) type Lapse = Arc<dyn Fn(&Holder, bool) + Send + Sync>;
 #[derive(Clone)]
 #[doc(alias = "semaphore")]
 pub struct ResourceManager {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 pub(super) struct Inner {
@@ -71,7 +71,7 @@ pub(super) struct Inner {
     pub(super) max_waiters: usize,
     lease: (Option<Duration>, OnExpiry),
     on_lapse: Option<Lapse>,
-    lanes: OnceLock<Box<dyn Fn(u32) + Send + Sync>>,
+    pub(super) lanes: OnceLock<Box<dyn Fn(u32) + Send + Sync>>,
 }
 
 impl Inner {
@@ -212,7 +212,8 @@ impl Inner {
     }
 
     fn holder(&self, entry: &Entry, overdue: bool, now: Timestamp) -> Holder {
-        let demand = entry.demand.parts().fold(Demand::new(), |d, (kind, n)| d.need(self.kind(kind), n));
+        let named = entry.demand.parts().filter(|(kind, _)| usize::from(*kind) >= self.hidden);
+        let demand = named.fold(Demand::new(), |d, (kind, n)| d.need(self.kind(kind), n));
         Holder {
             owner: entry.owner.to_string(),
             demand,
@@ -225,7 +226,7 @@ impl Inner {
 }
 
 impl Reclaim for Inner {
-    fn reclaim(&self, owner: u64) {
+    fn reclaim(&self, owner: OwnerId) {
         self.settle(self.holders.end_of_owner(owner), self.clock.now());
     }
 }
@@ -299,7 +300,7 @@ impl ResourceManager {
     /// As [`acquire_by`](Self::acquire_by); [`Cancelled`](AcquireError::Cancelled).
     #[track_caller]
     pub fn acquire_with(&self, demand: &Demand, wait: &Wait) -> Result<Permit, AcquireError> {
-        Inner::acquire(&self.inner, demand, wait, std::panic::Location::caller())
+        Inner::acquire(&self.inner, demand, wait, None, std::panic::Location::caller())
     }
 
     /// Changes a kind's limit, 1 to 2^38. Raised, it serves who waits at once. Lowered below what is in use, it leaves a
@@ -407,37 +408,6 @@ impl ResourceManager {
     /// The clock it goes by.
     pub fn clock(&self) -> &Clock {
         &self.inner.clock
-    }
-
-    /// The list that all kinds wait in, hidden ones included.
-    #[allow(dead_code)] // the engine's gate is put on it
-    pub(crate) fn list(&self) -> &WaitList {
-        &self.inner.list
-    }
-
-    /// A kind's number in the [list](Self::list).
-    #[allow(dead_code)] // the engine's gate is put on it
-    pub(crate) fn number(&self, kind: &ResourceKind) -> Option<u16> {
-        self.inner.number(kind)
-    }
-
-    /// Tells whoever was granted something or refused it: threads are woken, lanes handed to
-    /// [`on_lane`](Self::on_lane).
-    #[allow(dead_code)] // the engine's gate is put on it
-    pub(crate) fn tell(&self, waiter: &Waiter) {
-        self.inner.tell(waiter);
-    }
-
-    /// Who is told of lanes that were granted something or refused it. The first one stays.
-    #[allow(dead_code)] // the engine's gate is put on it
-    pub(crate) fn on_lane(&self, tell: impl Fn(u32) + Send + Sync + 'static) {
-        let _ = self.inner.lanes.set(Box::new(tell));
-    }
-
-    /// As [`sweep`](Self::sweep), at a reading that the caller has.
-    #[allow(dead_code)] // the engine's supervisor is put on it
-    pub(crate) fn sweep_at(&self, now: Timestamp) -> usize {
-        self.inner.sweep(now)
     }
 }
 

@@ -17,6 +17,7 @@ mod demand;
 mod error;
 mod global;
 mod holders;
+mod inside;
 mod kind;
 mod lapse;
 mod ledger;
@@ -43,3 +44,4 @@ pub use self::{
     stats::{Holder, KindStats},
     wait::{Cancel, Wait},
 };
+pub(crate) use self::{holders::OwnerId, inside::Inside};

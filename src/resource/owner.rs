@@ -1,5 +1,6 @@
 //! Whose permits are: a name, and an end.
 
+use super::holders::OwnerId;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, Weak};
 use std::fmt;
@@ -7,7 +8,7 @@ use std::fmt;
 /// Who permits are taken back from when an owner is gone.
 pub(super) trait Reclaim: Send + Sync {
     /// Takes back all that this owner holds.
-    fn reclaim(&self, owner: u64);
+    fn reclaim(&self, owner: OwnerId);
 }
 
 /// Who holds permits. When the last clone is dropped, what the owner still holds is taken back, wherever its permits
@@ -53,8 +54,8 @@ impl Owner {
         Arc::clone(&self.inner.name)
     }
 
-    pub(super) fn id(&self) -> u64 {
-        self.inner.id
+    pub(super) fn id(&self) -> OwnerId {
+        OwnerId::Owner(self.inner.id)
     }
 
     /// Notes who is to be told of the owner's end. Before anything is held there.
@@ -73,7 +74,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         for who in self.at.get_mut().drain(..) {
             if let Some(who) = who.upgrade() {
-                who.reclaim(self.id);
+                who.reclaim(OwnerId::Owner(self.id));
             }
         }
     }

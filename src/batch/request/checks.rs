@@ -75,7 +75,7 @@ impl<K> BatchBuilder<K> {
                 if !self.shared.limits.throttling {
                     continue;
                 }
-                let known: Vec<String> = gate.kinds().map(|(kind, _)| kind.to_string()).collect();
+                let known: Vec<String> = gate.kinds().map(ToString::to_string).collect();
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 return Err(Error::UnknownQuota { kind: kind.to_string(), known });
             };

@@ -1,0 +1,195 @@
+//! The manager as the engine uses it: its own kinds beside the named ones, takes without a permit around them, and waits
+//! of who runs already.
+//!
+//! An item that asks for more while it runs waits *inside*: it holds a worker, and maybe permits. So its place is before
+//! all that have not begun, and it takes back what was granted to a lane and is taken up by nobody
+//! ([`WaitList::revoke`]). It may wait only for kinds that come after all it holds, in the kinds' order: then those who
+//! wait inside cannot wait for each other in a circle.
+
+use super::Demand;
+use super::acquire::Resolved;
+use super::error::AcquireError;
+use super::holders::{Entry, OwnerId};
+use super::kind::ResourceKind;
+use super::lapse::{OnExpiry, expiry, tick};
+use super::manager::{Inner, ResourceManager};
+use super::permit::Permit;
+use super::wait::Wait;
+use crate::core::lease::NEVER;
+use crate::core::waitlist::{self, Refused, WaitList};
+use crate::job::Priority;
+use crate::sync::{Arc, Parker, Unparker};
+use crate::time::Timestamp;
+use std::fmt;
+use std::panic::Location;
+use std::time::Duration;
+
+/// What the engine knows of an item that waits, and the manager does not.
+pub(crate) struct Inside<'a> {
+    /// Whose the permits will be.
+    pub(crate) attempt: OwnerId,
+    /// The number above the highest kind that its batch `needs`; 0: none.
+    pub(crate) above: u16,
+    /// Called once, when it has queued.
+    pub(crate) queued: &'a dyn Fn(&waitlist::Demand),
+    /// Who is told when it shall stop; told once.
+    pub(crate) enter: &'a dyn Fn(&Unparker),
+    pub(crate) leave: &'a dyn Fn(&Unparker),
+    /// Whether it shall.
+    pub(crate) stop: &'a dyn Fn(&waitlist::Demand) -> Option<AcquireError>,
+}
+
+/// A sleeper that is told when it shall stop; not any more when this is dropped.
+pub(super) struct Entered<'a> {
+    inside: &'a Inside<'a>,
+    me: Unparker,
+}
+
+impl<'a> Inside<'a> {
+    pub(super) fn enter(&'a self, parker: &Parker) -> Entered<'a> {
+        let me = parker.unparker();
+        (self.enter)(&me);
+        Entered { inside: self, me }
+    }
+
+    /// Enters it anew, for who woke it took it out, then asks: so one of the two sees the other.
+    pub(super) fn look(&self, parker: &Parker, needs: &waitlist::Demand) -> Option<AcquireError> {
+        (self.enter)(&parker.unparker());
+        (self.stop)(needs)
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        (self.inside.leave)(&self.me);
+    }
+}
+
+impl fmt::Debug for Inside<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inside").field("attempt", &self.attempt).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// The number above all that is held; an error if the demand does not come after it.
+    pub(super) fn in_order(
+        &self,
+        want: &Resolved<'_>,
+        short: &ResourceKind,
+        inside: &Inside<'_>,
+    ) -> Result<u16, AcquireError> {
+        let taken = self.holders.highest_of(inside.attempt);
+        let above = taken.map_or(0, |(kind, _)| kind + 1).max(inside.above);
+        match want.needs.parts().next() {
+            Some((first, _)) if first < above => {
+                let here = taken.filter(|(kind, _)| kind + 1 == above);
+                let place =
+                    here.map_or_else(|| "what its batch needs".to_owned(), |(_, place)| place.to_string());
+                Err(AcquireError::WouldHoldAndWait { kind: short.clone(), held: self.kind(above - 1), place })
+            }
+            _ => Ok(above),
+        }
+    }
+}
+
+impl ResourceManager {
+    /// The list that all kinds wait in, hidden ones included.
+    pub(crate) fn list(&self) -> &WaitList {
+        &self.inner.list
+    }
+
+    /// A kind's number in the [list](Self::list).
+    pub(crate) fn number(&self, kind: &ResourceKind) -> Option<u16> {
+        self.inner.number(kind)
+    }
+
+    /// A kind's name.
+    pub(crate) fn kind_of(&self, number: u16) -> ResourceKind {
+        self.inner.kind(number)
+    }
+
+    /// Who is told of lanes that were granted something or refused it. The first one stays.
+    pub(crate) fn on_lane(&self, tell: impl Fn(u32) + Send + Sync + 'static) {
+        let _ = self.inner.lanes.set(Box::new(tell));
+    }
+
+    /// As [`sweep`](Self::sweep), at a reading that the caller has.
+    pub(crate) fn sweep_at(&self, now: Timestamp) -> usize {
+        self.inner.sweep(now)
+    }
+
+    /// Wakes `who` whenever a lease is over earlier than all others, from now on.
+    pub(crate) fn watch_leases(&self, who: Unparker) {
+        self.inner.asleep.lock().push(who);
+    }
+
+    /// Takes from the list, without a permit around it; written into the books.
+    #[inline]
+    pub(crate) fn take_bare(
+        &self,
+        d: &waitlist::Demand,
+        class: usize,
+        now: Timestamp,
+    ) -> Result<(), Refused> {
+        self.inner.list.try_take_as(d, class, &mut |w| self.inner.tell(w))?;
+        self.inner.took(d, None, now);
+        Ok(())
+    }
+
+    /// Writes a grant of the list into the books, that was waited for so long.
+    pub(crate) fn took_bare(&self, d: &waitlist::Demand, waited: Option<Duration>, now: Timestamp) {
+        self.inner.took(d, waited, now);
+    }
+
+    /// Gives back what was taken without a permit.
+    #[inline]
+    pub(crate) fn give_bare(&self, d: &waitlist::Demand) {
+        self.inner.give_back(d);
+    }
+
+    /// Makes a permit of what was taken without one. It has no lease yet; when it has, it is taken back at its end.
+    pub(crate) fn adopt(
+        &self,
+        d: waitlist::Demand,
+        owner: Arc<str>,
+        priority: Priority,
+        place: &'static Location<'static>,
+    ) -> Permit {
+        let entry = Entry {
+            demand: d,
+            owner,
+            owner_id: None,
+            thread: None,
+            priority,
+            since: self.inner.clock.now(),
+            place,
+            on_expiry: OnExpiry::Reclaim,
+        };
+        Inner::enter(&self.inner, entry, NEVER)
+    }
+
+    /// As [`acquire_with`](Self::acquire_with), for an item that runs.
+    pub(crate) fn acquire_inside(
+        &self,
+        demand: &Demand,
+        wait: &Wait,
+        inside: &Inside<'_>,
+        place: &'static Location<'static>,
+    ) -> Result<Permit, AcquireError> {
+        Inner::acquire(&self.inner, demand, wait, Some(inside), place)
+    }
+
+    /// All that this attempt holds is taken back at `at`, unless it comes back before.
+    pub(crate) fn lapse_at(&self, attempt: OwnerId, at: Timestamp) {
+        let now = tick(self.inner.clock.now());
+        if self.inner.holders.lapse_at(attempt, now, expiry(at)) {
+            self.inner.wake_asleep();
+        }
+    }
+
+    /// How much of a kind this attempt holds.
+    pub(crate) fn held_by(&self, attempt: OwnerId, kind: u16) -> u64 {
+        self.inner.holders.held_of(attempt, kind)
+    }
+}

@@ -2,11 +2,14 @@
 //!
 //! Granting: a rate that no loop reaches. Denying: one unit an hour, and it has been taken; once only noticed, once
 //! with the time after which to try again, which governor tells on demand, by another reading of its clock.
+//!
+//! Leased: tokens that each thread takes by 1,000 and spends one by one, on a ticker that it ticks every 10,000th time;
+//! beside governor granting.
 
 use crate::common::rounds::{Contest, Plan, hold as hold_rounds, operation};
 use crate::common::row::Row;
-use batchyard::Rate;
 use batchyard::limit::RateLimiter;
+use batchyard::{Rate, Ticker};
 use governor::clock::Clock;
 use governor::{DefaultDirectRateLimiter, Quota};
 use std::num::NonZeroU32;
@@ -17,6 +20,8 @@ const RATE: u32 = 1_000_000_000;
 /// A second's worth: a thread that is preempted between reading the clock and taking its unit decides by an old time,
 /// and would be refused while the others are ahead of that time by more than the burst.
 const BURST: u32 = RATE;
+/// Of governor granting.
+const LEASED: f64 = 0.1;
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -28,8 +33,28 @@ pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
     let theirs_spent = governor(Quota::with_period(HOUR).expect("an hour is not zero"));
     runs_out(&ours_spent, &theirs_spent);
 
+    let ticker = Ticker::new(ours.clock());
+
     let contests = [1, 2].into_iter().flat_map(|threads| {
         [
+            Contest::new(
+                "leased",
+                threads,
+                LEASED,
+                operation(threads, || {
+                    let mut lease = ours.lease(1_000, &ticker).expect("within the burst");
+                    let (ours, ticker, mut spent) = (&ours, &ticker, 0);
+                    move || {
+                        spent += 1;
+                        if spent == 10_000 {
+                            spent = 0;
+                            ticker.tick(ours.clock());
+                        }
+                        lease.try_acquire(1).is_ok()
+                    }
+                }),
+            )
+            .against("governor", operation(threads, || || theirs.check().is_ok())),
             Contest::new("granting", threads, TARGET, operation(threads, || || ours.try_acquire(1).is_ok()))
                 .against("governor", operation(threads, || || theirs.check().is_ok())),
             Contest::new(

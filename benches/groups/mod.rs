@@ -6,6 +6,7 @@ pub(crate) mod cli;
 pub(crate) mod floor;
 #[cfg(feature = "sqlite")]
 pub(crate) mod journal;
+pub(crate) mod keyed;
 pub(crate) mod limiter;
 pub(crate) mod map;
 pub(crate) mod memory;
@@ -40,6 +41,7 @@ impl Group {
 /// All of them, in the order of the table.
 pub(crate) const GROUPS: &[Group] = &[
     Group::always("limiter", limiter::hold),
+    Group::always("keyed", keyed::hold),
     Group::always("permit", permit::hold),
     #[cfg(feature = "r2d2")]
     Group::always("pool", pool::hold),

@@ -181,6 +181,26 @@ mod loop_free {
         .exactly(expected);
     }
 
+    /// Of three tokens that were taken together the last two are given back, beside one who takes a place behind them.
+    #[test]
+    fn a_part_given_back_and_a_reserver() {
+        explore(
+            || {
+                let bucket = bucket(1, 3);
+                let view = bucket.view(&|| 0);
+                let piece = bucket.reserve_by(&view, 3, u64::MAX).unwrap();
+                (bucket, view, piece)
+            },
+            &[
+                |(bucket, _, piece): &(Bucket, View, Slot)| u64::from(bucket.cancel_part(piece, 2)),
+                |(bucket, view, _)| bucket.reserve_by(view, 1, u64::MAX).unwrap().start,
+            ],
+            // What is given back is there again, or the place behind it is, and nothing else.
+            |(bucket, view, _), seen| (seen[0], seen[1], bucket.reserve_by(view, 3, u64::MAX).unwrap().start),
+        )
+        .exactly([(1, 0, 2), (0, 1, 4)]);
+    }
+
     #[test]
     fn a_deadline_that_cannot_be_met_writes_nothing() {
         let body = |s: &Shared| s.reserve(1).is_ok();

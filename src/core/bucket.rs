@@ -303,6 +303,26 @@ impl Bucket {
         self.tat.compare_exchange(slot.end, slot.before, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    /// Gives back the last `part` of a piece's tokens, if it is the last piece; true: as if they had never been taken.
+    pub fn cancel_part(&self, slot: &Slot, part: u64) -> bool {
+        if part >= slot.n {
+            return self.cancel(slot);
+        }
+        let rest = slot.end - part * self.terms.grains;
+        if armed!(mutant = "bucket_part_subtracts") {
+            self.tat.fetch_sub(part * self.terms.grains, Ordering::Relaxed);
+            return true;
+        }
+        self.tat.compare_exchange(slot.end, rest, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// How many of the last `part` tokens of a piece lie ahead of `V` still: whoever takes those now takes nothing that
+    /// the bucket has filled up with since. `None`: the terms have changed since the piece was taken.
+    pub fn ahead(&self, now: impl Fn() -> u64, slot: &Slot, part: u64) -> Option<u64> {
+        let View { terms, point, epoch, .. } = self.view(&now);
+        (epoch == slot.epoch).then(|| (slot.end.saturating_sub(point.ceil()) / terms.grains).min(part))
+    }
+
     /// Brings the start of a reservation up to date with the terms. False: the burst was lowered below its tokens, and
     /// they will never be granted (a larger one later does not help: part of its piece may have passed by then).
     ///
@@ -345,11 +365,10 @@ impl Bucket {
         let ahead = ahead.checked_mul(terms.grains).filter(|ahead| *ahead < line::END);
         // Who idles is full, not more.
         let t = tat.max(terms.barrier).max(point.floor);
-        let tick = ahead.and_then(|ahead| {
-            match t.checked_add(ahead)?.checked_add(need)?.checked_sub(terms.burst)? {
-                position if position <= point.floor => Some(point.tick),
-                position => terms.line.reaches(position),
-            }
+        let end = ahead.and_then(|ahead| t.checked_add(ahead)?.checked_add(need));
+        let tick = end.and_then(|end| match end.saturating_sub(terms.burst) {
+            position if position <= point.floor => Some(point.tick),
+            position => terms.line.reaches(position),
         });
         Short::Until { tick, now, left: terms.left(tat, point) }
     }
@@ -413,6 +432,7 @@ impl Bucket {
     }
 
     /// The terms and the time.
+    #[inline]
     pub fn view(&self, now: &impl Fn() -> u64) -> View {
         loop {
             if let Some(view) = self.read_once(now) {
@@ -481,6 +501,40 @@ impl Bucket {
 }
 
 impl View {
+    /// A take from a bucket that has these terms and a word of its own, `tat` (0: full): its stamp, and the word after it.
+    ///
+    /// # Errors
+    ///
+    /// [`Short`].
+    #[inline(always)]
+    pub fn take(&self, tat: u64, n: u64) -> Result<(u64, u64), Short> {
+        let Some(cost) = self.terms.cost(n) else { return Err(self.never(tat)) };
+        match self.terms.decide(tat, self.point, cost) {
+            Some(end) => Ok((self.point.tick, end)),
+            None => Err(self.short(tat, cost)),
+        }
+    }
+
+    /// The first take that is granted, at `latest` or before; as [`take`](Self::take).
+    ///
+    /// # Errors
+    ///
+    /// [`Short`].
+    pub fn first(&self, tat: u64, n: u64, latest: u64) -> Result<(u64, u64), Short> {
+        let Some(cost) = self.terms.cost(n) else { return Err(self.never(tat)) };
+        if let Some(end) = self.terms.decide(tat, self.point, cost) {
+            return Ok((self.point.tick, end));
+        }
+        let ready = self.terms.ready(tat, self.point, cost, true).filter(|start| *start <= latest);
+        let end = ready.and_then(|start| self.terms.decide(tat, self.terms.line.at(start), cost));
+        ready.zip(end).ok_or_else(|| self.short(tat, cost))
+    }
+
+    /// Where `V` is: who has a word at or below it is full.
+    pub fn position(&self) -> u64 {
+        self.point.floor
+    }
+
     fn never(&self, tat: u64) -> Short {
         Short::NeverFits { left: self.terms.left(tat, self.point) }
     }

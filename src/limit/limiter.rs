@@ -385,7 +385,6 @@ impl RateLimiter {
         self.inner.clock.same(clock)
     }
 
-    #[cfg(test)]
     pub(super) fn inner(&self) -> &Inner {
         &self.inner
     }

@@ -3,30 +3,38 @@
 //! | limit | question | type |
 //! |---|---|---|
 //! | rate | how many calls a second, with what burst | [`RateLimiter`], set by a [`Rate`] |
+//! | several rates at once | the same, all or none | [`RateLimiters`] |
+//! | a rate for each key | the same, for each user or host | [`KeyedLimiter`] |
 //! | quota | how many at once | [`Quota`], which gives a [`Permit`] |
 //!
 //! governor's `Quota` (cells a period, a burst) is our [`Rate`]; our [`Quota`] is a semaphore.
 
 mod builder;
 mod error;
+mod keyed;
+mod lease;
 mod limiter;
 mod quota;
 mod quota_builder;
 mod quota_stats;
 mod rate;
 mod reservation;
+mod several;
 mod tally;
 mod waiting;
 
 pub use self::{
     builder::{Order, Oversize, RateLimiterBuilder},
     error::{Denied, LimitError},
+    keyed::KeyedLimiter,
+    lease::TokenLease,
     limiter::RateLimiter,
     quota::*,
     quota_builder::QuotaBuilder,
     quota_stats::{QuotaCounts, QuotaStats},
     rate::Rate,
     reservation::{Grant, Refund, Reservation},
+    several::RateLimiters,
 };
 
 pub(crate) use self::quota_builder::floors;

@@ -31,7 +31,7 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<Grant<'_>, LimitError> {
         if let Some(line) = &self.line {
-            return self.wait_in_line(line, n, priority, deadline);
+            return self.wait_in_line(line, n, priority, deadline, |claim| self.take_for(claim));
         }
         let asked = self.clock.now();
         let latest = deadline.on(&self.clock).map_or(u64::MAX, |deadline| self.clock.raw_at(deadline));
@@ -72,12 +72,13 @@ impl Inner {
     }
 
     /// Waits in order of priority. See `core/leader.rs`.
-    fn wait_in_line(
+    pub(super) fn wait_in_line(
         &self,
         line: &Leader,
         n: u64,
         priority: Priority,
         deadline: Deadline,
+        take: impl FnMut(Claim) -> Take,
     ) -> Result<Grant<'_>, LimitError> {
         let asked = self.clock.now();
         let until = deadline.on(&self.clock);
@@ -101,7 +102,7 @@ impl Inner {
         };
         let taken = with_parker(|parker| {
             let now = || self.clock.now().as_nanos();
-            line.acquire((n, priority.class()), parker, now, |claim| self.take_for(claim), park, tell)
+            line.acquire((n, priority.class()), parker, now, take, park, tell)
         });
         match taken {
             Ok(stamp) if stamp <= self.clock.raw_at(asked) => {
@@ -119,11 +120,16 @@ impl Inner {
         }
     }
 
-    /// Takes the head's tokens as of the first moment at which they were there, if that has come.
-    pub(super) fn take_for(&self, claim: Claim) -> Take {
+    /// From when on a claim may be granted, and the time now.
+    pub(super) fn from(&self, claim: Claim) -> (u64, u64) {
         let now = self.clock.raw();
         let came = self.clock.raw_at(Timestamp::from_nanos(claim.since));
-        let from = came.max(claim.last).min(now);
+        (came.max(claim.last).min(now), now)
+    }
+
+    /// Takes the head's tokens as of the first moment at which they were there, if that has come.
+    pub(super) fn take_for(&self, claim: Claim) -> Take {
+        let (from, now) = self.from(claim);
         match self.bucket.reserve(|| from, claim.n, now) {
             Ok(slot) => Take::At(slot.start),
             Err(Short::Until { tick, .. }) => Take::Until(tick.unwrap_or(u64::MAX)),
@@ -150,7 +156,7 @@ impl Inner {
     }
 }
 
-fn tell(waiter: &Waiter) {
+pub(super) fn tell(waiter: &Waiter) {
     match waiter {
         Waiter::Thread(thread) => thread.unpark(),
         Waiter::Lane(_) => {} // lanes are the engine's; none queues here

@@ -202,6 +202,39 @@ fn who_cannot_connect_tries_until_the_deadline() {
 }
 
 #[test]
+fn who_waits_between_attempts_gets_what_comes_back_and_the_first_first() {
+    let b = bench();
+    let pool = b.builder().max_size(4).backoff(secs(1_000)..secs(1_000)).build().unwrap();
+    let held = pool.get().unwrap();
+    b.script.refuse.store(usize::MAX, SeqCst);
+    let (tx, rx) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let may_go = &Mutex::new(may_go);
+    thread::scope(|s| {
+        let pool = &pool;
+        for i in 1..=2 {
+            let tx = tx.clone();
+            s.spawn(move || {
+                let connection = pool.get_by(Deadline::NEVER).unwrap();
+                tx.send((i, connection.id)).unwrap();
+                may_go.lock().unwrap().recv().unwrap();
+                drop(connection);
+            });
+            b.time.wait_for_sleepers(i);
+            b.time.advance(Duration::from_nanos(1));
+        }
+        drop(held);
+        assert_eq!(rx.recv().unwrap(), (1, 1));
+        // Nothing is left for who comes later.
+        assert!(matches!(pool.try_get(), Err(Error::Connect { .. })));
+        go.send(()).unwrap();
+        assert_eq!(rx.recv().unwrap(), (2, 1));
+        go.send(()).unwrap();
+    });
+    assert_eq!((pool.stats().idle, pool.stats().opened, pool.quota().available()), (1, 1, 4));
+}
+
+#[test]
 fn an_attempt_that_succeeds_late_is_given() {
     let b = bench();
     let pool = b.pool(1);

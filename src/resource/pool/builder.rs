@@ -1,5 +1,6 @@
 //! The settings of a pool, checked.
 
+use super::dozing::Dozing;
 use super::error::PoolError;
 use super::handle::Pool;
 use super::holders::{Held, Holders};
@@ -9,8 +10,8 @@ use crate::core::shelf::{MAX_SLOTS, Shelf};
 use crate::error::Invalid;
 use crate::job::{Priority, Retry};
 use crate::limit::Quota;
+use crate::sync::Arc;
 use crate::sync::atomic::AtomicU64;
-use crate::sync::{Arc, Mutex};
 use crate::time::{Clock, Deadline, millis, secs, wall_ms};
 use r2d2::ManageConnection;
 use std::fmt;
@@ -34,7 +35,7 @@ const UPKEEP_EVERY: Duration = secs(30);
 /// | `check_after` | 0: always | |
 /// | `backoff` | 10 ms to 1 s | between attempts to connect, full jitter |
 /// | `leak_after` | none | |
-/// | `clock` | [`Clock::os`] | |
+/// | `clock` | [`Clock::fast`] | read twice for each connection used |
 pub struct PoolBuilder<M: ManageConnection> {
     manager: M,
     max_size: Option<u64>,
@@ -47,7 +48,7 @@ pub struct PoolBuilder<M: ManageConnection> {
     backoff: Range<Duration>,
     leak_after: Option<Duration>,
     on_leak: Option<LeakListener>,
-    clock: Clock,
+    clock: Option<Clock>,
 }
 
 impl<M: ManageConnection> PoolBuilder<M> {
@@ -64,7 +65,7 @@ impl<M: ManageConnection> PoolBuilder<M> {
             backoff: millis(10)..secs(1),
             leak_after: None,
             on_leak: None,
-            clock: Clock::os(),
+            clock: None,
         }
     }
 
@@ -137,7 +138,7 @@ impl<M: ManageConnection> PoolBuilder<M> {
     }
 
     /// The wait after the first failed attempt to connect, and the longest one: it doubles in between, and is drawn between
-    /// nothing and that.
+    /// nothing and that. A connection that comes back meanwhile goes to who waits so for longest.
     pub fn backoff(mut self, waits: Range<Duration>) -> Self {
         self.backoff = waits;
         self
@@ -160,7 +161,7 @@ impl<M: ManageConnection> PoolBuilder<M> {
 
     /// The clock of deadlines, lifetimes and waits. A [quota](Self::quota) that is given keeps its own, for those who wait.
     pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
+        self.clock = Some(clock);
         self
     }
 
@@ -184,6 +185,7 @@ impl<M: ManageConnection> PoolBuilder<M> {
     }
 
     fn checked(self) -> Result<Shared<M>, Invalid> {
+        let clock = self.clock.unwrap_or_else(Clock::fast);
         let backoff = Retry::exponential(self.backoff.start..self.backoff.end);
         backoff.validate().map_err(|wrong| Invalid::new("backoff", wrong.problem))?;
         for (field, limit) in [
@@ -202,7 +204,7 @@ impl<M: ManageConnection> PoolBuilder<M> {
                 return Err(Invalid::new("max_size", "the quota says how many: leave one of both out"));
             }
             (Some(quota), None) => quota,
-            (None, size) => Quota::with_clock(size.unwrap_or(MAX_SIZE), self.clock.clone())
+            (None, size) => Quota::with_clock(size.unwrap_or(MAX_SIZE), clock.clone())
                 .map_err(|wrong| Invalid::new("max_size", wrong.problem))?,
         };
         let limit = quota.limit();
@@ -217,7 +219,7 @@ impl<M: ManageConnection> PoolBuilder<M> {
         let looked_after =
             [self.max_lifetime, self.idle_timeout, self.leak_after].into_iter().flatten().min();
         let upkeep_every = looked_after.map_or(Duration::MAX, |shortest| (shortest / 2).min(UPKEEP_EVERY));
-        let first = self.clock.now() + upkeep_every;
+        let first = clock.now() + upkeep_every;
         Ok(Shared {
             manager: self.manager,
             quota,
@@ -232,12 +234,12 @@ impl<M: ManageConnection> PoolBuilder<M> {
                 upkeep_every,
                 owns_quota,
             },
-            clock: self.clock,
+            clock,
             holders: Holders::new(slots, self.leak_after),
             on_leak: self.on_leak,
             counts: Counts::default(),
             upkeep_due: AtomicU64::new(first.as_nanos()),
-            dozing: Mutex::new(Vec::new()),
+            dozing: Dozing::new(),
             seed: AtomicU64::new(wall_ms() << 20),
         })
     }

@@ -86,7 +86,8 @@ impl<M: ManageConnection> DerefMut for PooledConnection<M> {
 }
 
 /// Brings the connection back: asks the manager whether it [has broken](ManageConnection::has_broken), and shelves or
-/// closes it. No panic of the manager's or the connection's gets out.
+/// closes it. No panic of the manager's or the connection's gets out. Where it is closed, that takes as long as the
+/// connection's own drop, and its permit is kept until then: it counts while it is open.
 impl<M: ManageConnection> Drop for PooledConnection<M> {
     #[inline]
     fn drop(&mut self) {

@@ -62,6 +62,9 @@ use std::panic::Location;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
+/// Who asks for a second connection while it has one may wait for itself, and two who do for each other: in a pool that is
+/// used so, give such calls a deadline.
+///
 /// [`PooledConnection::discard`] closes a connection that is known to be bad. A connection that is
 /// forgotten (`std::mem::forget`) takes its permit with it.
 ///

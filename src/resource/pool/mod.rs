@@ -16,6 +16,7 @@
 //! | `handle` | [`Pool`] |
 //! | `connection` | [`PooledConnection`] |
 //! | `shared` | getting a connection and bringing it back |
+//! | `dozing` | who sleeps between attempts to connect |
 //! | `upkeep` | what is done by who comes by: lifetimes, idle timeouts, the minimum, leaks, the end |
 //! | `holders` | who has which connection since when |
 //! | `stats` | what is counted |
@@ -24,6 +25,7 @@
 
 mod builder;
 mod connection;
+mod dozing;
 mod error;
 mod guarded;
 mod handle;

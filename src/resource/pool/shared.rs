@@ -1,6 +1,7 @@
 //! Getting a connection and bringing it back.
 
 use super::connection::PooledConnection;
+use super::dozing::{Dozing, Handed};
 use super::error::PoolError;
 use super::guarded::guarded;
 use super::holders::{Held, Holders};
@@ -11,7 +12,7 @@ use crate::limit::{Permit, Quota, QuotaError};
 use crate::policy::backoff;
 use crate::policy::rng::{Rng, scale};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, Unparker, with_parker};
+use crate::sync::{Arc, with_parker};
 use crate::time::{Clock, Deadline, Timestamp};
 use r2d2::ManageConnection;
 use std::panic::Location;
@@ -61,8 +62,7 @@ pub(super) struct Shared<M: ManageConnection> {
     pub(super) counts: Counts,
     /// When the upkeep is due, in nanoseconds of the clock.
     pub(super) upkeep_due: AtomicU64,
-    /// Who sleeps between two attempts to connect, to be woken when the pool closes.
-    pub(super) dozing: Mutex<Vec<Unparker>>,
+    pub(super) dozing: Dozing<M::Connection>,
     pub(super) seed: AtomicU64,
 }
 
@@ -180,8 +180,9 @@ impl<M: ManageConnection> Shared<M> {
         retry: bool,
     ) -> Result<Found<M>, PoolError<M::Error>> {
         let mut attempts = 0;
+        let mut found = self.shelf.take();
         loop {
-            while let Some((place, mut idle)) = self.shelf.take() {
+            while let Some((place, mut idle)) = found {
                 let Some(why) = self.unfit(&mut idle, self.clock.now()) else {
                     return Ok((Some(place), idle.live));
                 };
@@ -189,6 +190,7 @@ impl<M: ManageConnection> Shared<M> {
                 if until.is_some_and(|until| self.clock.now() > until) {
                     return Err(self.timed_out(start));
                 }
+                found = self.shelf.take();
             }
             if self.shelf.is_closed() {
                 return Err(PoolError::Closed);
@@ -210,7 +212,7 @@ impl<M: ManageConnection> Shared<M> {
                 }
                 return Err(failed.told(attempts, now - start));
             }
-            self.doze(next);
+            found = self.doze(start, next).or_else(|| self.shelf.take());
         }
     }
 
@@ -253,17 +255,21 @@ impl<M: ManageConnection> Shared<M> {
         Rng::seeded(self.seed.fetch_add(1, Ordering::Relaxed)).next_u64()
     }
 
-    /// Sleeps until then, or until the pool closes.
-    fn doze(&self, until: Timestamp) {
+    /// Sleeps until then, until a connection comes back, or until the pool closes.
+    fn doze(&self, called: Timestamp, until: Timestamp) -> Option<Handed<M::Connection>> {
         with_parker(|parker| {
             let me = parker.unparker();
-            // Who closes the pool marks it, then empties the list: under the latch one of both sees the other.
-            self.dozing.lock().push(me.clone());
-            while !self.shelf.is_closed() && self.clock.now() < until {
+            self.dozing.enter(called, me.clone());
+            // Who closes the pool marks it, then wakes all in the list: under the list's latch one of both sees the other.
+            // What was shelved before we were seen to sleep is on the shelf.
+            while !self.shelf.is_closed() && self.shelf.is_empty() && !self.dozing.has_something(&me) {
+                if self.clock.now() >= until {
+                    break;
+                }
                 self.clock.park(parker, Some(until));
             }
-            self.dozing.lock().retain(|other| !other.same(&me));
-        });
+            self.dozing.leave(&me)
+        })
     }
 
     /// Whether, and why, an idle connection is not to be handed out.
@@ -309,7 +315,7 @@ impl<M: ManageConnection> Shared<M> {
         let now = self.clock.now();
         let unwanted = if discarded { Some(Why::Discarded) } else { self.unwanted(&mut live, now) };
         match (unwanted, place) {
-            (None, Some(place)) => self.shelve(place, Idle { live, since: now }),
+            (None, Some(place)) => self.pass_on(place, Idle { live, since: now }),
             (why, place) => self.retire(live, place, why.unwrap_or(Why::Surplus)),
         }
     }
@@ -329,6 +335,23 @@ impl<M: ManageConnection> Shared<M> {
         }
         // A debt: the limit was lowered, and there are more than it allows.
         (self.quota.available() < 0).then_some(Why::Surplus)
+    }
+
+    #[inline]
+    fn pass_on(&self, place: Place, idle: Idle<M::Connection>) {
+        if self.dozing.anybody() {
+            return self.hand_over(place, idle);
+        }
+        self.shelve(place, idle);
+    }
+
+    #[cold]
+    fn hand_over(&self, place: Place, idle: Idle<M::Connection>) {
+        let found = (place, idle);
+        let left = if self.shelf.is_closed() { Err(found) } else { self.dozing.hand(found) };
+        if let Err((place, idle)) = left {
+            self.shelve(place, idle);
+        }
     }
 
     #[inline]

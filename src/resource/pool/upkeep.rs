@@ -119,9 +119,7 @@ impl<M: ManageConnection> Shared<M> {
         if self.settings.owns_quota {
             self.quota.close();
         }
-        for sleeper in self.dozing.lock().drain(..) {
-            sleeper.unpark();
-        }
+        self.dozing.wake_all();
         self.clear();
     }
 

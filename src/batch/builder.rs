@@ -44,6 +44,7 @@ pub struct EngineBuilder {
     rates: BTreeMap<String, Rate>,
     limiters: BTreeMap<String, RateLimiter>,
     reserves: Vec<(ResourceKind, Priority, u64)>,
+    reclaim_after: Option<Duration>,
     clock: Option<Clock>,
     rayon_threads: Option<usize>,
     panic_hook: bool,
@@ -59,6 +60,7 @@ impl EngineBuilder {
             rates: BTreeMap::new(),
             limiters: BTreeMap::new(),
             reserves: Vec::new(),
+            reclaim_after: None,
             clock: None,
             rayon_threads: None,
             panic_hook: true,
@@ -178,6 +180,13 @@ impl EngineBuilder {
         self
     }
 
+    /// After which time what an abandoned attempt holds is given to others, though its thread has not returned. Never,
+    /// unless said: then it stays charged until the thread returns.
+    pub fn reclaim_after(mut self, time: Duration) -> Self {
+        self.reclaim_after = Some(time);
+        self
+    }
+
     /// At most this many batches run at once; the others wait for a place. 1 to 60, by default 60.
     pub fn max_concurrent_batches(mut self, n: usize) -> Self {
         self.config.max_concurrent_batches = n;
@@ -259,6 +268,10 @@ impl EngineBuilder {
             let problem = "this build has no journal (feature `sqlite`): leave it out to run in memory";
             return Err(Invalid::new("journal", problem).into());
         }
+        if self.reclaim_after == Some(Duration::ZERO) {
+            let problem = "0 would give away what is in use: leave it out for never";
+            return Err(Invalid::new("reclaim_after", problem).into());
+        }
         if self.rayon_threads == Some(0) {
             return Err(Invalid::new("rayon_threads", "must be at least 1").into());
         }
@@ -333,7 +346,8 @@ impl EngineBuilder {
         for (name, limiter) in &rates {
             resources = resources.rate(name.clone(), limiter.clone());
         }
-        let gate = Gate::new(resources.build()?, rates, seconds(config.reclaim_after_seconds));
+        let reclaim_after = self.reclaim_after.or(seconds(config.reclaim_after_seconds));
+        let gate = Gate::new(resources.build()?, rates, reclaim_after);
         let listener = self.listener.map(Arc::new);
         #[cfg(feature = "sqlite")]
         let journal = match &config.journal {

@@ -8,12 +8,12 @@ use super::builder::{Order, Parts, RateLimiterBuilder, invalid, too_fast, valid_
 use super::error::{Denied, LimitError};
 use super::rate::Rate;
 use super::reservation::{Grant, Reservation};
-use super::waiting::Sleepers;
+use super::waiting::{Sleeper, Sleepers};
 use crate::core::bucket::{Bucket, Short, Slot};
 use crate::core::leader::Leader;
 use crate::error::Invalid;
 use crate::job::Priority;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, Unparker};
 use crate::time::{Clock, Deadline, Scale, Timestamp};
 use std::fmt;
 use std::time::Duration;
@@ -383,6 +383,16 @@ impl RateLimiter {
     /// Whether raw readings of `clock` are good for [`try_acquire_at`](Self::try_acquire_at).
     pub(crate) fn uses_clock(&self, clock: &Clock) -> bool {
         self.inner.clock.same(clock)
+    }
+
+    /// Whether a demand above the burst is let through.
+    pub(crate) fn owes(&self) -> bool {
+        self.inner.bucket.owes()
+    }
+
+    /// Wakes `who` at each change of the rate, the burst or a pause, until it is dropped.
+    pub(crate) fn watch(&self, who: Unparker) -> impl Sized + '_ {
+        Sleeper::new(&self.inner, who)
     }
 
     pub(super) fn inner(&self) -> &Inner {

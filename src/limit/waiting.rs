@@ -52,7 +52,7 @@ impl Inner {
         }
         with_parker(|parker| {
             // Entered first, then the terms are read: a change before the entry is seen here, a later one wakes us.
-            let _entry = Entry::new(self, parker.unparker());
+            let _entry = Sleeper::new(self, parker.unparker());
             loop {
                 if !self.bucket.retime(slot) {
                     return Err(self.never_fits(n));
@@ -164,22 +164,22 @@ pub(super) fn tell(waiter: &Waiter) {
 }
 
 /// A sleeper's place in the list; leaves it when dropped.
-struct Entry<'a> {
+pub(super) struct Sleeper<'a> {
     inner: &'a Inner,
     number: u64,
 }
 
-impl<'a> Entry<'a> {
-    fn new(inner: &'a Inner, unparker: Unparker) -> Self {
+impl<'a> Sleeper<'a> {
+    pub(super) fn new(inner: &'a Inner, unparker: Unparker) -> Self {
         let mut sleepers = inner.sleepers.lock();
         sleepers.entered += 1;
         let number = sleepers.entered;
         sleepers.asleep.insert(number, unparker);
-        Entry { inner, number }
+        Sleeper { inner, number }
     }
 }
 
-impl Drop for Entry<'_> {
+impl Drop for Sleeper<'_> {
     fn drop(&mut self) {
         self.inner.sleepers.lock().asleep.remove(&self.number);
     }

@@ -75,7 +75,7 @@ impl Inner {
             let unknown = || AcquireError::UnknownRate { rate: rate.clone() };
             let limiter = self.rates.get(rate).ok_or_else(unknown)?;
             let burst = limiter.burst();
-            if n > burst {
+            if n > burst && !limiter.owes() {
                 return Err(AcquireError::NeverFits { kind: rate.clone(), asked: n, limit: burst });
             }
             paces.push((rate, limiter, n));
@@ -294,6 +294,9 @@ impl Inner {
         with_parker(|parker| {
             let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
             let _inside = inside.map(|inside| inside.enter(parker));
+            // Entered before the times are read: a change before that is seen here, a later one wakes us.
+            let _changes: Vec<_> =
+                tokens.iter().map(|(_, limiter, _)| limiter.watch(parker.unparker())).collect();
             while let Some((rate, limiter, ready_in)) = latest(tokens) {
                 if let Some(stop) = inside.and_then(|inside| inside.look(parker, &waitlist::Demand::new())) {
                     return Err(stop);

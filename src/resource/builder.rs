@@ -8,7 +8,7 @@ use crate::core::permits::{CLASSES, Floors, MAX_CREDIT, MAX_LIMIT, MAX_WAITERS};
 use crate::core::waitlist::Fairness;
 use crate::error::Invalid;
 use crate::job::Priority;
-use crate::limit::{RateLimiter, floors};
+use crate::limit::{Order, RateLimiter, floors};
 use crate::sync::Arc;
 use crate::time::Clock;
 use std::collections::BTreeMap;
@@ -141,7 +141,7 @@ impl ResourceManagerBuilder {
     ///
     /// # Errors
     ///
-    /// Names `quota.KIND` (zero, above 2^38, or given twice), `rate.NAME` (given twice), `reserve` (for a kind without a
+    /// Names `quota.KIND` (zero, above 2^38, or given twice), `rate.NAME` (given twice, or by priority), `reserve` (for a kind without a
     /// quota, or leaving nothing for the lowest class), `bypass`, `max_waiters`, or `lease` (zero).
     pub fn build(self) -> Result<ResourceManager, Invalid> {
         let mut index = BTreeMap::new();
@@ -164,6 +164,10 @@ impl ResourceManagerBuilder {
         }
         let mut rates = BTreeMap::new();
         for (name, limiter) in self.rates {
+            if limiter.order() == Order::Priority {
+                let problem = "serves by priority, and demands here hold places ahead: build it first come, first served";
+                return Err(Invalid::new(format!("rate.{name}"), problem));
+            }
             if rates.insert(name.clone(), limiter).is_some() {
                 return Err(Invalid::new(format!("rate.{name}"), "is given twice"));
             }

@@ -392,7 +392,8 @@ impl ResourceManager {
     pub fn holders(&self) -> Vec<Holder> {
         let now = self.inner.clock.now();
         let list = self.inner.holders.list();
-        list.iter().map(|(entry, overdue)| self.inner.holder(entry, *overdue, now)).collect()
+        let some = list.iter().filter(|(entry, _)| !entry.demand.is_empty());
+        some.map(|(entry, overdue)| self.inner.holder(entry, *overdue, now)).collect()
     }
 
     /// Ends the leases that are over, as whoever would wait does. How many. O(permits) if there is any to end.

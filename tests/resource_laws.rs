@@ -360,7 +360,7 @@ fn run(ops: &[Op], faulty: usize, fault: Fault) {
         yard.apply(op, if step == faulty { fault } else { Fault::None });
         yard.conserved();
     }
-    yard.wind_up(faulty % 2 == 0);
+    yard.wind_up(faulty.is_multiple_of(2));
 }
 
 #[test]

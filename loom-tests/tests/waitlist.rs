@@ -455,6 +455,37 @@ mod loop_free {
         .exactly([(Did::Acquire(Ok(())), Did::Try(Err(Refused::Short { kind: 0 })))]);
     }
 
+    /// Two are put before a reserve of one: a high waiter that gives up leaves a low one enough, and it is told.
+    #[test]
+    fn a_high_waiter_that_leaves_lets_a_low_one_have_it() {
+        explore(
+            || {
+                let list = WaitList::with_reserves([(2, [1, 1, 0, 0])], Fairness::default());
+                list.try_take(&TWO, &mut tell).expect("free");
+                Yard { list, data: Guarded::new(), lane: Box::new(Node::new()) }.lane_waits(ONE)
+            },
+            &[
+                |y: &Yard| Did::Acquire(y.list.acquire_alone(&ONE, 2, true)),
+                |y: &Yard| {
+                    y.put(&TWO);
+                    Did::It
+                },
+            ],
+            |y, seen| {
+                let lane = y.list.cancel(&y.lane, 0, &mut tell);
+                let holders =
+                    u64::from(lane == Cancelled::WasGranted) + u64::from(seen[0] == Did::Acquire(Ok(())));
+                assert_eq!((y.list.in_use(0), y.list.waiters(0)), (holders, 0));
+                (seen[0], lane)
+            },
+        )
+        .exactly([
+            (Did::Acquire(Ok(())), Cancelled::WasGranted),
+            (Did::Acquire(Ok(())), Cancelled::Removed),
+            (Did::Acquire(Err(Unmet::TimedOut)), Cancelled::WasGranted),
+        ]);
+    }
+
     /// Two that wait, one put of two: one release may owe many.
     #[test]
     fn one_put_serves_two() {

@@ -1,0 +1,447 @@
+//! Conservation: whatever happens to whom, what is in use is what live permits hold. Ten thousand random programs, each
+//! run once per step with a cancel, a timeout or a panic put in at that step; every step is held against a plain list
+//! of permits. Then the same with threads that wait for each other.
+
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
+
+use batchyard::resource::{AcquireError, Cancel, Demand, OnExpiry, Owner, Permit, Wait};
+use batchyard::{Deadline, ManualClock, Priority, ResourceManager, Timestamp, secs};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Barrier;
+use std::time::Duration;
+
+const KINDS: [&str; 3] = ["a", "b", "c"];
+const PROGRAMS: u64 = 10_000;
+
+/// xorshift64*: a program is its seed.
+struct Rng(u64);
+
+impl Rng {
+    fn new(seed: u64) -> Self {
+        Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % n
+    }
+
+    fn demand(&mut self) -> [u64; 3] {
+        let mut d = [0; 3];
+        for _ in 0..=self.below(2) {
+            d[self.below(3) as usize] += self.below(3);
+        }
+        d
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Take {
+        n: [u64; 3],
+        class: usize,
+        lease: Option<u64>,
+        policy: u64,
+        owner: usize,
+    },
+    Drop(usize),
+    /// The permit is lost: only its lease or its owner's end brings it back.
+    Forget(usize),
+    Shrink(usize, usize, u64),
+    Split(usize, [u64; 3]),
+    Extend(usize, [u64; 3]),
+    Renew(usize, u64),
+    Advance(u64),
+    Sweep,
+    Limit(usize, u64),
+    OwnerEnds(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    None,
+    Cancel,
+    Timeout,
+    Panic,
+}
+
+fn program(rng: &mut Rng) -> Vec<Op> {
+    (0..6 + rng.below(10))
+        .map(|_| {
+            let i = rng.below(8) as usize;
+            match rng.below(16) {
+                0..=5 => Op::Take {
+                    n: rng.demand(),
+                    class: rng.below(4) as usize,
+                    lease: (rng.below(2) == 0).then(|| 1 + rng.below(5)),
+                    policy: rng.below(3),
+                    owner: rng.below(2) as usize,
+                },
+                6 | 7 => Op::Drop(i),
+                8 => Op::Forget(i),
+                9 => Op::Shrink(i, rng.below(3) as usize, rng.below(3)),
+                10 => Op::Split(i, rng.demand()),
+                11 => Op::Extend(i, rng.demand()),
+                12 => Op::Renew(i, 1 + rng.below(5)),
+                13 => Op::Advance(1 + rng.below(4)),
+                14 => [Op::Sweep, Op::Limit(rng.below(3) as usize, 1 + rng.below(4))][i % 2].clone(),
+                _ => Op::OwnerEnds(i % 2),
+            }
+        })
+        .collect()
+}
+
+fn demand(n: [u64; 3]) -> Demand {
+    KINDS.iter().zip(n).fold(Demand::new(), |d, (kind, n)| d.need(*kind, n))
+}
+
+/// A permit as the bystander knows it. The permit itself is gone when it was lost.
+struct Known {
+    permit: Option<Permit>,
+    n: [u64; 3],
+    class: usize,
+    over: Option<Timestamp>,
+    reports: bool,
+    owner: u64,
+    /// Not taken back yet.
+    live: bool,
+}
+
+struct Yard {
+    time: ManualClock,
+    manager: ResourceManager,
+    limits: [u64; 3],
+    owners: [Option<(u64, Owner)>; 2],
+    born: u64,
+    known: Vec<Known>,
+}
+
+impl Yard {
+    fn new() -> Self {
+        let time = ManualClock::new();
+        let limits = [3, 2, 4];
+        let builder = KINDS.iter().zip(limits).fold(ResourceManager::builder(), |b, (k, n)| b.quota(*k, n));
+        let manager = builder
+            .reserve_for("c", Priority::High, 1)
+            .on_lapse(|_, _| resume_unwind(Box::new("swallowed")))
+            .clock(time.clock())
+            .build()
+            .unwrap();
+        let mut yard = Yard { time, manager, limits, owners: [None, None], born: 0, known: Vec::new() };
+        (0..2).for_each(|i| yard.owner_ends(i));
+        yard
+    }
+
+    fn owner_ends(&mut self, i: usize) {
+        if let Some((id, owner)) = self.owners[i].take() {
+            drop(owner);
+            self.known.iter_mut().filter(|k| k.owner == id).for_each(|k| k.live = false);
+        }
+        self.born += 1;
+        self.owners[i] = Some((self.born, Owner::new(format!("owner {}", self.born))));
+    }
+
+    /// What a sweep does.
+    fn swept(&mut self) {
+        let now = self.time.now();
+        for known in self.known.iter_mut().filter(|k| !k.reports) {
+            known.live &= known.over.is_none_or(|over| over > now);
+        }
+    }
+
+    fn in_use(&self) -> [u64; 3] {
+        let mut sum = [0; 3];
+        for known in self.known.iter().filter(|k| k.live) {
+            sum.iter_mut().zip(known.n).for_each(|(sum, n)| *sum += n);
+        }
+        sum
+    }
+
+    fn fits(&self, n: [u64; 3], class: usize) -> bool {
+        let used = self.in_use();
+        let reserve = [0, 0, u64::from(class < 2)];
+        (0..3).all(|k| n[k] == 0 || used[k] + n[k] + reserve[k] <= self.limits[k])
+    }
+
+    fn possible(&self, n: [u64; 3], class: usize) -> bool {
+        let reserve = [0, 0, u64::from(class < 2)];
+        (0..3).all(|k| n[k] == 0 || n[k] + reserve[k] <= self.limits[k])
+    }
+
+    /// Who finds too little of what there may be looks for what is over.
+    fn look(&mut self, n: [u64; 3], class: usize) {
+        if self.possible(n, class) && !self.fits(n, class) {
+            self.swept();
+        }
+    }
+
+    fn apply(&mut self, op: &Op, fault: Fault) {
+        let len = self.known.len();
+        let at = |i: &usize| (len > 0).then(|| i % len.max(1));
+        match op {
+            Op::Take { n, class, lease, policy, owner } => {
+                self.take(*n, *class, *lease, *policy, *owner, fault)
+            }
+            Op::Drop(i) => {
+                let Some(i) = at(i).filter(|i| self.known[*i].permit.is_some()) else { return };
+                let known = self.known.swap_remove(i);
+                // Dropped by an unwinding holder, too.
+                let dropped = catch_unwind(AssertUnwindSafe(|| {
+                    let _permit = known.permit;
+                    if fault == Fault::Panic {
+                        resume_unwind(Box::new("in hand"));
+                    }
+                }));
+                assert_eq!(dropped.is_err(), fault == Fault::Panic);
+            }
+            Op::Forget(i) => {
+                if let Some(i) = at(i) {
+                    // One that was lost already stays so.
+                    if let Some(permit) = self.known[i].permit.take() {
+                        std::mem::forget(permit);
+                    }
+                }
+            }
+            Op::Shrink(i, kind, n) => {
+                let Some(known) = at(i).map(|i| &mut self.known[i]) else { return };
+                let Some(permit) = &mut known.permit else { return };
+                let done = permit.shrink(KINDS[*kind], *n).is_ok();
+                assert_eq!(done, known.live && known.n[*kind] >= *n);
+                if done {
+                    known.n[*kind] -= n;
+                }
+            }
+            Op::Split(i, n) => {
+                let Some(known) = at(i).map(|i| &mut self.known[i]) else { return };
+                let Some(permit) = &mut known.permit else { return };
+                let part = permit.split(&demand(*n));
+                let may = known.live && (0..3).all(|k| known.n[k] >= n[k]);
+                assert_eq!(part.is_ok(), may);
+                if let Ok(part) = part {
+                    (0..3).for_each(|k| known.n[k] -= n[k]);
+                    // One that is overdue is said to be so again.
+                    let (permit, n) = (Some(part), *n);
+                    let Known { class, over, reports, owner, .. } = *known;
+                    self.known.push(Known { permit, n, class, over, reports, owner, live: true });
+                }
+            }
+            Op::Extend(i, n) => {
+                let Some(i) = at(i) else { return };
+                let Some(mut permit) = self.known[i].permit.take() else { return };
+                let done = permit.extend(&demand(*n)).is_ok();
+                let class = self.known[i].class;
+                self.known[i].permit = Some(permit);
+                // This permit itself may be what is over.
+                self.look(*n, class);
+                assert_eq!(done, self.fits(*n, class) && self.known[i].live);
+                if done {
+                    (0..3).for_each(|k| self.known[i].n[k] += n[k]);
+                }
+            }
+            Op::Renew(i, lease) => {
+                let now = self.time.now();
+                let Some(i) = at(i).filter(|i| self.known[*i].permit.is_some()) else { return };
+                self.swept();
+                let known = &mut self.known[i];
+                let Some(permit) = &known.permit else { return };
+                assert_eq!(permit.renew(secs(*lease)).is_ok(), known.live);
+                if known.live {
+                    known.over = Some(now + secs(*lease));
+                }
+            }
+            Op::Advance(time) => self.time.advance(secs(*time)),
+            Op::Sweep => {
+                self.manager.sweep();
+                self.swept();
+            }
+            Op::Limit(kind, limit) => {
+                self.limits[*kind] = *limit;
+                self.manager.set_limit(KINDS[*kind], *limit).unwrap();
+            }
+            Op::OwnerEnds(i) => self.owner_ends(*i),
+        }
+    }
+
+    fn take(
+        &mut self,
+        n: [u64; 3],
+        class: usize,
+        lease: Option<u64>,
+        policy: u64,
+        owner: usize,
+        fault: Fault,
+    ) {
+        let (id, owner) = self.owners[owner].as_ref().unwrap();
+        let policy = match policy {
+            0 => OnExpiry::Report,
+            1 => OnExpiry::Reclaim,
+            _ => OnExpiry::revoke(|_| resume_unwind(Box::new("swallowed"))),
+        };
+        let reports = matches!(policy, OnExpiry::Report);
+        let priority = Priority::ALL[class];
+        let mut wait = Wait::new().owned_by(owner).priority(priority).on_expiry(policy).while_holding();
+        if let Some(lease) = lease {
+            wait = wait.lease(secs(lease));
+        }
+        let cancel = Cancel::new();
+        if fault == Fault::Cancel {
+            cancel.cancel();
+            wait = wait.cancel(&cancel);
+        } else {
+            wait = wait.by(Deadline::NOW);
+        }
+        let id = *id;
+        let got = match fault {
+            Fault::None => self.manager.try_acquire_with(&demand(n), &wait),
+            _ => self.manager.acquire_with(&demand(n), &wait),
+        };
+        self.look(n, class);
+        match got {
+            Ok(permit) => {
+                assert!(self.fits(n, class), "{n:?} of class {class} did not fit {:?}", self.in_use());
+                if fault == Fault::Panic {
+                    let hurt = catch_unwind(AssertUnwindSafe(|| {
+                        let _permit = permit;
+                        resume_unwind(Box::new("in hand"));
+                    }));
+                    assert!(hurt.is_err());
+                    return;
+                }
+                let over = lease.map(|lease| self.time.now() + secs(lease));
+                let permit = Some(permit);
+                self.known.push(Known { permit, n, class, over, reports, owner: id, live: true });
+            }
+            Err(AcquireError::NeverFits { .. }) => assert!(!self.possible(n, class)),
+            Err(AcquireError::Full { .. }) => assert!(fault == Fault::None && !self.fits(n, class)),
+            Err(AcquireError::TimedOut { .. }) => assert!(!self.fits(n, class) && fault != Fault::Cancel),
+            Err(AcquireError::Cancelled) => assert!(!self.fits(n, class) && fault == Fault::Cancel),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn seen(&self) -> [u64; 3] {
+        KINDS.map(|kind| self.manager.in_use(kind).unwrap())
+    }
+
+    fn conserved(&self) {
+        let used = self.in_use();
+        assert_eq!(self.seen(), used);
+        for (k, kind) in KINDS.iter().enumerate() {
+            assert_eq!(self.manager.available(*kind), Some(self.limits[k] as i64 - used[k] as i64));
+            assert_eq!(self.manager.waiting(*kind), Some(0));
+        }
+        assert_eq!(self.manager.holders().len(), self.known.iter().filter(|k| k.live).count());
+    }
+
+    /// All comes home: by drops, or by the owners' end.
+    fn wind_up(mut self, by_owners: bool) {
+        if by_owners {
+            (0..2).for_each(|i| self.owner_ends(i));
+            self.conserved();
+        } else {
+            for known in &mut self.known {
+                known.live &= known.permit.take().is_none();
+            }
+            self.conserved();
+            drop(std::mem::take(&mut self.owners));
+        }
+        assert_eq!(self.seen(), [0; 3]);
+        assert_eq!(self.manager.holders().len(), 0);
+        self.known.clear();
+        assert_eq!(self.seen(), [0; 3]);
+    }
+}
+
+fn run(ops: &[Op], faulty: usize, fault: Fault) {
+    let mut yard = Yard::new();
+    for (step, op) in ops.iter().enumerate() {
+        yard.apply(op, if step == faulty { fault } else { Fault::None });
+        yard.conserved();
+    }
+    yard.wind_up(faulty.is_multiple_of(2));
+}
+
+#[test]
+fn permits_are_conserved_whatever_fails_at_whichever_step() {
+    // Panics without a hook's message: they are raised as unwinding alone.
+    let threads: Vec<_> = (0..2)
+        .map(|half| {
+            std::thread::spawn(move || {
+                for seed in (0..PROGRAMS).filter(|seed| seed % 2 == half) {
+                    let ops = program(&mut Rng::new(seed + 1));
+                    for step in 0..ops.len() {
+                        let fault = [Fault::Cancel, Fault::Timeout, Fault::Panic][(seed as usize + step) % 3];
+                        let done = catch_unwind(|| run(&ops, step, fault));
+                        assert!(done.is_ok(), "program {seed}, {fault:?} at step {step} of {ops:#?}");
+                    }
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// Threads that wait, give up, are cancelled, panic, and lose permits whose owners end.
+#[test]
+fn a_storm_leaves_nothing_behind() {
+    for seed in 0..20 {
+        let manager = ResourceManager::builder()
+            .quota("a", 3)
+            .quota("b", 2)
+            .quota("c", 4)
+            .reserve_for("c", Priority::High, 1)
+            .lease(secs(3600), OnExpiry::Report)
+            .build()
+            .unwrap();
+        let (start, cancels) = (Barrier::new(5), [Cancel::new(), Cancel::new()]);
+        std::thread::scope(|s| {
+            for i in 0..4u64 {
+                let (manager, start, cancels) = (&manager, &start, &cancels);
+                s.spawn(move || {
+                    let mut rng = Rng::new(seed * 31 + i + 1);
+                    let owner = Owner::new("one of the storm");
+                    start.wait();
+                    for _ in 0..100 {
+                        let n = rng.demand().map(|n| n.min(2));
+                        let wait = Wait::new()
+                            .by(Duration::from_micros(rng.below(300)))
+                            .priority(Priority::ALL[rng.below(4) as usize])
+                            .cancel(&cancels[rng.below(2) as usize])
+                            .owned_by(&owner)
+                            .while_holding();
+                        let Ok(permit) = manager.acquire_with(&demand(n), &wait) else { continue };
+                        assert!(KINDS.iter().all(|kind| manager.in_use(*kind).unwrap() <= 4));
+                        match rng.below(8) {
+                            0 => std::mem::forget(permit),
+                            1 => {
+                                let hurt = catch_unwind(AssertUnwindSafe(|| {
+                                    let _permit = permit;
+                                    resume_unwind(Box::new("in hand"));
+                                }));
+                                assert!(hurt.is_err());
+                            }
+                            _ => {}
+                        }
+                    }
+                });
+            }
+            s.spawn(|| {
+                start.wait();
+                for _ in 0..50 {
+                    manager.set_limit("a", 1).unwrap();
+                    manager.sweep();
+                    manager.set_limit("a", 3).unwrap();
+                }
+                cancels[0].cancel();
+            });
+        });
+        assert_eq!(manager.holders().len(), 0, "the owners are gone");
+        for (kind, limit) in [("a", 3), ("b", 2), ("c", 4)] {
+            assert_eq!((manager.available(kind), manager.waiting(kind)), (Some(limit), Some(0)));
+            let stats = manager.kind_stats(kind).unwrap();
+            assert!(stats.granted > 0 && stats.high_water <= limit as u64, "{stats:?}");
+        }
+    }
+}

@@ -36,6 +36,7 @@ pub(crate) struct Script {
     pub(crate) panic_in_has_broken: AtomicBool,
     pub(crate) while_connecting: Mutex<Option<Hook>>,
     pub(crate) while_checking: Mutex<Option<Hook>>,
+    pub(crate) while_dropping: Mutex<Option<Hook>>,
 }
 
 pub(crate) struct Fake(pub(crate) Arc<Script>);
@@ -56,6 +57,7 @@ impl std::fmt::Debug for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        call(&self.script.while_dropping, self.id);
         self.script.alive.fetch_sub(1, SeqCst);
         assert!(!self.panics_when_dropped, "drop");
     }

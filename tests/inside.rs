@@ -215,7 +215,7 @@ fn a_wait_for_tokens_is_cancelled_and_re_timed() {
 
         let batch = paces("re-timed");
         begun.recv().unwrap();
-        // Wherever it is on its way into the wait.
+        time.wait_for_sleepers(2); // the supervisor, and the item
         slow.set_rate(Rate::per_second(100)).unwrap();
         time.advance(millis(30));
         assert_eq!(told.recv().unwrap(), Ok(()));

@@ -90,7 +90,7 @@ fn what_says_nothing_changes_nothing() {
         let grant = limiter.acquire(100).unwrap();
         time.advance(secs(2));
         grant.complete(outcome);
-        drop(limiter.acquire(1).unwrap());
+        let _unsaid = limiter.acquire(1).unwrap();
         time.advance(secs(2));
         assert_eq!(rate(&limiter), 100.0);
     }
@@ -115,7 +115,7 @@ fn retry_after_pauses_and_then_they_go_one_by_one() {
     time.set(places[0].start_at());
     let first = places.into_iter().next().unwrap().wait().unwrap();
     time.advance(secs(1));
-    first.complete(THROTTLED);
+    limiter.complete(first, THROTTLED);
     assert_eq!(rate(&limiter), 49.0);
 }
 

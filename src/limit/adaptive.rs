@@ -140,9 +140,22 @@ pub(super) struct Adapting {
 }
 
 impl RateLimiter {
+    /// As [`Grant::complete`], for a grant of this limiter that does not know it: that of a
+    /// [`Reservation`](super::Reservation).
+    ///
+    /// ```
+    /// use batchyard::limit::{Outcome, RateLimiter};
+    /// let limiter = RateLimiter::new(batchyard::Rate::per_second(5))?;
+    /// let grant = limiter.reserve(1)?.wait()?;
+    /// limiter.complete(grant, Outcome::Success);
+    /// # Ok::<(), batchyard::limit::LimitError>(())
+    /// ```
+    pub fn complete(&self, grant: Grant<'_>, outcome: Outcome) {
+        self.tell(grant.start_at(), grant.n(), outcome);
+    }
+
     /// What a call made of the tokens it was granted at `sent`, for those who have no [`Grant`] at hand. Where the limiter is
     /// not [adaptive](super::RateLimiterBuilder::adaptive), nothing happens.
-    #[allow(dead_code)] // for the gate, where an item asks to be retried after some time
     pub(crate) fn tell(&self, sent: Timestamp, n: u64, outcome: Outcome) {
         if let Some(adapting) = &self.inner().adapting {
             self.inner().learn(adapting, sent, n, outcome);
@@ -152,7 +165,8 @@ impl RateLimiter {
 
 impl Grant<'_> {
     /// Says how the call went, from which an [adaptive](super::RateLimiterBuilder::adaptive) limiter learns; another one
-    /// does not listen. A grant that is dropped says [`Outcome::Ignored`].
+    /// does not listen. A grant that is dropped says [`Outcome::Ignored`]. That of a [`Reservation`](super::Reservation) does
+    /// not know its limiter, which has to be told: [`RateLimiter::complete`].
     ///
     /// ```
     /// use batchyard::limit::{Outcome, RateLimiter};

@@ -384,6 +384,7 @@ impl RateLimiter {
 
 impl Inner {
     /// [`RateLimiter::try_acquire`] where there is more to it than the bucket.
+    #[cold]
     #[inline(never)]
     fn try_attended(&self, n: u64) -> Result<Grant<'_>, Denied> {
         let now = || self.clock.raw();

@@ -23,48 +23,31 @@ pub struct Grant<'a> {
     asked: u64,
     scale: Scale,
     n: u64,
-    told: Told<'a>,
-}
-
-/// Who hears how it went: nobody, unless the limiter learns from it.
-enum Told<'a> {
-    Nobody,
-    Limiter(&'a Inner),
-    Held(RateLimiter),
+    /// Who hears how it went: nobody, unless the limiter learns from it. (A reference: a grant that had something to drop
+    /// would cost every caller the work that the compiler now leaves out.)
+    told: Option<&'a Inner>,
 }
 
 impl<'a> Grant<'a> {
     #[inline(always)]
     pub(super) fn at_once(now: u64, scale: Scale, n: u64) -> Self {
-        Grant { start: now, asked: now, scale, n, told: Told::Nobody }
+        Grant { start: now, asked: now, scale, n, told: None }
     }
 
     pub(super) fn after(asked: Timestamp, start: Timestamp, n: u64) -> Self {
         let (start, asked) = (start.as_nanos(), asked.as_nanos());
-        Grant { start, asked, scale: Scale::NANOS, n, told: Told::Nobody }
+        Grant { start, asked, scale: Scale::NANOS, n, told: None }
     }
 
     pub(super) fn of(mut self, inner: &'a Inner) -> Self {
         if inner.adapting.is_some() {
-            self.told = Told::Limiter(inner);
+            self.told = Some(inner);
         }
         self
     }
 
-    /// As [`of`](Self::of), holding the limiter.
-    pub(super) fn holding(mut self, limiter: &RateLimiter) -> Self {
-        if limiter.inner().adapting.is_some() {
-            self.told = Told::Held(limiter.clone());
-        }
-        self
-    }
-
-    pub(super) fn listener(&self) -> Option<&Inner> {
-        match &self.told {
-            Told::Nobody => None,
-            Told::Limiter(inner) => Some(inner),
-            Told::Held(limiter) => Some(limiter.inner()),
-        }
+    pub(super) fn listener(&self) -> Option<&'a Inner> {
+        self.told
     }
 
     /// The point of the limiter's clock from which on it held: the stamp that the limiter's law speaks of.
@@ -172,7 +155,7 @@ impl Reservation {
         let mut slot = *self.slot.lock();
         self.limiter.sleep_until(&mut slot, self.n)?;
         self.held = false;
-        Ok(Grant::after(self.made, self.limiter.slot_time(&slot), self.n).holding(&self.limiter))
+        Ok(Grant::after(self.made, self.limiter.slot_time(&slot), self.n))
     }
 
     /// Gives its tokens back if it is the last reservation; no clock is involved, so neither is when.

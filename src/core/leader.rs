@@ -271,7 +271,8 @@ impl Leader {
             let mut q = self.enter(0);
             let mut found = None;
             q.lines.each(|seat| {
-                found = (seat.with(|e| amount(&e.demand)) > most).then_some(seat);
+                // A walk goes on with the next line whatever it is told.
+                found = found.or_else(|| (seat.with(|e| amount(&e.demand)) > most).then_some(seat));
                 found.is_none()
             });
             let Some(seat) = found else {
@@ -352,7 +353,7 @@ impl Leader {
         let mut out = None;
         loop {
             let more = self.scan(&mut q, mine, &mut out, &mut told, take);
-            let (leader, rise) = (q.leader, q.lines.next_rise(q.now));
+            let (leader, rise) = (q.leader, q.lines.next_rise(q.leader, q.now));
             // Read under the latch: later it may be anything.
             let leads = out.is_none() && mine.is_some_and(|mine| mine.with(|e| e.seq == leader));
             drop(q);

@@ -8,6 +8,7 @@
 //! | `bucket` | a token bucket in virtual tokens: one word per limiter | lock-free; changing its terms takes a latch |
 //! | `chunk` | a range of items taken one by one or from the back; who holds its buffer | lock-free |
 //! | `claims` | what of a journal's batch is to be claimed, on its way, or ready | blocking, one short latch |
+//! | `epoch` | of all who are told to slow down, who does it | lock-free |
 //! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
 //! | `lease` | what is held until it is dropped or its time is over, and comes back once | lock-free; the owner's end waits for its holder's edit |
 //! | `leader` | who waits for a rate in order of priority, and who of them watches the clock | blocking, one short latch |
@@ -28,6 +29,7 @@ pub mod attempt;
 pub mod bucket;
 pub mod chunk;
 pub mod claims;
+pub mod epoch;
 pub mod laneword;
 pub mod leader;
 pub mod lease;

@@ -1,5 +1,6 @@
 //! How a [`RateLimiter`] is set up.
 
+use super::adaptive::{Adapting, Adaptive};
 use super::error::LimitError;
 use super::limiter::RateLimiter;
 use super::rate::Rate;
@@ -67,6 +68,7 @@ pub struct RateLimiterBuilder {
     clock: Option<Clock>,
     order: Order,
     oversize: Oversize,
+    adaptive: Option<Adaptive>,
 }
 
 /// What is beside the bucket and the clock.
@@ -76,6 +78,7 @@ pub(super) struct Parts {
     pub(super) rate: Rate,
     pub(super) max_rate: Rate,
     pub(super) order: Order,
+    pub(super) adapting: Option<Adapting>,
 }
 
 impl RateLimiterBuilder {
@@ -86,6 +89,7 @@ impl RateLimiterBuilder {
             clock: None,
             order: Order::Fifo,
             oversize: Oversize::Reject,
+            adaptive: None,
         }
     }
 
@@ -120,31 +124,46 @@ impl RateLimiterBuilder {
         self
     }
 
+    /// Its rate follows what [`Grant::complete`](super::Grant::complete) says; [`rate`](RateLimiter::rate) tells where it
+    /// is. The highest rate is then the ceiling unless said.
+    pub fn adaptive(mut self, adaptive: Adaptive) -> Self {
+        self.adaptive = Some(adaptive);
+        self
+    }
+
     /// The limiter, its bucket full.
     ///
     /// # Errors
     ///
-    /// [`LimitError::Invalid`] names the field: `rate` or `max_rate` (zero, not finite, over eight tokens a tick of the
+    /// [`LimitError::Invalid`] names the field: `floor`, `ceiling` or `step` of an adaptive one (not a rate, or the rate is
+    /// not between them), `rate` or `max_rate` (zero, not finite, over eight tokens a tick of the
     /// clock, a maximum below the rate), `burst` (zero, or too large to be counted).
     pub fn build(self) -> Result<RateLimiter, LimitError> {
         self.rate.validate("rate")?;
         let burst = valid_burst(self.rate.burst_size())?;
-        if let Some(max) = &self.max_rate {
+        let max_rate = self.max_rate.or(self.adaptive.map(|adaptive| adaptive.ceiling()));
+        let clock = self.clock.unwrap_or_default();
+        let adapting = self.adaptive.map(|adaptive| adaptive.start(&self.rate, clock.now())).transpose()?;
+        if let Some(max) = &max_rate {
             max.validate("max_rate")?;
             if !self.rate.at_most(max) {
                 return Err(
                     Invalid::new("max_rate", format!("{max} is below the rate, {}", self.rate)).into()
                 );
             }
+            if let Some(adaptive) = self.adaptive.filter(|adaptive| !adaptive.ceiling().at_most(max)) {
+                let problem = format!("{} is above the max_rate, {max}", adaptive.ceiling());
+                return Err(Invalid::new("ceiling", problem).into());
+            }
         }
-        let clock = self.clock.unwrap_or_default();
         let pace = self.rate.pace(&clock, 1).ok_or_else(|| too_fast("rate"))?;
         // Unless said: the headroom, or as much of it as the clock's ticks allow.
-        let maxima: Vec<Rate> = match self.max_rate {
+        let maxima: Vec<Rate> = match max_rate {
             Some(max) => vec![max],
             None => [HEADROOM, HEADROOM / 2, 1].map(|times| self.rate.times(times)).into(),
         };
         let mut built = Err(Unfit::Rate);
+        let field = if max_rate.is_some() { "max_rate" } else { "rate" };
         let mut max_rate = self.rate;
         for max in maxima {
             let Some(pace_at_most) = max.pace(&clock, 1) else { continue };
@@ -154,13 +173,12 @@ impl RateLimiterBuilder {
                 break;
             }
         }
-        let field = if self.max_rate.is_some() { "max_rate" } else { "rate" };
         let bucket = built.map_err(|unfit| invalid(unfit, field))?;
         let (nanos, ticks) = clock.scale().nanos_per_tick();
         // Three ticks of such a clock are about the nanoseconds that a refusal is rounded up by anyway.
         let bucket = if nanos < ticks { bucket.tells_late() } else { bucket };
         let bucket = if self.oversize == Oversize::Debt { bucket.lets_owe() } else { bucket };
-        Ok(RateLimiter::of(Parts { bucket, clock, rate: self.rate, max_rate, order: self.order }))
+        Ok(RateLimiter::of(Parts { bucket, clock, rate: self.rate, max_rate, order: self.order, adapting }))
     }
 }
 

@@ -4,6 +4,7 @@
 //! come, first served, no herd and no hand-over, and a late timer of one delays nobody else. Or, if so built, they wait
 //! in order of priority (`waiting.rs`).
 
+use super::adaptive::Adapting;
 use super::builder::{Order, Parts, RateLimiterBuilder, invalid, too_fast, valid_burst};
 use super::error::{Denied, LimitError};
 use super::rate::Rate;
@@ -66,6 +67,8 @@ pub(super) struct Inner {
     pub(super) sleepers: Mutex<Sleepers>,
     /// Who waits in order of priority, if that is the order.
     pub(super) line: Option<Leader>,
+    /// What it has learnt, if it learns.
+    pub(super) adapting: Option<Adapting>,
 }
 
 pub(super) struct Settings {
@@ -106,7 +109,7 @@ impl RateLimiter {
     }
 
     pub(super) fn of(parts: Parts) -> RateLimiter {
-        let Parts { bucket, clock, rate, max_rate, order } = parts;
+        let Parts { bucket, clock, rate, max_rate, order, adapting } = parts;
         let scale = clock.scale();
         let (nanos, ticks) = scale.nanos_per_tick();
         let line = (order == Order::Priority).then(Leader::new);
@@ -116,10 +119,11 @@ impl RateLimiter {
                 clock,
                 scale,
                 nanos: nanos == ticks,
-                plain: line.is_none(),
+                plain: line.is_none() && adapting.is_none(),
                 settings: Mutex::new(Settings { rate, max_rate }),
                 sleepers: Mutex::default(),
                 line,
+                adapting,
             }),
         }
     }
@@ -223,7 +227,7 @@ impl RateLimiter {
         if inner.nobody_waits()
             && let Ok(stamp) = inner.bucket.try_take(|| inner.clock.raw(), n)
         {
-            return Ok(Grant::at_once(stamp, inner.scale, n));
+            return Ok(Grant::at_once(stamp, inner.scale, n).of(inner));
         }
         inner.acquire_slow(n, priority, deadline.into())
     }
@@ -265,30 +269,7 @@ impl RateLimiter {
     /// # Ok::<(), batchyard::limit::LimitError>(())
     /// ```
     pub fn set_rate(&self, rate: Rate) -> Result<(), LimitError> {
-        rate.validate("rate")?;
-        if let Some(burst) = rate.said_burst() {
-            valid_burst(burst)?;
-        }
-        let inner = &*self.inner;
-        let now = || inner.clock.raw();
-        let mut settings = inner.settings.lock();
-        if !rate.at_most(&settings.max_rate) {
-            let problem = format!("{rate} is above the max_rate, {}", settings.max_rate);
-            return Err(Invalid::new("rate", problem).into());
-        }
-        let pace = rate.pace(&inner.clock, 1).ok_or_else(|| too_fast("rate"))?;
-        // The burst first: it is the one that may not fit.
-        if let Some(burst) = rate.said_burst() {
-            inner.bucket.set_burst(now, burst).map_err(|unfit| invalid(unfit, "burst"))?;
-        }
-        let set = inner.bucket.set_pace(now, pace);
-        settings.rate = rate.burst(rate.said_burst().unwrap_or(settings.rate.burst_size()));
-        drop(settings);
-        if let Some(burst) = rate.said_burst() {
-            inner.refuse_above(burst);
-        }
-        inner.wake_all();
-        set.map_err(|unfit| invalid(unfit, "rate").into())
+        self.inner.set_rate(rate)
     }
 
     /// From now on this burst; sleepers are re-timed. A larger one has its additional room at once. Those who wait for
@@ -321,10 +302,7 @@ impl RateLimiter {
     /// # Ok::<(), batchyard::limit::LimitError>(())
     /// ```
     pub fn pause_until(&self, until: impl Into<Deadline>) {
-        let inner = &*self.inner;
-        let until = until.into().on(&inner.clock).map_or(u64::MAX, |until| inner.clock.raw_at(until));
-        inner.bucket.pause(|| inner.clock.raw(), until);
-        inner.wake_all();
+        self.inner.pause_until(until.into());
     }
 
     /// The rate that is set.
@@ -416,17 +394,18 @@ impl RateLimiter {
 
 impl Inner {
     /// [`RateLimiter::try_acquire`] where there is more to it than the bucket.
+    #[cold]
     #[inline(never)]
     fn try_attended(&self, n: u64) -> Result<Grant<'_>, Denied> {
         let now = || self.clock.raw();
         if n == 0 {
-            return Ok(Grant::at_once(now(), self.scale, n));
+            return Ok(Grant::at_once(now(), self.scale, n).of(self));
         }
         if let Some(line) = self.line.as_ref().filter(|line| line.waiting() != 0) {
             return Err(self.denied(self.bucket.behind(now, line.units(), n)));
         }
         match self.bucket.try_take(now, n) {
-            Ok(stamp) => Ok(Grant::at_once(stamp, self.scale, n)),
+            Ok(stamp) => Ok(Grant::at_once(stamp, self.scale, n).of(self)),
             Err(short) => Err(self.denied(short)),
         }
     }
@@ -435,6 +414,38 @@ impl Inner {
     #[inline(always)]
     fn nobody_waits(&self) -> bool {
         self.plain || self.line.as_ref().is_none_or(|line| line.waiting() == 0)
+    }
+
+    pub(super) fn set_rate(&self, rate: Rate) -> Result<(), LimitError> {
+        rate.validate("rate")?;
+        if let Some(burst) = rate.said_burst() {
+            valid_burst(burst)?;
+        }
+        let now = || self.clock.raw();
+        let mut settings = self.settings.lock();
+        if !rate.at_most(&settings.max_rate) {
+            let problem = format!("{rate} is above the max_rate, {}", settings.max_rate);
+            return Err(Invalid::new("rate", problem).into());
+        }
+        let pace = rate.pace(&self.clock, 1).ok_or_else(|| too_fast("rate"))?;
+        // The burst first: it is the one that may not fit.
+        if let Some(burst) = rate.said_burst() {
+            self.bucket.set_burst(now, burst).map_err(|unfit| invalid(unfit, "burst"))?;
+        }
+        let set = self.bucket.set_pace(now, pace);
+        settings.rate = rate.burst(rate.said_burst().unwrap_or(settings.rate.burst_size()));
+        drop(settings);
+        if let Some(burst) = rate.said_burst() {
+            self.refuse_above(burst);
+        }
+        self.wake_all();
+        set.map_err(|unfit| invalid(unfit, "rate").into())
+    }
+
+    pub(super) fn pause_until(&self, until: Deadline) {
+        let until = until.on(&self.clock).map_or(u64::MAX, |until| self.clock.raw_at(until));
+        self.bucket.pause(|| self.clock.raw(), until);
+        self.wake_all();
     }
 
     pub(super) fn never_fits(&self, asked: u64) -> LimitError {

@@ -9,6 +9,7 @@
 //!
 //! governor's `Quota` (cells a period, a burst) is our [`Rate`]; our [`Quota`] is a semaphore.
 
+mod adaptive;
 mod builder;
 mod error;
 mod keyed;
@@ -24,6 +25,7 @@ mod tally;
 mod waiting;
 
 pub use self::{
+    adaptive::{Adaptive, Outcome},
     builder::{Order, Oversize, RateLimiterBuilder},
     error::{Denied, LimitError},
     keyed::KeyedLimiter,

@@ -138,6 +138,20 @@ impl Rate {
         Rate { tokens: self.tokens.saturating_mul(times), ..self }
     }
 
+    /// Millionths of a token a second, rounded down.
+    pub(super) fn millionths(&self) -> u64 {
+        let tokens = u128::from(self.tokens) * 1_000_000 * u128::from(SECOND);
+        u64::try_from(tokens / u128::from(self.nanos.max(1))).unwrap_or(u64::MAX)
+    }
+
+    /// So many millionths of a token a second.
+    pub(super) fn of_millionths(millionths: u64) -> Rate {
+        match millionths % 1_000_000 {
+            0 => Rate::per_second(millionths / 1_000_000),
+            _ => Rate { tokens: millionths, nanos: 1_000_000 * SECOND, burst: None },
+        }
+    }
+
     /// In lowest terms: what equality looks at.
     fn canonical(&self) -> (u64, u64, u64) {
         let (tokens, nanos) = fraction_below(self.tokens.into(), self.nanos.into(), u64::MAX)

@@ -1,12 +1,11 @@
 //! What a limiter hands out: a [`Grant`] is spent, a [`Reservation`] is a place that may be given back.
 
 use super::error::LimitError;
-use super::limiter::RateLimiter;
+use super::limiter::{Inner, RateLimiter};
 use crate::core::bucket::Slot;
 use crate::sync::Mutex;
 use crate::time::{Scale, Timestamp};
 use std::fmt;
-use std::marker::PhantomData;
 use std::time::Duration;
 
 /// Tokens that were taken. They are spent: dropping it gives nothing back.
@@ -18,25 +17,37 @@ use std::time::Duration;
 /// assert_eq!((grant.n(), grant.waited()), (1, std::time::Duration::ZERO));
 /// # Ok::<(), batchyard::limit::LimitError>(())
 /// ```
-#[derive(Clone, Copy)]
 pub struct Grant<'a> {
     /// Raw readings, converted when somebody asks: most never do.
     start: u64,
     asked: u64,
     scale: Scale,
     n: u64,
-    limiter: PhantomData<&'a RateLimiter>,
+    /// Who hears how it went: nobody, unless the limiter learns from it. (A reference: a grant that had something to drop
+    /// would cost every caller the work that the compiler now leaves out.)
+    told: Option<&'a Inner>,
 }
 
-impl Grant<'_> {
+impl<'a> Grant<'a> {
     #[inline(always)]
     pub(super) fn at_once(now: u64, scale: Scale, n: u64) -> Self {
-        Grant { start: now, asked: now, scale, n, limiter: PhantomData }
+        Grant { start: now, asked: now, scale, n, told: None }
     }
 
     pub(super) fn after(asked: Timestamp, start: Timestamp, n: u64) -> Self {
         let (start, asked) = (start.as_nanos(), asked.as_nanos());
-        Grant { start, asked, scale: Scale::NANOS, n, limiter: PhantomData }
+        Grant { start, asked, scale: Scale::NANOS, n, told: None }
+    }
+
+    pub(super) fn of(mut self, inner: &'a Inner) -> Self {
+        if inner.adapting.is_some() {
+            self.told = Some(inner);
+        }
+        self
+    }
+
+    pub(super) fn listener(&self) -> Option<&'a Inner> {
+        self.told
     }
 
     /// The point of the limiter's clock from which on it held: the stamp that the limiter's law speaks of.

@@ -38,7 +38,7 @@ impl Inner {
         let mut slot =
             self.bucket.reserve(|| self.clock.raw(), n, latest).map_err(|short| self.refused(short, n))?;
         match self.sleep_until(&mut slot, n, latest) {
-            Ok(()) => Ok(Grant::after(asked, self.slot_time(&slot), n)),
+            Ok(()) => Ok(Grant::after(asked, self.slot_time(&slot), n).of(self)),
             Err(error) => {
                 self.bucket.cancel(&slot);
                 Err(error)
@@ -106,9 +106,9 @@ impl Inner {
         });
         match taken {
             Ok(stamp) if stamp <= self.clock.raw_at(asked) => {
-                Ok(Grant::after(asked, self.clock.at_raw(stamp).max(asked), n))
+                Ok(Grant::after(asked, self.clock.at_raw(stamp).max(asked), n).of(self))
             }
-            Ok(stamp) => Ok(Grant::after(asked, self.time_of(stamp), n)),
+            Ok(stamp) => Ok(Grant::after(asked, self.time_of(stamp), n).of(self)),
             Err(Left::Never) => Err(self.never_fits(n)),
             Err(Left::GaveUp) => Err(match hopeless {
                 Some(due) => {

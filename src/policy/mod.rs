@@ -10,9 +10,11 @@
 //! | `chunk_size` | how many items a worker takes at once |
 //! | `halt` | whether a batch that fails stops |
 //! | `displace` | which lane gives its place to a higher class |
+//! | `aimd` | how fast a limiter goes that is told to slow down |
 //! | `rng` | the random numbers of the first |
 
 pub(crate) mod ageing;
+pub(crate) mod aimd;
 pub(crate) mod backoff;
 pub(crate) mod chunk_size;
 pub(crate) mod displace;

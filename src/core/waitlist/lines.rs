@@ -294,12 +294,13 @@ impl Lines {
         Walk { heads: self.lines.map(|line| Self::seat(line.head)), now }
     }
 
-    /// When, after `now`, the order of the heads may change next for their ageing.
-    pub(in crate::core) fn next_rise(&self, now: u64) -> Option<u64> {
+    /// When, after `now`, the order of the heads may change next for the ageing of others than the node with this number.
+    pub(in crate::core) fn next_rise(&self, first: u64, now: u64) -> Option<u64> {
         let rise = |line: &Line| {
-            let (class, since) = Self::seat(line.head)?.with(|e| (e.class, e.since));
+            let (class, since, seq) = Self::seat(line.head)?.with(|e| (e.class, e.since, e.seq));
             let steps = now.saturating_sub(since) / AGEING + 1;
-            (tier(class, since, now) + 1 < CLASSES as u64).then(|| since.saturating_add(steps * AGEING))
+            (seq != first && tier(class, since, now) + 1 < CLASSES as u64)
+                .then(|| since.saturating_add(steps * AGEING))
         };
         self.lines.iter().filter_map(rise).min()
     }

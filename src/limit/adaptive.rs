@@ -1,0 +1,264 @@
+//! Feedback: a limiter that learns its rate from how the other side answers.
+//!
+//! | word | who writes it |
+//! |---|---|
+//! | the epoch (`core/epoch.rs`): when the rate was cut last | the one of those sent since then that is told to slow down first |
+//! | `went_well`: tokens since the window began | every success adds; whoever closes the window takes |
+//! | `window_ends` | the holder of `step` |
+//! | `step`, a latch: when the window began | whoever changes the rate, by one step |
+
+use super::error::LimitError;
+use super::limiter::{Inner, RateLimiter};
+use super::rate::Rate;
+use super::reservation::Grant;
+use crate::core::epoch::Epoch;
+use crate::error::Invalid;
+use crate::policy::aimd::Aimd;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::time::{Deadline, Timestamp, secs};
+use std::time::Duration;
+
+/// How often the rate may grow: long enough for answers to come back, short enough to recover within a minute.
+const WINDOW: u64 = 1_000_000_000;
+/// The longest pause that a `Retry-After` may ask for unless said.
+const LONGEST_PAUSE: Duration = secs(300);
+
+/// How the call went that a [`Grant`] was taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It was served.
+    Success,
+    /// The other side said that it was too much, such as an HTTP server by status 429.
+    Throttled {
+        /// When to come again, if it said so.
+        retry_after: Option<Duration>,
+    },
+    /// It failed in another way: nothing is learnt of the rate.
+    Failed,
+    /// Nobody knows; as a grant that is dropped.
+    Ignored,
+}
+
+/// Between which rates a limiter finds its own, from what it is told by [`Grant::complete`].
+///
+/// Throttled, it goes on at 70 % of its rate, once for all calls that were granted before that: several refusals in
+/// flight say the same thing. As long as half the rate or more is used and goes well, it adds a step each second. A
+/// `Retry-After` pauses it, and then they go one by one.
+///
+/// ```
+/// use batchyard::limit::{Adaptive, Outcome, RateLimiter};
+/// use batchyard::{ManualClock, Rate, secs};
+/// let time = ManualClock::new();
+/// let api = RateLimiter::builder(Rate::per_second(100).burst(10))
+///     .adaptive(Adaptive::between(Rate::per_second(5), Rate::per_second(200)))
+///     .clock(time.clock())
+///     .build()?;
+/// time.advance(secs(1));
+/// let (one, other) = (api.acquire(1)?, api.acquire(1)?);
+/// one.complete(Outcome::Throttled { retry_after: None });
+/// other.complete(Outcome::Throttled { retry_after: Some(secs(30)) });
+/// assert_eq!(api.rate(), Rate::per_second(70).burst(10));
+/// assert!(api.try_acquire(1).unwrap_err().ready_in > secs(30));
+/// # Ok::<(), batchyard::limit::LimitError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Adaptive {
+    floor: Rate,
+    ceiling: Rate,
+    step: Option<Rate>,
+    longest_pause: Duration,
+}
+
+impl Adaptive {
+    /// From `floor` to `ceiling`, bursts aside: the burst stays as it is.
+    pub const fn between(floor: Rate, ceiling: Rate) -> Self {
+        Adaptive { floor, ceiling, step: None, longest_pause: LONGEST_PAUSE }
+    }
+
+    /// What is added each second of use; a twentieth of the ceiling unless said.
+    pub const fn step(mut self, step: Rate) -> Self {
+        self.step = Some(step);
+        self
+    }
+
+    /// The longest pause that a `Retry-After` may ask for; five minutes unless said.
+    pub const fn longest_pause(mut self, longest: Duration) -> Self {
+        self.longest_pause = longest;
+        self
+    }
+
+    pub(super) fn ceiling(&self) -> Rate {
+        self.ceiling
+    }
+
+    /// Checked for a limiter that starts with `rate` at `now`.
+    pub(super) fn start(self, rate: &Rate, now: Timestamp) -> Result<Adapting, LimitError> {
+        self.floor.validate("floor")?;
+        self.ceiling.validate("ceiling")?;
+        if !self.floor.at_most(rate) {
+            return Err(Invalid::new("floor", format!("{} is above the rate, {rate}", self.floor)).into());
+        }
+        if !rate.at_most(&self.ceiling) {
+            return Err(Invalid::new("ceiling", format!("{} is below the rate, {rate}", self.ceiling)).into());
+        }
+        let (floor, ceiling) = (self.floor.millionths(), self.ceiling.millionths());
+        let step = match self.step {
+            Some(step) => {
+                step.validate("step")?;
+                step.millionths()
+            }
+            None => ceiling / 20,
+        };
+        if floor == 0 {
+            return Err(Invalid::new("floor", "must be at least one in a million seconds").into());
+        }
+        let now = now.as_nanos();
+        Ok(Adapting {
+            policy: Aimd { floor, ceiling, step: step.max(1) },
+            // Also what is granted at this very moment is sent in the first epoch.
+            epoch: Epoch::new(now.saturating_sub(1)),
+            went_well: AtomicU64::new(0),
+            window_ends: AtomicU64::new(now.saturating_add(WINDOW)),
+            step: Mutex::new(now),
+            longest_pause: self.longest_pause,
+        })
+    }
+}
+
+/// What an adaptive limiter keeps.
+#[derive(Debug)]
+pub(super) struct Adapting {
+    policy: Aimd,
+    epoch: Epoch,
+    went_well: AtomicU64,
+    window_ends: AtomicU64,
+    step: Mutex<u64>,
+    longest_pause: Duration,
+}
+
+impl RateLimiter {
+    /// As [`Grant::complete`], for a grant of this limiter that does not know it: that of a
+    /// [`Reservation`](super::Reservation).
+    ///
+    /// ```
+    /// use batchyard::limit::{Outcome, RateLimiter};
+    /// let limiter = RateLimiter::new(batchyard::Rate::per_second(5))?;
+    /// let grant = limiter.reserve(1)?.wait()?;
+    /// limiter.complete(grant, Outcome::Success);
+    /// # Ok::<(), batchyard::limit::LimitError>(())
+    /// ```
+    pub fn complete(&self, grant: Grant<'_>, outcome: Outcome) {
+        self.tell(grant.start_at(), grant.n(), outcome);
+    }
+
+    /// What a call made of the tokens it was granted at `sent`, for those who have no [`Grant`] at hand. Where the limiter is
+    /// not [adaptive](super::RateLimiterBuilder::adaptive), nothing happens.
+    pub(crate) fn tell(&self, sent: Timestamp, n: u64, outcome: Outcome) {
+        if let Some(adapting) = &self.inner().adapting {
+            self.inner().learn(adapting, sent, n, outcome);
+        }
+    }
+}
+
+impl Grant<'_> {
+    /// Says how the call went, from which an [adaptive](super::RateLimiterBuilder::adaptive) limiter learns; another one
+    /// does not listen. A grant that is dropped says [`Outcome::Ignored`]. That of a [`Reservation`](super::Reservation) does
+    /// not know its limiter, which has to be told: [`RateLimiter::complete`].
+    ///
+    /// ```
+    /// use batchyard::limit::{Outcome, RateLimiter};
+    /// let limiter = RateLimiter::new(batchyard::Rate::per_second(5))?;
+    /// limiter.acquire(1)?.complete(Outcome::Success);
+    /// # Ok::<(), batchyard::limit::LimitError>(())
+    /// ```
+    pub fn complete(self, outcome: Outcome) {
+        if let Some((inner, adapting)) =
+            self.listener().and_then(|inner| inner.adapting.as_ref().map(|a| (inner, a)))
+        {
+            inner.learn(adapting, self.start_at(), self.n(), outcome);
+        }
+    }
+}
+
+impl Inner {
+    fn learn(&self, adapting: &Adapting, sent: Timestamp, n: u64, outcome: Outcome) {
+        match outcome {
+            Outcome::Success => {
+                adapting.went_well.fetch_add(n, Ordering::Relaxed);
+                if self.clock.now().as_nanos() >= adapting.window_ends.load(Ordering::Relaxed) {
+                    self.close_window(adapting);
+                }
+            }
+            Outcome::Throttled { retry_after } => {
+                let now = self.clock.now();
+                if let Some(wait) = retry_after {
+                    self.pause_until(Deadline::at(now + wait.min(adapting.longest_pause)));
+                }
+                if adapting.epoch.end(sent.as_nanos(), now.as_nanos()) {
+                    let mut began = adapting.step.lock();
+                    self.begin_window(adapting, &mut began);
+                    self.step_to(|rate| adapting.policy.cut(rate));
+                }
+            }
+            Outcome::Failed | Outcome::Ignored => {}
+        }
+    }
+
+    #[cold]
+    fn close_window(&self, adapting: &Adapting) {
+        // Whoever comes while another closes it leaves that to the other.
+        let Some(mut began) = adapting.step.try_lock() else { return };
+        let now = self.clock.now().as_nanos();
+        if now < adapting.window_ends.load(Ordering::Relaxed) {
+            return;
+        }
+        let lasted = now.saturating_sub(*began);
+        let tokens = self.begin_window(adapting, &mut began);
+        self.step_to(|rate| adapting.policy.grow(rate, tokens, lasted));
+    }
+
+    /// The tokens that went well in the last window. The latch is held.
+    fn begin_window(&self, adapting: &Adapting, began: &mut u64) -> u64 {
+        let now = self.clock.now().as_nanos();
+        *began = now;
+        adapting.window_ends.store(now.saturating_add(WINDOW), Ordering::Relaxed);
+        adapting.went_well.swap(0, Ordering::Relaxed)
+    }
+
+    fn step_to(&self, next: impl FnOnce(u64) -> u64) {
+        let rate = self.settings.lock().rate;
+        let now = rate.millionths();
+        let next = next(now);
+        if next != now {
+            // Within the ceiling, which is within the highest rate: a refusal would leave the rate as it is.
+            let _ = self.set_rate(Rate::of_millionths(next));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::ManualClock;
+
+    #[test]
+    fn what_is_told_without_a_grant_cuts_once_an_epoch() {
+        let time = ManualClock::new();
+        let limiter = RateLimiter::builder(Rate::per_second(10))
+            .adaptive(Adaptive::between(Rate::per_second(1), Rate::per_second(10)))
+            .clock(time.clock())
+            .build()
+            .unwrap();
+        time.advance(secs(1));
+        let sent = time.now();
+        time.advance(secs(1));
+        for _ in 0..3 {
+            limiter.tell(sent, 1, Outcome::Throttled { retry_after: Some(secs(5)) });
+        }
+        assert_eq!(limiter.rate(), Rate::per_second(7));
+        assert!(limiter.try_acquire(1).unwrap_err().ready_in > secs(5));
+    }
+}

@@ -163,6 +163,7 @@ impl<W: Work> Body<W> {
         }
 
         let gated = !core.gate.is_open(&demand);
+        let learns = core.gate.learns();
         me.held.fit(shared, &demand);
         let timeout = core.spec.item_timeout.map_or(0, |t| clock.raw_at(Timestamp::ZERO + t).max(1));
         let watched = timeout != 0 || core.spec.hang_after.is_some();
@@ -269,6 +270,9 @@ impl<W: Work> Body<W> {
                 me.recorder.record_run_many(nanos / u64::from(untimed), u64::from(untimed));
                 now = end;
                 untimed = 0;
+            }
+            if learns {
+                core.gate.tell(clock.at_raw(slot.since()), &result);
             }
             match result {
                 Ok(Ok(out)) => {

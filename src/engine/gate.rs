@@ -22,8 +22,8 @@ use super::shared::Shared;
 use super::slot::Slot;
 use crate::core::laneword::Reason;
 use crate::core::waitlist::{Cancelled, Demand, Enqueued, Node, Refused, Waiter};
-use crate::job::Priority;
-use crate::limit::{RateLimiter, Reservation};
+use crate::job::{Failure, FailureKind, Priority};
+use crate::limit::{Outcome, RateLimiter, Reservation};
 use crate::resource::{OwnerId, Permit, ResourceKind, ResourceManager};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
@@ -67,6 +67,8 @@ pub(crate) struct LaneGate {
     /// Named permits an item needs.
     named: Demand,
     rates: Vec<RateLimiter>,
+    /// One of them finds its rate from how the items fare.
+    learns: bool,
     waiting: Mutex<Waiting>,
     node: Node,
     prepaid: AtomicBool,
@@ -216,6 +218,7 @@ impl LaneGate {
     pub(crate) fn new(named: Demand, rates: Vec<RateLimiter>) -> Self {
         Self {
             named,
+            learns: rates.iter().any(RateLimiter::is_adaptive),
             rates,
             waiting: Mutex::new(Waiting::No),
             node: Node::new(),
@@ -435,6 +438,28 @@ impl LaneGate {
             // SAFETY: as in `block_on_permits`. The latch is held: nobody takes the node out meanwhile.
             unsafe { shared.gate.manager.list().revoke(&self.node, waiter, &mut |w| shared.wake(w)) };
         }
+    }
+
+    /// Whether it wants to be told how items fare.
+    #[inline]
+    pub(crate) fn learns(&self) -> bool {
+        self.learns
+    }
+
+    /// How an item fared that began at `sent`: `Failure::retry_after` says that it was too much, and until when. What was
+    /// put off or left out by its own closure says nothing, and neither does a panic.
+    #[cold]
+    pub(crate) fn tell<O, P>(&self, sent: Timestamp, result: &Result<Result<O, Failure>, P>) {
+        let outcome = match result {
+            Ok(Ok(_)) => Outcome::Success,
+            Ok(Err(failure)) => match failure.kind() {
+                FailureKind::RetryAfter(wait) => Outcome::Throttled { retry_after: Some(wait) },
+                FailureKind::Retry | FailureKind::Fatal => Outcome::Failed,
+                _ => Outcome::Ignored,
+            },
+            Err(_) => Outcome::Ignored,
+        };
+        self.rates.iter().for_each(|rate| rate.tell(sent, 1, outcome));
     }
 
     /// The number above the highest kind that its items hold by `needs`; 0: none.

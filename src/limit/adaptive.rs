@@ -154,6 +154,11 @@ impl RateLimiter {
         self.tell(grant.start_at(), grant.n(), outcome);
     }
 
+    /// Whether it finds its rate from what it is told.
+    pub(crate) fn is_adaptive(&self) -> bool {
+        self.inner().adapting.is_some()
+    }
+
     /// What a call made of the tokens it was granted at `sent`, for those who have no [`Grant`] at hand. Where the limiter is
     /// not [adaptive](super::RateLimiterBuilder::adaptive), nothing happens.
     pub(crate) fn tell(&self, sent: Timestamp, n: u64, outcome: Outcome) {

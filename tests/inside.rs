@@ -4,7 +4,7 @@
 
 mod support;
 
-use batchyard::resource::{AcquireError, Demand};
+use batchyard::resource::{AcquireError, Demand, OnExpiry, Wait};
 use batchyard::*;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -408,4 +408,64 @@ fn what_is_wrong_is_named() {
     assert!(twice.to_string().contains("as a rate, too"), "{twice}");
     let reserve = Engine::builder().in_memory().reserve_for("k", Priority::High, 1).open().unwrap_err();
     assert!(reserve.to_string().contains("no quota for `k`"), "{reserve}");
+}
+
+#[test]
+fn a_failure_that_says_when_to_come_again_slows_an_adaptive_rate() {
+    within(|| {
+        let time = ManualClock::new();
+        let api = RateLimiter::builder(Rate::per_second(100).burst(10))
+            .adaptive(limit::Adaptive::between(Rate::per_second(10), Rate::per_second(200)))
+            .clock(time.clock())
+            .build()
+            .unwrap();
+        let engine = engine(2).clock(time.clock()).limiter("api", api.clone()).open().unwrap();
+        time.advance(secs(1));
+        let begun = time.now();
+        // Two calls that are out together hear of it: one cut.
+        let both = std::sync::Barrier::new(2);
+        let starts = Arc::new(Mutex::new(Vec::new()));
+        let (log, clock) = (starts.clone(), time.clone());
+        let busy = engine
+            .batch("busy")
+            .paced_by("api")
+            .submit(0..2, move |_, _| {
+                let before = {
+                    let mut starts = log.lock().unwrap();
+                    starts.push(clock.now());
+                    starts.len()
+                };
+                if before <= 2 {
+                    both.wait();
+                    return Err(Failure::retry_after(secs(5)));
+                }
+                Ok(())
+            })
+            .unwrap();
+        until("it was told", || api.rate() == Rate::per_second(70).burst(10));
+        advance_until(&time, millis(100), "both are done", || busy.wait_by(Deadline::NOW).is_ok());
+        let starts = starts.lock().unwrap();
+        assert_eq!(starts.len(), 4, "nothing but the two and their second tries");
+        assert!(starts[2..].iter().all(|start| *start - begun >= secs(5)), "{starts:?}");
+        // A cut, and a step up at most for what went well since.
+        assert!(api.rate().burst_size() == 10 && api.rate() != Rate::per_second(100).burst(10));
+    });
+}
+
+#[test]
+fn the_supervisor_ends_leases_that_nobody_waits_for() {
+    within(|| {
+        let time = ManualClock::new();
+        let engine = engine(1).clock(time.clock()).quota("k", 2).open().unwrap();
+        let wait = Wait::new().lease(secs(60)).on_expiry(OnExpiry::Reclaim).owner("a test");
+        let late = engine.resources().acquire_with(&"k".into(), &wait).unwrap();
+        time.advance(secs(59));
+        assert_eq!(engine.in_use(&"k".into()), Some((1, 2)));
+        advance_until(&time, secs(1), "it is taken back", || engine.in_use(&"k".into()) == Some((0, 2)));
+        // One that ends before the supervisor meant to look again wakes it.
+        let other = engine.resources().acquire_with(&"k".into(), &wait.clone().lease(secs(2))).unwrap();
+        advance_until(&time, secs(1), "so is this", || engine.in_use(&"k".into()) == Some((0, 2)));
+        assert!(late.check().is_err() && other.check().is_err());
+        assert_eq!(engine.resources().stats()[0].expired, 2);
+    });
 }

@@ -14,8 +14,6 @@ mod outside;
 mod peak;
 pub(crate) mod permit;
 mod place;
-#[cfg(feature = "r2d2")]
-pub(crate) mod pool;
 #[cfg(feature = "sqlite")]
 pub(crate) mod reopen;
 #[cfg(feature = "sqlite")]
@@ -43,8 +41,7 @@ pub(crate) const GROUPS: &[Group] = &[
     Group::always("limiter", limiter::hold),
     Group::always("keyed", keyed::hold),
     Group::always("permit", permit::hold),
-    #[cfg(feature = "r2d2")]
-    Group::always("pool", pool::hold),
+    Group::always("pool", outside::hold),
     Group::always("map", map::hold),
     Group::always("item", outside::hold),
     Group::always("cli", cli::hold),

@@ -340,7 +340,9 @@ fn the_engines_kinds_are_counted() {
         let batch = engine.batch("counted").needs("k", 1).submit(0..50, |_, _| Ok(())).unwrap();
         assert_eq!(report(&batch).completed_items, 50);
         until("all is back", || engine.in_use(&"k".into()) == Some((0, 1)));
-        let stats = engine.resources().stats();
+        let stats = engine.stats().resources;
+        let table = engine.stats().to_string();
+        assert!(table.lines().any(|line| line.starts_with("k  ") && line.contains(" 0 / 1 ")), "{table}");
         let names: Vec<_> = stats.iter().map(|kind| kind.kind.to_string()).collect();
         assert_eq!(names, ["k", "other"]);
         assert!(stats[0].granted >= 1, "{stats:?}");

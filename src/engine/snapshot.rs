@@ -79,7 +79,8 @@ impl Shared {
 
     pub(crate) fn stats(&self) -> Stats {
         let now = self.clock.now();
-        let mut stats = Stats { uptime: now - self.opened, ..Stats::default() };
+        let resources = self.gate.manager.stats();
+        let mut stats = Stats { uptime: now - self.opened, resources, ..Stats::default() };
         let mut shells = self.lanes();
         for waiting in self.batches() {
             if !shells.iter().any(|there| Arc::ptr_eq(there, &waiting)) {

@@ -6,6 +6,7 @@ use crate::job::Priority;
 use crate::meter::Percentiles;
 use crate::time::Timestamp;
 use serde::Serialize;
+use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
@@ -93,6 +94,29 @@ impl KindStats {
     /// As [`utilisation_since`](Self::utilisation_since) the manager was made.
     pub fn utilisation(&self) -> f64 {
         if self.usable > 0.0 { self.used / self.usable } else { 0.0 }
+    }
+}
+
+impl KindStats {
+    pub(crate) const HEAD: &'static str =
+        "resource          in use / limit    most   use  waiting   granted  timed out  wait p50   wait p99";
+}
+
+/// One line of the table that [`Stats`](crate::Stats) prints.
+impl fmt::Display for KindStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let share = format!("{} / {}", self.in_use, self.limit);
+        let (p50, p99) = (format!("{:.1?}", self.waits.p50), format!("{:.1?}", self.waits.p99));
+        write!(
+            f,
+            "{:<16}  {share:>14}  {:>6}  {:>3.0}%  {:>7}  {:>8}  {:>9}  {p50:<9}  {p99:<9}",
+            self.kind.to_string(),
+            self.high_water,
+            self.utilisation() * 100.0,
+            self.waiting,
+            self.granted,
+            self.timed_out
+        )
     }
 }
 

@@ -1,6 +1,7 @@
 //! The engine at one moment.
 
 use crate::meter::{Percentiles, seconds};
+use crate::resource::KindStats;
 use crate::stats::{BatchStats, WorkerStats};
 use serde::Serialize;
 use std::fmt;
@@ -54,6 +55,8 @@ pub struct Stats {
     pub workers: Vec<WorkerStats>,
     /// The batches the engine knows in this run.
     pub batches: Vec<BatchStats>,
+    /// The engine's resources: those with a quota.
+    pub resources: Vec<KindStats>,
 }
 
 impl Stats {
@@ -118,6 +121,10 @@ impl fmt::Display for Stats {
         if !self.batches.is_empty() {
             write!(f, "\n\n{}", BatchStats::HEAD)?;
             self.batches.iter().try_for_each(|b| write!(f, "\n{b}"))?;
+        }
+        if !self.resources.is_empty() {
+            write!(f, "\n\n{}", KindStats::HEAD)?;
+            self.resources.iter().try_for_each(|kind| write!(f, "\n{kind}"))?;
         }
         Ok(())
     }

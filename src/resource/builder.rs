@@ -85,9 +85,7 @@ impl ResourceManagerBuilder {
     }
 
     /// A rate, by a name or kind of its own: demands are paced by it. The same limiter may serve elsewhere, too.
-    ///
-    /// A demand that sleeps for its tokens looks again when they are due by the terms it went to sleep with: a rate that
-    /// is lowered or paused meanwhile holds it longer, one that is raised does not wake it earlier.
+    /// It serves first come, first served. A demand that sleeps for its tokens is re-timed when the rate changes.
     pub fn rate(mut self, name: impl Into<ResourceKind>, limiter: RateLimiter) -> Self {
         self.rates.push((name.into(), limiter));
         self

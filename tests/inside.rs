@@ -471,3 +471,123 @@ fn the_supervisor_ends_leases_that_nobody_waits_for() {
         assert_eq!(engine.resources().stats()[0].expired, 2);
     });
 }
+
+#[test]
+fn a_lane_whose_demand_has_become_impossible_halts() {
+    within(|| {
+        for closes in [false, true] {
+            let engine = engine(1).quota("k", 2).open().unwrap();
+            let mine = engine.resources().acquire(&Demand::new().need("k", 2)).unwrap();
+            let batch = engine.batch("needy").needs("k", 2).submit([()], |_, _| Ok(())).unwrap();
+            until("it waits", || engine.resources().waiting("k") == Some(1));
+            if closes {
+                engine.resources().close();
+            } else {
+                engine.resources().set_limit("k", 1).unwrap();
+            }
+            let status = report(&batch).status;
+            let BatchStatus::Halted(HaltReason::Impossible { demand }) = status else { panic!("{status:?}") };
+            let why = if closes { "`k` is closed" } else { "needs 2 of `k`, whose limit is 1 now" };
+            assert!(demand.contains(why), "{demand}");
+            drop(mine);
+        }
+    });
+}
+
+#[test]
+fn a_raised_rate_wakes_the_lanes_that_wait_for_it() {
+    within(|| {
+        let time = ManualClock::new();
+        let slow = RateLimiter::builder(Rate::per_hour(1))
+            .max_rate(Rate::per_second(500))
+            .clock(time.clock())
+            .build()
+            .unwrap();
+        let engine = engine(1).clock(time.clock()).limiter("slow", slow.clone()).open().unwrap();
+        let batch = engine.batch("paced").paced_by("slow").submit(0..3, |_, _| Ok(())).unwrap();
+        until("the second waits for an hour", || {
+            engine.stats().completed == 1
+                && time.next_deadline().is_some_and(|next| next - time.now() > secs(1000))
+        });
+        slow.set_rate(Rate::per_second(500)).unwrap();
+        let begun = time.now();
+        advance_until(&time, millis(1), "all are done", || batch.wait_by(Deadline::NOW).is_ok());
+        assert!(time.now() - begun < secs(60), "{:?}", time.now() - begun);
+    });
+}
+
+/// It would wait for a permit that may be granted to a lane which only this thread can serve.
+#[test]
+fn promise_23_a_worker_does_not_queue_as_anybody_does() {
+    within(|| {
+        let engine = engine(1).quota("k", 1).open().unwrap();
+        let mine = engine.resources().acquire(&"k".into()).unwrap();
+        let there = engine.resources().clone();
+        let tried = engine.map([()], |_, _| {
+            Ok(there.acquire_by(&"k".into(), secs(100)).map(drop).unwrap_err().to_string())
+        });
+        let says = tried[0].as_ref().unwrap();
+        assert!(says.contains("a thread of the engine would wait for `k`"), "{says}");
+        drop(mine);
+        let free = engine.map([()], |_, _| Ok(there.acquire(&"k".into()).map(drop)));
+        assert!(matches!(free[0], Ok(Ok(()))), "what is free is given: {free:?}");
+    });
+}
+
+#[test]
+fn a_batch_that_rises_may_use_the_reserve_at_once() {
+    within(|| {
+        let engine = engine(1).quota("k", 2).reserve_for("k", Priority::High, 1).open().unwrap();
+        let _mine = engine.resources().acquire(&"k".into()).unwrap();
+        let batch = engine.batch("rising").needs("k", 1).submit([()], |_, _| Ok(())).unwrap();
+        until("it waits", || engine.resources().waiting("k") == Some(1));
+        batch.set_priority(Priority::High);
+        assert_eq!(report(&batch).completed_items, 1);
+    });
+}
+
+#[test]
+fn promise_12_who_waits_inside_is_not_hung() {
+    within(|| {
+        let time = ManualClock::new();
+        let engine = engine(1).clock(time.clock()).quota("k", 1).open().unwrap();
+        let mine = engine.resources().acquire(&"k".into()).unwrap();
+        let batch = engine
+            .batch("patient")
+            .hang_after(secs(10))
+            .submit([()], |_, ctx| Ok(drop(ctx.acquire("k")?)))
+            .unwrap();
+        until("it waits", || engine.resources().waiting("k") == Some(1));
+        for _ in 0..50 {
+            let before = time.now();
+            time.advance(secs(2));
+            // The item's own look, and the supervisor's, at each step.
+            until("both have looked", || time.next_deadline().is_none_or(|next| next > before + secs(2)));
+        }
+        assert_eq!((engine.stats().abandoned, engine.resources().waiting("k")), (0, Some(1)));
+        drop(mine);
+        assert_eq!(report(&batch).completed_items, 1);
+    });
+}
+
+#[test]
+fn a_permit_that_is_not_brought_back_is_told_with_its_place() {
+    within(|| {
+        let time = ManualClock::new();
+        let (tell, told) = channel();
+        let engine = engine(1)
+            .clock(time.clock())
+            .quota("k", 1)
+            .on_event(move |event| {
+                if let Event::PermitLapsed { holder, reclaimed } = event {
+                    let _ = tell.send((holder.owner.clone(), holder.place.file(), *reclaimed));
+                }
+            })
+            .open()
+            .unwrap();
+        let wait = Wait::new().lease(secs(5)).on_expiry(OnExpiry::Reclaim).owner("forgetful");
+        std::mem::forget(engine.resources().acquire_with(&"k".into(), &wait).unwrap());
+        advance_until(&time, secs(1), "it is taken back", || engine.in_use(&"k".into()) == Some((0, 1)));
+        assert_eq!(told.recv().unwrap(), ("forgetful".to_owned(), file!(), true));
+    });
+}

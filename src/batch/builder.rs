@@ -346,9 +346,13 @@ impl EngineBuilder {
         for (name, limiter) in &rates {
             resources = resources.rate(name.clone(), limiter.clone());
         }
+        let listener = self.listener.map(Arc::new);
+        let there = listener.clone();
+        resources = resources.on_lapse(move |holder, reclaimed| {
+            crate::engine::tell(there.as_deref(), &Event::PermitLapsed { holder, reclaimed });
+        });
         let reclaim_after = self.reclaim_after.or(seconds(config.reclaim_after_seconds));
         let gate = Gate::new(resources.build()?, rates, reclaim_after);
-        let listener = self.listener.map(Arc::new);
         #[cfg(feature = "sqlite")]
         let journal = match &config.journal {
             Some(path) => {
@@ -383,6 +387,9 @@ impl EngineBuilder {
                 shared.wake(&Waiter::Lane(lane));
             }
         });
+        let own = Arc::downgrade(&shared);
+        let is_ours = move || own.upgrade().is_some_and(|shared| worker::on_worker_of(&shared));
+        shared.gate.manager.forbid(is_ours);
         let engine = Engine::of(Arc::clone(&shared));
         // From here on an error drops the engine, which stops what has started.
         let parker = Parker::new();

@@ -550,6 +550,7 @@ impl<I: 'static, O> Batch<I, O> {
         let (old, new) = core.tunables.change(|t| LaneTunables { class: priority.class() as u8, ..t });
         if old.class != new.class {
             self.shared.reclass(&self.shell, usize::from(old.class), usize::from(new.class));
+            core.gate.queue_anew(&self.shared, core);
         }
     }
 

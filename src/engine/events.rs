@@ -2,6 +2,7 @@
 
 use super::worker::caught;
 use crate::job::{BatchStatus, Dead};
+use crate::resource::Holder;
 use crate::store::JournalError;
 use std::fmt;
 
@@ -27,6 +28,14 @@ pub enum Event<'a> {
         batch: &'a str,
         /// How.
         status: &'a BatchStatus,
+    },
+    /// A permit of the engine's resources has come to the end of its lease, or its owner is gone: a leak, or a holder that
+    /// is stuck. The holder tells where it was taken.
+    PermitLapsed {
+        /// Who held it, or still does.
+        holder: &'a Holder,
+        /// What it held was given to others.
+        reclaimed: bool,
     },
     /// An item was given up.
     ItemDead {
@@ -87,6 +96,10 @@ impl fmt::Display for Event<'_> {
             Event::BatchStarted { batch } => write!(f, "batch `{batch}` started"),
             Event::BatchCancelled { batch } => write!(f, "batch `{batch}` is told to stop"),
             Event::BatchEnded { batch, status } => write!(f, "batch `{batch}` ended: {status}"),
+            Event::PermitLapsed { holder, reclaimed } => {
+                let then = if *reclaimed { "it was taken back" } else { "it is still out" };
+                write!(f, "the permit of `{}`, taken at {}, is over: {then}", holder.owner, holder.place)
+            }
             Event::ItemDead { batch, seq, dead } => write!(f, "batch `{batch}`, item {seq}: {dead}"),
             Event::ItemsRevived { batch, items, others } => {
                 write!(f, "batch `{batch}`: dead items to be tried again: {items}")?;

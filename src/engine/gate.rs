@@ -21,12 +21,12 @@ use super::lane::{LaneCore, Shell};
 use super::shared::Shared;
 use super::slot::Slot;
 use crate::core::laneword::Reason;
-use crate::core::waitlist::{Cancelled, Demand, Enqueued, Node, Refused, Waiter};
-use crate::job::{Failure, FailureKind, Priority};
-use crate::limit::{Outcome, RateLimiter, Reservation};
+use crate::core::waitlist::{Cancelled, Demand, Enqueued, Node, NodeState, Refused, Waiter};
+use crate::job::{Failure, FailureKind, HaltReason, Priority};
+use crate::limit::{Outcome, RateLimiter, Reservation, Watch};
 use crate::resource::{OwnerId, Permit, ResourceKind, ResourceManager};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, Unparker};
 use crate::time::{Clock, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub(crate) struct Gate {
     zombies: Mutex<Vec<Zombie>>,
     /// After which time that is given back, returned or not.
     reclaim_after: Option<Duration>,
+    /// The supervisor's places in the rates' lists of whom to wake.
+    changes: Mutex<Vec<Watch>>,
 }
 
 /// An abandoned attempt whose thread has not returned.
@@ -59,6 +61,8 @@ struct Zombie {
     attempt: OwnerId,
     /// What its lane needs.
     permit: Permit,
+    /// It is certain: until then its worker may still come back with it.
+    is_lost: bool,
 }
 
 /// A lane's part of the gate.
@@ -111,7 +115,8 @@ impl Gate {
         rates: BTreeMap<String, RateLimiter>,
         reclaim_after: Option<Duration>,
     ) -> Self {
-        Self { manager, rates, zombies: Mutex::new(Vec::new()), reclaim_after }
+        let (zombies, changes) = (Mutex::default(), Mutex::default());
+        Self { manager, rates, zombies, reclaim_after, changes }
     }
 
     pub(crate) fn kind(&self, kind: &ResourceKind) -> Option<(u16, u64)> {
@@ -147,17 +152,19 @@ impl Gate {
     pub(crate) fn charge(&self, slot: &Arc<Slot>, attempt: OwnerId, demand: Demand, shell: &Shell) {
         let priority = Priority::from_class(usize::from(shell.core.tunables.get().class));
         let owner = format!("an attempt of `{}` that was given up", shell.core.name).into();
-        let permit = self.manager.adopt(demand, owner, priority, std::panic::Location::caller());
-        self.zombies.lock().push(Zombie { slot: Arc::clone(slot), attempt, permit });
+        let place = std::panic::Location::caller();
+        let permit = self.manager.adopt(demand, owner, attempt, priority, place);
+        self.zombies.lock().push(Zombie { slot: Arc::clone(slot), attempt, permit, is_lost: false });
     }
 
-    /// The attempt is lost: when its time is over, what it holds is given back in any case.
+    /// The attempt is lost: when its time is over, what it holds is given back in any case, also what it took inside.
     pub(crate) fn lose(&self, slot: &Arc<Slot>, now: Timestamp) {
-        let Some(after) = self.reclaim_after else { return };
-        let zombies = self.zombies.lock();
-        for zombie in zombies.iter().filter(|zombie| Arc::ptr_eq(&zombie.slot, slot)) {
-            let _ = zombie.permit.renew(after);
-            self.manager.lapse_at(zombie.attempt, now + after);
+        let mut zombies = self.zombies.lock();
+        for zombie in zombies.iter_mut().filter(|zombie| Arc::ptr_eq(&zombie.slot, slot)) {
+            zombie.is_lost = true;
+            if let Some(after) = self.reclaim_after {
+                self.manager.lapse_at(zombie.attempt, now + after);
+            }
         }
     }
 
@@ -181,10 +188,17 @@ impl Gate {
         drop(self.take_zombie(slot));
     }
 
-    /// Ends leases that are over, those of abandoned attempts among them. When the next is due.
+    /// Ends leases that are over, those of abandoned attempts among them, for the supervisor. When the next is due.
     pub(crate) fn reclaim(&self, now: Timestamp) -> Option<Timestamp> {
-        self.manager.sweep_at(now);
+        self.manager.sweep_apart(now);
         self.manager.next_expiry()
+    }
+
+    /// From now on the supervisor is woken when a rate changes or a lease ends earlier than all others.
+    pub(crate) fn wake_at_changes(&self, supervisor: &Unparker) {
+        self.manager.watch_leases(supervisor.clone());
+        let changes = self.rates.values().map(|rate| rate.watched_by(supervisor.clone()));
+        self.changes.lock().extend(changes);
     }
 
     /// How much of a kind abandoned attempts hold for as long as they please.
@@ -192,9 +206,9 @@ impl Gate {
         if self.reclaim_after.is_some() {
             return 0;
         }
-        let of =
-            |zombie: &Zombie| zombie.permit.bare().amount(kind) + self.manager.held_by(zombie.attempt, kind);
-        self.zombies.lock().iter().map(of).sum()
+        let zombies = self.zombies.lock();
+        let lost = zombies.iter().filter(|zombie| zombie.is_lost);
+        lost.map(|zombie| self.manager.held_by(zombie.attempt, kind)).sum()
     }
 
     /// Of a kind that is needed: how much, and how much there is beside what is lost; `None`: it suffices.
@@ -318,7 +332,13 @@ impl LaneGate {
         if let Some(why) = shared.never(&refused) {
             return Admission::Never(why);
         }
-        let core = &shell.core;
+        let (core, manager) = (&shell.core, &shared.gate.manager);
+        // Somebody's time may be over. Under no latch: a revocation is the user's.
+        let asked = shared.clock.now();
+        if manager.sweep_at(asked) > 0 && manager.take_bare(demand, core.class(), asked).is_ok() {
+            held.demand = *demand;
+            return Admission::Go;
+        }
         let mut waiting = self.waiting.lock();
         if !matches!(*waiting, Waiting::No) {
             return Admission::Blocked;
@@ -327,19 +347,10 @@ impl LaneGate {
             return Admission::Never(why);
         }
         core.word.block(Reason::Permit);
-        let asked = shared.clock.now();
-        // Somebody's time may be over.
-        if shared.gate.manager.sweep_at(asked) > 0
-            && shared.gate.manager.take_bare(demand, core.class(), asked).is_ok()
-        {
-            held.demand = *demand;
-            shared.unblock(core, Reason::Permit);
-            return Admission::Go;
-        }
         // SAFETY: the node lives in the lane's shell, which the waiter's entry does not outlive: `withdraw` takes
         // the node out when the lane ends (`Shared::leave`), and then no item is left for which it could be entered again.
         let entered = unsafe {
-            shared.gate.manager.list().enqueue(
+            manager.list().enqueue(
                 &self.node,
                 *demand,
                 core.class(),
@@ -350,7 +361,7 @@ impl LaneGate {
         };
         match entered {
             Ok(Enqueued::Granted) => {
-                shared.gate.manager.took_bare(demand, None, asked);
+                manager.took_bare(demand, None, asked);
                 held.demand = *demand;
                 shared.unblock(core, Reason::Permit);
                 Admission::Go
@@ -410,11 +421,21 @@ impl LaneGate {
         Admission::Blocked
     }
 
-    /// A worker takes up the lane's grant: true, with the permits in `held`.
-    pub(crate) fn take_up(&self, shared: &Shared, core: &LaneCore, held: &mut Held) -> bool {
+    /// A worker takes up the lane's grant: true, with the permits in `held`. What it was refused for good halts it.
+    pub(crate) fn take_up(&self, shared: &Shared, shell: &Arc<Shell>, held: &mut Held) -> bool {
+        let core = &shell.core;
         let mut waiting = self.waiting.lock();
         let Waiting::Permits { demand, asked } = *waiting else { return false };
-        if !shared.gate.manager.list().take_grant(&self.node) {
+        let list = shared.gate.manager.list();
+        if !list.take_grant(&self.node) {
+            // It waits again, since the grant was revoked; or a limit fell below it, or a kind was closed.
+            let refused = list.refusal(&self.node).as_ref().and_then(|refused| shared.never(refused));
+            if let Some(demand) = refused {
+                *waiting = Waiting::No;
+                shared.unblock(core, Reason::Permit);
+                drop(waiting);
+                shared.halt(shell, HaltReason::Impossible { demand });
+            }
             return false;
         }
         let now = shared.clock.now();
@@ -491,6 +512,36 @@ impl LaneGate {
         // ORDERING: Release pairs with the Acquire in `pay`.
         self.prepaid.store(true, Ordering::Release);
         shared.unblock(&shell.core, Reason::Rate);
+    }
+
+    /// A rate may have changed: looks when the lane's places come now.
+    pub(crate) fn retime(&self, shared: &Shared, shell: &Arc<Shell>) {
+        let mut waiting = self.waiting.lock();
+        if let Waiting::Rate { tokens, due } = &mut *waiting {
+            let now = start(tokens);
+            if std::mem::replace(due, now) != now {
+                drop(waiting);
+                shared.schedule(now, shell);
+            }
+        }
+    }
+
+    /// The lane's class has changed: it queues anew, as one that came now.
+    pub(crate) fn queue_anew(&self, shared: &Shared, core: &LaneCore) {
+        let mut waiting = self.waiting.lock();
+        let Waiting::Permits { demand, .. } = *waiting else { return };
+        let list = shared.gate.manager.list();
+        if list.state(&self.node) != NodeState::Waiting {
+            return;
+        }
+        match list.cancel(&self.node, shared.nanos(), &mut |w| shared.wake(w)) {
+            Cancelled::Removed => {}
+            Cancelled::WasGranted => list.put(&demand, shared.nanos(), &mut |w| shared.wake(w)),
+            // Refused: who takes it up finds out.
+            Cancelled::WasClosed | Cancelled::WasIdle => return,
+        }
+        *waiting = Waiting::No;
+        shared.unblock(core, Reason::Permit);
     }
 
     /// Gives up what the lane waits for: pause, cancel, shutdown.

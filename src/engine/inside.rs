@@ -19,7 +19,8 @@ impl Context {
     /// Who waits here holds a worker, so it goes before all batches that wait to begin. An item that holds something
     /// already, by `needs` or from here, may wait only for kinds that come after all it holds, in the order of
     /// [`ResourceKind`](crate::ResourceKind): so items cannot wait for each other in a circle. What is free is given in
-    /// any order. Tokens of a rate are never held, and may be waited for at any time.
+    /// any order. Tokens of a rate are never held, and may be waited for at any time. (Threads that the closure starts
+    /// are one holder with it; if several of them take permits at the same time, their order is the closure's to keep.)
     ///
     /// ```
     /// use batchyard::{Engine, ResourceKind};
@@ -94,6 +95,8 @@ impl Context {
         let inside = Inside {
             attempt: self.slot.owner(self.run),
             above: core.gate.above(),
+            // Whoever waits here is not hung.
+            beat: core.spec.hang_after.map(|after| after / 2),
             queued: &|wanted: &waitlist::Demand| {
                 for shell in shared.lanes() {
                     shell.core.gate.give_up_grant(shared, &shell.core, wanted);
@@ -105,11 +108,17 @@ impl Context {
                 if self.check().is_err() {
                     return Some(AcquireError::Cancelled);
                 }
+                self.heartbeat();
                 let (kind, asked, lost, limit) = shared.gate.lacks(wanted)?;
                 let kind = shared.gate.manager.kind_of(kind);
                 Some(AcquireError::NeverFits { kind, asked, limit: limit.saturating_sub(lost) })
             },
         };
-        shared.gate.manager.acquire_inside(&demand, &wait, &inside, place)
+        let permit = shared.gate.manager.acquire_inside(&demand, &wait, &inside, place)?;
+        // Looked at behind the entry of what it holds: either who abandons the attempt finds that, or we see it here.
+        if self.check().is_err() {
+            return Err(AcquireError::Cancelled);
+        }
+        Ok(permit)
     }
 }

@@ -204,13 +204,13 @@ impl LaneCore {
         }
     }
 
-    /// The lane's number. Valid once it is placed.
     /// Its priority class, 0 to 3.
     #[inline]
     pub(crate) fn class(&self) -> usize {
         usize::from(self.tunables.get().class)
     }
 
+    /// The lane's number. Valid once it is placed.
     pub(crate) fn index(&self) -> usize {
         self.index.load(Ordering::Relaxed) as usize
     }

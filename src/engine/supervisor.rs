@@ -60,6 +60,9 @@ fn look(shared: &Arc<Shared>, memory: &mut Memory, now: Timestamp) -> Option<Tim
         // What a lane drops is the user's, and the other lanes are due as well.
         let _ = caught(move || look_at_lane(shared, &shell, now));
     }
+    for shell in shared.lanes() {
+        shell.core.gate.retime(shared, &shell);
+    }
     if shared.watching.load(Ordering::Relaxed) {
         let look = look_at_workers(shared, warned, now);
         next = earliest(next, look);
@@ -212,7 +215,7 @@ fn look_at_item(
 /// The lane was cancelled and its grace is over: takes its items from the workers that have them. False: not all of
 /// them yet, effects are on their way.
 fn abandon_all(shared: &Arc<Shared>, shell: &Arc<Shell>, replace: bool) -> bool {
-    let mut all = true;
+    let (mut all, mut lost) = (true, false);
     for id in 0..shared.slots.len() {
         let slot = Arc::clone(&shared.slots[id].lock());
         let Some(look) = slot.look() else { continue };
@@ -221,10 +224,18 @@ fn abandon_all(shared: &Arc<Shared>, shell: &Arc<Shell>, replace: bool) -> bool 
             continue;
         }
         match take_away(shared, shell, &slot, look, false) {
-            Abandon::Done if replace => shared.replace(id),
-            Abandon::Done | Abandon::NotCurrent => {}
+            Abandon::Done => {
+                lost = true;
+                if replace {
+                    shared.replace(id);
+                }
+            }
+            Abandon::NotCurrent => {}
             Abandon::Busy => all = false,
         }
+    }
+    if lost {
+        after_losses(shared);
     }
     all
 }
@@ -261,7 +272,12 @@ fn abandon(
     if abandoned > limit {
         shared.halt(shell, HaltReason::Abandoned { abandoned, limit });
     }
-    // What this attempt holds may be what others wait for.
+    after_losses(shared);
+    None
+}
+
+/// What was lost may be what others wait for: lanes, and items inside.
+fn after_losses(shared: &Arc<Shared>) {
     for shell in shared.lanes() {
         if let Some(demand) = shell.core.gate.impossible(shared) {
             shared.halt(&shell, HaltReason::Impossible { demand });
@@ -270,7 +286,6 @@ fn abandon(
     for slot in &shared.slots {
         slot.lock().wake_sleepers();
     }
-    None
 }
 
 /// Takes an attempt from its worker and, once its effects have arrived, settles its item. `NotCurrent`: it came back

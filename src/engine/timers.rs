@@ -55,7 +55,7 @@ impl Ord for Timer {
 
 impl Shared {
     pub(crate) fn set_supervisor(&self, unparker: Unparker) {
-        self.gate.manager.watch_leases(unparker.clone());
+        self.gate.wake_at_changes(&unparker);
         let _ = self.supervisor.set(unparker);
     }
 

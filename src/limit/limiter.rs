@@ -9,7 +9,7 @@ use super::builder::{Order, Parts, RateLimiterBuilder, invalid, too_fast, valid_
 use super::error::{Denied, LimitError};
 use super::rate::Rate;
 use super::reservation::{Grant, Reservation};
-use super::waiting::{Sleeper, Sleepers};
+use super::waiting::{Sleeper, Sleepers, Watch};
 use crate::core::bucket::{Bucket, Short, Slot};
 use crate::core::leader::Leader;
 use crate::error::Invalid;
@@ -371,6 +371,11 @@ impl RateLimiter {
     /// Wakes `who` at each change of the rate, the burst or a pause, until it is dropped.
     pub(crate) fn watch(&self, who: Unparker) -> impl Sized + '_ {
         Sleeper::new(&self.inner, who)
+    }
+
+    /// As [`watch`](Self::watch), without holding on to this handle.
+    pub(crate) fn watched_by(&self, who: Unparker) -> Watch {
+        Watch::new(self.clone(), who)
     }
 
     pub(super) fn inner(&self) -> &Inner {

@@ -5,7 +5,7 @@
 mod laws;
 
 use super::error::LimitError;
-use super::limiter::Inner;
+use super::limiter::{Inner, RateLimiter};
 use super::reservation::Grant;
 use crate::core::bucket::{Short, Slot};
 use crate::core::leader::{Claim, Leader, Left, Take, Turn};
@@ -182,5 +182,32 @@ impl<'a> Sleeper<'a> {
 impl Drop for Sleeper<'_> {
     fn drop(&mut self) {
         self.inner.sleepers.lock().asleep.remove(&self.number);
+    }
+}
+
+/// A place in a limiter's list of whom to wake at changes, for who does not sleep on the limiter; leaves it when dropped.
+pub(crate) struct Watch {
+    limiter: RateLimiter,
+    number: u64,
+}
+
+impl Watch {
+    pub(super) fn new(limiter: RateLimiter, who: Unparker) -> Self {
+        let place = Sleeper::new(limiter.inner(), who);
+        let number = place.number;
+        std::mem::forget(place); // it is this one's to leave
+        Watch { limiter, number }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.limiter.inner().sleepers.lock().asleep.remove(&self.number);
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").field("number", &self.number).finish()
     }
 }

@@ -215,6 +215,9 @@ impl Inner {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
             return Err(AcquireError::QueueFull { most: self.max_waiters });
         }
+        if inside.is_none() && self.forbidden.get().is_some_and(|is_forbidden| is_forbidden()) {
+            return Err(AcquireError::WouldBlockWorker { kind: short });
+        }
         let class = wait.priority.class();
         let mut claim = Claim::Class(class);
         if let Some(inside) = inside {
@@ -251,7 +254,8 @@ impl Inner {
                     return false;
                 }
                 let lapse = begin(self.holders.hint());
-                if !self.clock.park(parker, [until, lapse].into_iter().flatten().min()) {
+                let beat = inside.and_then(|inside| inside.next_beat(self.clock.now()));
+                if !self.clock.park(parker, [until, lapse, beat].into_iter().flatten().min()) {
                     let now = self.clock.now();
                     if until.is_some_and(|until| now >= until) {
                         return false;
@@ -308,7 +312,8 @@ impl Inner {
                     return Err(AcquireError::Paced { rate: rate.clone(), ready_in });
                 }
                 let clock = limiter.clock();
-                clock.park(parker, Some(clock.now() + ready_in));
+                let beat = inside.and_then(|inside| inside.beat);
+                clock.park(parker, Some(clock.now() + beat.map_or(ready_in, |beat| beat.min(ready_in))));
             }
             Ok(())
         })

@@ -77,6 +77,13 @@ pub enum AcquireError {
         /// [`max_waiters`](crate::resource::ResourceManagerBuilder::max_waiters).
         most: usize,
     },
+    /// The call would have to wait, in a thread of the engine whose resources these are: it might wait for a permit that
+    /// only this thread can put to use. Inside an item, use [`Context::acquire`](crate::Context::acquire).
+    #[error("a thread of the engine would wait for `{kind}`: inside an item, use the context's `acquire`")]
+    WouldBlockWorker {
+        /// The kind that falls short.
+        kind: ResourceKind,
+    },
     /// The call would have to wait, and its thread or its owner holds something already: two that do so can wait for
     /// each other for ever. Ask for all in one demand, [extend](crate::resource::Permit::extend) the permit, or say
     /// [`Wait::while_holding`](crate::resource::Wait::while_holding).

@@ -9,7 +9,7 @@
 use super::Demand;
 use super::acquire::Resolved;
 use super::error::AcquireError;
-use super::holders::{Entry, OwnerId};
+use super::holders::{Entry, Lapsed, OwnerId};
 use super::kind::ResourceKind;
 use super::lapse::{OnExpiry, expiry, tick};
 use super::manager::{Inner, ResourceManager};
@@ -18,7 +18,7 @@ use super::wait::Wait;
 use crate::core::lease::NEVER;
 use crate::core::waitlist::{self, Refused, WaitList};
 use crate::job::Priority;
-use crate::sync::{Arc, Parker, Unparker};
+use crate::sync::{Arc, Mutex, Parker, Unparker, thread};
 use crate::time::Timestamp;
 use std::fmt;
 use std::panic::Location;
@@ -30,6 +30,8 @@ pub(crate) struct Inside<'a> {
     pub(crate) attempt: OwnerId,
     /// The number above the highest kind that its batch `needs`; 0: none.
     pub(crate) above: u16,
+    /// It says that it is alive at least this often: its `stop` is asked.
+    pub(crate) beat: Option<Duration>,
     /// Called once, when it has queued.
     pub(crate) queued: &'a dyn Fn(&waitlist::Demand),
     /// Who is told when it shall stop; told once.
@@ -50,6 +52,11 @@ impl<'a> Inside<'a> {
         let me = parker.unparker();
         (self.enter)(&me);
         Entered { inside: self, me }
+    }
+
+    /// When it says so next.
+    pub(super) fn next_beat(&self, now: Timestamp) -> Option<Timestamp> {
+        self.beat.map(|every| now + every)
     }
 
     /// Enters it anew, for who woke it took it out, then asks: so one of the two sees the other.
@@ -119,6 +126,42 @@ impl ResourceManager {
         self.inner.sweep(now)
     }
 
+    /// As [`sweep_at`](Self::sweep_at), for a thread that must not be held up: revocations, which are the user's, run in
+    /// a thread of their own.
+    pub(crate) fn sweep_apart(&self, now: Timestamp) {
+        let inner = &self.inner;
+        if tick(now) < inner.holders.hint() {
+            return;
+        }
+        let (lapsed, earlier) = inner.holders.lapse(now);
+        if earlier {
+            inner.wake_asleep();
+        }
+        let is_theirs =
+            |lapsed: &Lapsed| lapsed.taken && matches!(lapsed.entry.on_expiry, OnExpiry::Revoke(_));
+        let (theirs, ours): (Vec<_>, Vec<_>) = lapsed.into_iter().partition(is_theirs);
+        inner.settle(ours, now);
+        if theirs.is_empty() {
+            return;
+        }
+        let theirs = Arc::new(Mutex::new(theirs));
+        let (there, what) = (Arc::clone(inner), Arc::clone(&theirs));
+        let started = thread::Builder::new().name("batchyard-revoke".into()).spawn(move || {
+            let lapsed = std::mem::take(&mut *what.lock());
+            there.settle(lapsed, now);
+        });
+        if started.is_err() {
+            // Better late than never.
+            let lapsed = std::mem::take(&mut *theirs.lock());
+            inner.settle(lapsed, now);
+        }
+    }
+
+    /// Who must not wait in the queue like anybody: the threads of the engine. The first one stays.
+    pub(crate) fn forbid(&self, is_forbidden: impl Fn() -> bool + Send + Sync + 'static) {
+        let _ = self.inner.forbidden.set(Box::new(is_forbidden));
+    }
+
     /// Wakes `who` whenever a lease is over earlier than all others, from now on.
     pub(crate) fn watch_leases(&self, who: Unparker) {
         self.inner.asleep.lock().push(who);
@@ -153,13 +196,14 @@ impl ResourceManager {
         &self,
         d: waitlist::Demand,
         owner: Arc<str>,
+        attempt: OwnerId,
         priority: Priority,
         place: &'static Location<'static>,
     ) -> Permit {
         let entry = Entry {
             demand: d,
             owner,
-            owner_id: None,
+            owner_id: Some(attempt),
             thread: None,
             priority,
             since: self.inner.clock.now(),

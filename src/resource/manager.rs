@@ -72,6 +72,8 @@ pub(super) struct Inner {
     lease: (Option<Duration>, OnExpiry),
     on_lapse: Option<Lapse>,
     pub(super) lanes: OnceLock<Box<dyn Fn(u32) + Send + Sync>>,
+    /// Whether the calling thread may not queue.
+    pub(super) forbidden: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
 impl Inner {
@@ -104,6 +106,7 @@ impl Inner {
             lease,
             on_lapse,
             lanes: OnceLock::new(),
+            forbidden: OnceLock::new(),
         }
     }
 
@@ -192,7 +195,7 @@ impl Inner {
         self.settle(lapsed, now)
     }
 
-    fn settle(&self, lapsed: Vec<Lapsed>, now: Timestamp) -> usize {
+    pub(super) fn settle(&self, lapsed: Vec<Lapsed>, now: Timestamp) -> usize {
         let count = lapsed.len();
         for Lapsed { entry, taken } in lapsed {
             self.books(&entry.demand).for_each(|(_, _, book)| book.expired.add(1));
@@ -392,7 +395,10 @@ impl ResourceManager {
     pub fn holders(&self) -> Vec<Holder> {
         let now = self.inner.clock.now();
         let list = self.inner.holders.list();
-        let some = list.iter().filter(|(entry, _)| !entry.demand.is_empty());
+        // What holds kinds without a name alone is the engine's, and nobody else's business.
+        let named = |(kind, _)| usize::from(kind) >= self.inner.hidden;
+        let some =
+            list.iter().filter(|(entry, _)| entry.demand.is_empty() || entry.demand.parts().any(named));
         some.map(|(entry, overdue)| self.inner.holder(entry, *overdue, now)).collect()
     }
 

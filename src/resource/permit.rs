@@ -177,11 +177,6 @@ impl Permit {
         !matches!(self.inner.holders.standing(self.handle), Standing::Held(NEVER))
     }
 
-    /// What it holds, in the manager's numbers.
-    pub(crate) fn bare(&self) -> &waitlist::Demand {
-        &self.demand
-    }
-
     /// Ends it without giving back what it held: that is the caller's then. False: it was taken back before.
     pub(crate) fn into_bare(mut self) -> bool {
         let all = self.demand;

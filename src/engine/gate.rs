@@ -22,7 +22,7 @@ use super::shared::Shared;
 use super::slot::Slot;
 use crate::core::laneword::Reason;
 use crate::core::waitlist::{Cancelled, Demand, Enqueued, Node, NodeState, Refused, Waiter};
-use crate::job::{Failure, FailureKind, HaltReason, Priority};
+use crate::job::{Failure, FailureKind, Priority};
 use crate::limit::{Outcome, RateLimiter, Reservation, Watch};
 use crate::resource::{OwnerId, Permit, ResourceKind, ResourceManager};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -421,20 +421,17 @@ impl LaneGate {
         Admission::Blocked
     }
 
-    /// A worker takes up the lane's grant: true, with the permits in `held`. What it was refused for good halts it.
-    pub(crate) fn take_up(&self, shared: &Shared, shell: &Arc<Shell>, held: &mut Held) -> bool {
-        let core = &shell.core;
+    /// A worker takes up the lane's grant: true, with the permits in `held`.
+    pub(crate) fn take_up(&self, shared: &Shared, core: &LaneCore, held: &mut Held) -> bool {
         let mut waiting = self.waiting.lock();
         let Waiting::Permits { demand, asked } = *waiting else { return false };
         let list = shared.gate.manager.list();
         if !list.take_grant(&self.node) {
-            // It waits again, since the grant was revoked; or a limit fell below it, or a kind was closed.
-            let refused = list.refusal(&self.node).as_ref().and_then(|refused| shared.never(refused));
-            if let Some(demand) = refused {
+            // It waits again, since the grant was revoked; or a limit fell below it, or a kind was closed: then its next
+            // item finds out whether that is still so.
+            if list.refusal(&self.node).is_some() {
                 *waiting = Waiting::No;
                 shared.unblock(core, Reason::Permit);
-                drop(waiting);
-                shared.halt(shell, HaltReason::Impossible { demand });
             }
             return false;
         }

@@ -273,7 +273,7 @@ fn look(shared: &Arc<Shared>, me: &mut WorkerState) -> Option<Next> {
             continue;
         }
         let Some(shell) = shared.lane(lane) else { continue };
-        if shell.core.gate.take_up(shared, &shell, &mut me.held) {
+        if shell.core.gate.take_up(shared, &shell.core, &mut me.held) {
             if let Take::Got { .. } = shell.core.word.take() {
                 return Some(Next::Serve(shell));
             }

@@ -17,14 +17,16 @@
 //! has passed. A lane whose reservations have come due holds a *prepaid* start: the next item through its gate uses
 //! it. So the rate law holds on grant stamps, and what the service sees is within `burst + active lanes + rate·t`.
 
+mod losses;
+
+use self::losses::Zombie;
 use super::lane::{LaneCore, Shell};
 use super::shared::Shared;
-use super::slot::Slot;
 use crate::core::laneword::Reason;
 use crate::core::waitlist::{Cancelled, Demand, Enqueued, Node, NodeState, Refused, Waiter};
-use crate::job::{Failure, FailureKind, Priority};
+use crate::job::{Failure, FailureKind};
 use crate::limit::{Outcome, RateLimiter, Reservation, Watch};
-use crate::resource::{OwnerId, Permit, ResourceKind, ResourceManager};
+use crate::resource::{ResourceKind, ResourceManager};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, Unparker};
 use crate::time::{Clock, Timestamp};
@@ -52,17 +54,6 @@ pub(crate) struct Gate {
     reclaim_after: Option<Duration>,
     /// The supervisor's places in the rates' lists of whom to wake.
     changes: Mutex<Vec<Watch>>,
-}
-
-/// An abandoned attempt whose thread has not returned.
-#[derive(Debug)]
-struct Zombie {
-    slot: Arc<Slot>,
-    attempt: OwnerId,
-    /// What its lane needs.
-    permit: Permit,
-    /// It is certain: until then its worker may still come back with it.
-    is_lost: bool,
 }
 
 /// A lane's part of the gate.
@@ -145,78 +136,11 @@ impl Gate {
         self.in_use(FIRST_LANE + lane as u16) > 0
     }
 
-    // ---- abandoned attempts ------------------------------------------------------------------------------
-
-    /// The attempt of this slot is about to be abandoned: what it holds stays charged until its thread returns.
-    #[track_caller]
-    pub(crate) fn charge(&self, slot: &Arc<Slot>, attempt: OwnerId, demand: Demand, shell: &Shell) {
-        let priority = Priority::from_class(usize::from(shell.core.tunables.get().class));
-        let owner = format!("an attempt of `{}` that was given up", shell.core.name).into();
-        let place = std::panic::Location::caller();
-        let permit = self.manager.adopt(demand, owner, attempt, priority, place);
-        self.zombies.lock().push(Zombie { slot: Arc::clone(slot), attempt, permit, is_lost: false });
-    }
-
-    /// The attempt is lost: when its time is over, what it holds is given back in any case, also what it took inside.
-    pub(crate) fn lose(&self, slot: &Arc<Slot>, now: Timestamp) {
-        let mut zombies = self.zombies.lock();
-        for zombie in zombies.iter_mut().filter(|zombie| Arc::ptr_eq(&zombie.slot, slot)) {
-            zombie.is_lost = true;
-            if let Some(after) = self.reclaim_after {
-                self.manager.lapse_at(zombie.attempt, now + after);
-            }
-        }
-    }
-
-    /// The attempt came back before it was abandoned: it holds what it holds.
-    pub(crate) fn uncharge(&self, slot: &Arc<Slot>) {
-        if let Some(zombie) = self.take_zombie(slot) {
-            // It has no lease: nobody has taken it back.
-            zombie.permit.into_bare();
-        }
-    }
-
-    fn take_zombie(&self, slot: &Arc<Slot>) -> Option<Zombie> {
-        let mut zombies = self.zombies.lock();
-        let at = zombies.iter().position(|zombie| Arc::ptr_eq(&zombie.slot, slot))?;
-        Some(zombies.swap_remove(at))
-    }
-
-    /// An abandoned attempt has returned: gives back what its lane needs, unless that was reclaimed.
-    pub(crate) fn returned(&self, slot: &Arc<Slot>, held: &mut Held) {
-        *held = Held::default();
-        drop(self.take_zombie(slot));
-    }
-
-    /// Ends leases that are over, those of abandoned attempts among them, for the supervisor. When the next is due.
-    pub(crate) fn reclaim(&self, now: Timestamp) -> Option<Timestamp> {
-        self.manager.sweep_apart(now);
-        self.manager.next_expiry()
-    }
-
     /// From now on the supervisor is woken when a rate changes or a lease ends earlier than all others.
     pub(crate) fn wake_at_changes(&self, supervisor: &Unparker) {
         self.manager.watch_leases(supervisor.clone());
         let changes = self.rates.values().map(|rate| rate.watched_by(supervisor.clone()));
         self.changes.lock().extend(changes);
-    }
-
-    /// How much of a kind abandoned attempts hold for as long as they please.
-    fn lost(&self, kind: u16) -> u64 {
-        if self.reclaim_after.is_some() {
-            return 0;
-        }
-        let zombies = self.zombies.lock();
-        let lost = zombies.iter().filter(|zombie| zombie.is_lost);
-        lost.map(|zombie| self.manager.held_by(zombie.attempt, kind)).sum()
-    }
-
-    /// Of a kind that is needed: how much, and how much there is beside what is lost; `None`: it suffices.
-    pub(crate) fn lacks(&self, demand: &Demand) -> Option<(u16, u64, u64, u64)> {
-        demand.parts().find_map(|(kind, asked)| {
-            let (lost, limit) = (self.lost(kind), self.manager.list().limit(kind));
-            (lost > 0 && asked > limit.saturating_sub(lost)).then_some((kind, asked, lost, limit))
-        })
     }
 
     /// Sets the cap of a lane.
@@ -614,36 +538,5 @@ impl Held {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.demand.is_empty()
-    }
-}
-
-impl Shared {
-    /// The sentence for a demand that can never be met.
-    fn never(&self, refused: &Refused) -> Option<String> {
-        match refused {
-            Refused::Short { .. } => None,
-            Refused::Never { kind, asked, limit } => Some(format!(
-                "an item needs {asked} of {}, whose limit is {limit} now",
-                self.kind_name(*kind)
-            )),
-            Refused::Closed { kind } => Some(format!("{} is closed", self.kind_name(*kind))),
-        }
-    }
-
-    /// The sentence for a demand that abandoned attempts have made impossible.
-    fn impossible(&self, demand: &Demand) -> Option<String> {
-        let (kind, asked, lost, limit) = self.gate.lacks(demand)?;
-        Some(format!(
-            "an item needs {asked} of {}, and abandoned attempts that do not return hold {lost} of {limit}",
-            self.kind_name(kind)
-        ))
-    }
-
-    fn kind_name(&self, kind: u16) -> String {
-        match kind {
-            TOTAL => "the engine's cap on items in hand".into(),
-            k if k < FIRST_NAMED => "the batch's cap on items in hand".into(),
-            k => format!("`{}`", self.gate.manager.kind_of(k)),
-        }
     }
 }

@@ -555,7 +555,10 @@ fn promise_12_who_waits_inside_is_not_hung() {
         let batch = engine
             .batch("patient")
             .hang_after(secs(10))
-            .submit([()], |_, ctx| Ok(drop(ctx.acquire("k")?)))
+            .submit([()], |_, ctx| {
+                let _k = ctx.acquire("k")?;
+                Ok(())
+            })
             .unwrap();
         until("it waits", || engine.resources().waiting("k") == Some(1));
         for _ in 0..50 {

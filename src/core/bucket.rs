@@ -521,33 +521,42 @@ impl Bucket {
 }
 
 impl View {
-    /// A take from a bucket that has these terms and a word of its own, `tat` (0: full): its stamp, and the word after it.
-    ///
-    /// # Errors
-    ///
-    /// [`Short`].
+    /// The same terms at another time.
     #[inline(always)]
-    pub fn take(&self, tat: u64, n: u64) -> Result<(u64, u64), Short> {
-        let Some(cost) = self.terms.cost(n) else { return Err(self.never(tat)) };
-        match self.terms.decide(tat, self.point, cost) {
-            Some(end) => Ok((self.point.tick, end)),
-            None => Err(self.short(tat, cost)),
+    pub fn at(&self, now: u64) -> View {
+        View { now, point: self.terms.line.at(now), ..*self }
+    }
+
+    /// A take from a bucket that has these terms and a word of its own, `tat` (0: full): its stamp, and the word after it.
+    /// `None`: [`refusal`](Self::refusal) says why.
+    #[inline(always)]
+    pub fn take(&self, tat: u64, n: u64) -> Option<(u64, u64)> {
+        let cost = self.terms.cost(n)?;
+        self.terms.decide(tat, self.point, cost).map(|end| (self.point.tick, end))
+    }
+
+    /// Why [`take`](Self::take) was refused.
+    #[inline(always)]
+    pub fn refusal(&self, tat: u64, n: u64) -> Short {
+        match self.terms.cost(n) {
+            Some(cost) => self.short(tat, cost),
+            None => self.never(tat),
         }
     }
 
     /// The first take that is granted, at `latest` or before; as [`take`](Self::take).
-    ///
-    /// # Errors
-    ///
-    /// [`Short`].
-    pub fn first(&self, tat: u64, n: u64, latest: u64) -> Result<(u64, u64), Short> {
-        let Some(cost) = self.terms.cost(n) else { return Err(self.never(tat)) };
-        if let Some(end) = self.terms.decide(tat, self.point, cost) {
-            return Ok((self.point.tick, end));
-        }
-        let ready = self.terms.ready(tat, self.point, cost, true).filter(|start| *start <= latest);
-        let end = ready.and_then(|start| self.terms.decide(tat, self.terms.line.at(start), cost));
-        ready.zip(end).ok_or_else(|| self.short(tat, cost))
+    pub fn first(&self, tat: u64, n: u64, latest: u64) -> Option<(u64, u64)> {
+        self.take(tat, n).or_else(|| {
+            let cost = self.terms.cost(n)?;
+            let ready = self.terms.ready(tat, self.point, cost, true).filter(|start| *start <= latest)?;
+            self.terms.decide(tat, self.terms.line.at(ready), cost).map(|end| (ready, end))
+        })
+    }
+
+    /// The reading of the clock.
+    #[inline(always)]
+    pub fn now(&self) -> u64 {
+        self.now
     }
 
     /// Where `V` is: who has a word at or below it is full.
@@ -555,6 +564,7 @@ impl View {
         self.point.floor
     }
 
+    #[inline(always)]
     fn never(&self, tat: u64) -> Short {
         Short::NeverFits { left: self.terms.left(tat, self.point) }
     }

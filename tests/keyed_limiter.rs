@@ -5,6 +5,7 @@
 use batchyard::limit::{KeyedLimiter, LimitError};
 use batchyard::{Clock, Deadline, ManualClock, Rate, RateLimiter, Timestamp, millis, secs};
 use proptest::prelude::*;
+use std::hash::{Hash, Hasher};
 use std::thread;
 use std::time::Duration;
 
@@ -110,6 +111,34 @@ fn idle_keys_are_dropped_as_others_come() {
     assert!(keyed.len() < 10_000, "{}", keyed.len());
     keyed.sweep_idle();
     assert_eq!(keyed.len(), 0);
+}
+
+/// A key whose `Hash` says nothing: all have the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Alike(u32);
+
+impl Hash for Alike {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+#[test]
+fn keys_of_one_hash_have_buckets_of_their_own() {
+    let time = ManualClock::new();
+    let keyed = KeyedLimiter::with_clock(Rate::per_second(1).burst(2), time.clock()).unwrap();
+    for key in [1, 2, 3] {
+        keyed.try_acquire(&Alike(key), 1).unwrap();
+    }
+    keyed.try_acquire(&Alike(2), 1).unwrap();
+    assert_eq!(keyed.len(), 3);
+    assert!(keyed.try_acquire(&Alike(2), 1).is_err());
+    time.advance(secs(1));
+    // The first of them goes; a new one takes its place, and the second is still what it was.
+    assert_eq!((keyed.sweep_idle(), keyed.len()), (2, 1));
+    keyed.try_acquire(&Alike(4), 2).unwrap();
+    assert_eq!(keyed.try_acquire(&Alike(2), 2).unwrap_err().remaining, 1);
+    assert!(keyed.try_acquire(&Alike(4), 1).is_err());
+    time.advance(secs(2));
+    assert_eq!((keyed.sweep_idle(), keyed.len()), (2, 0));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //!   or nothing (the outcomes are exactly those of the sequential bucket, computed here by trying all orders);
 //! - nobody decides by half-written terms, by the old rate with a time after the change, or without a barrier after a
 //!   pause; two changes at a time both take effect; a cancel does not open a pause;
+//! - who has more to look at than the bucket is told to, before and after a change;
 //! - a reservation is re-timed by the old terms or the new ones, never by a mixture.
 //!
 //! Not verified here: the arithmetic and the window law over many grants (property tests, `tests/rate_limiter_laws.rs`
@@ -309,7 +310,23 @@ mod changing {
             ],
             |bucket, _| (bucket.left(|| 0), bucket.left(|| 7), take(bucket, || 0, 2), bucket.epoch()),
         )
-        .exactly([(1, 1, Until(8), 4)]);
+        .exactly([(1, 1, Until(8), 8)]);
+    }
+
+    #[test]
+    fn a_change_and_a_taker_who_is_to_look_further() {
+        explore(
+            || bucket(1, 1).attended(),
+            &[
+                |bucket: &Bucket| {
+                    bucket.set_pace(|| 0, per_ticks(8)).unwrap();
+                    None
+                },
+                |bucket| bucket.take_plainly(|| 0, 1).map(seen),
+            ],
+            |bucket, taken| (taken, bucket.take_plainly(|| 0, 1).map(seen), take(bucket, || 0, 1)),
+        )
+        .exactly([(vec![None, None], None, Granted(0))]);
     }
 
     #[test]

@@ -46,6 +46,7 @@
 //! |---|---|
 //! | `burst · grains <= MOST`, `V < END`: no sum here overflows | [`Bucket::new`], `Line::span` |
 //! | sequence even: the terms are those of epoch `sequence`; odd: being written | `Bucket::change` |
+//! | bit 1 of the sequence: [attended](Bucket::attended), and never changes | every change adds 4 |
 //! | `barrier <= V + burst` of the pause that set it | `pause`, `set_burst` |
 
 mod line;
@@ -66,6 +67,10 @@ const FINEST: u64 = 1 << 44;
 const STARTED: u64 = u64::MAX;
 /// The epoch of a slot that the burst no longer held at some time.
 const NEVER: u64 = u64::MAX - 2;
+/// The sequence, in parts: being written; attended, for life; the number of the change.
+const WRITING: u64 = 1;
+const ATTENDED: u64 = 2;
+const CHANGE: u64 = 4;
 /// How many spins a lost CAS may cost at the most.
 const MOST_SPINS: u32 = 64;
 
@@ -192,6 +197,14 @@ impl Bucket {
         self
     }
 
+    /// [`take_plainly`](Self::take_plainly) decides nothing: its owner has more to look at than the bucket. The mark is in a
+    /// word that is tested anyway, so the others do not pay for the question.
+    pub fn attended(mut self) -> Bucket {
+        self.terms.sequence = AtomicU64::new(ATTENDED);
+        self.latest.lock().epoch = ATTENDED;
+        self
+    }
+
     /// Whether it [lets owe](Self::lets_owe).
     pub fn owes(&self) -> bool {
         self.terms.debt
@@ -206,10 +219,17 @@ impl Bucket {
     /// [`Short`] says when there will be enough.
     #[inline(always)]
     pub fn try_take(&self, now: impl Fn() -> u64, n: u64) -> Result<u64, Short> {
-        match self.read_once(&now).and_then(|view| self.take_once(&view, n)) {
+        match self.read_once(&now, WRITING).and_then(|view| self.take_once(&view, n)) {
             Some(decided) => decided,
             None => self.take_again(now, n),
         }
+    }
+
+    /// [`try_take`](Self::try_take) as far as it goes without a detour. `None`: it is [attended](Self::attended), a change was
+    /// met half-way, a race was lost, or it never fits. Nothing has been taken then.
+    #[inline(always)]
+    pub fn take_plainly(&self, now: impl Fn() -> u64, n: u64) -> Option<Result<u64, Short>> {
+        self.take_once(&self.read_once(&now, WRITING | ATTENDED)?, n)
     }
 
     /// [`try_take`](Self::try_take) by terms and a time that were read before.
@@ -336,7 +356,7 @@ impl Bucket {
         if slot.at_once() || slot.epoch == STARTED || slot.epoch == epoch {
             return true;
         }
-        if epoch == slot.epoch + 2 && slot.start <= since {
+        if epoch == slot.epoch + CHANGE && slot.start <= since {
             slot.epoch = STARTED;
             return true;
         }
@@ -418,7 +438,7 @@ impl Bucket {
     /// Changes with every change of the terms.
     pub fn epoch(&self) -> u64 {
         // ORDERING: Acquire pairs with the Release at the end of `change`.
-        self.terms.sequence.load(Ordering::Acquire) & !1
+        self.terms.sequence.load(Ordering::Acquire) & !WRITING
     }
 
     /// Moves `tat`. Relaxed: the bound is a property of this one word's history, and a grant publishes nothing.
@@ -435,7 +455,7 @@ impl Bucket {
     #[inline]
     pub fn view(&self, now: &impl Fn() -> u64) -> View {
         loop {
-            if let Some(view) = self.read_once(now) {
+            if let Some(view) = self.read_once(now, WRITING) {
                 return view;
             }
             hint::spin_loop();
@@ -448,11 +468,11 @@ impl Bucket {
     /// 3. Then the sequence again: unchanged, so neither was there a newer term, nor does the reading lie behind a
     ///    change. (A raw counter may be read some nanoseconds off its place among the loads.)
     #[inline(always)]
-    fn read_once(&self, now: &impl Fn() -> u64) -> Option<View> {
+    fn read_once(&self, now: &impl Fn() -> u64, unless: u64) -> Option<View> {
         let shared = &*self.terms;
         // ORDERING: Acquire pairs with the Release at the end of `change`.
         let epoch = shared.sequence.load(Ordering::Acquire);
-        if epoch & 1 != 0 {
+        if epoch & unless != 0 {
             return None;
         }
         let early = if armed!(mutant = "bucket_clock_outside") { None } else { Some(now()) };
@@ -483,14 +503,14 @@ impl Bucket {
         let shared = &*self.terms;
         if !armed!(mutant = "bucket_change_unmarked") {
             // Relaxed: the Release stores of `write` carry it.
-            shared.sequence.store(epoch + 1, Ordering::Relaxed);
+            shared.sequence.store(epoch | WRITING, Ordering::Relaxed);
         }
         let now = now();
         let made = make(old, now);
         let mut next = epoch;
         if let Ok(new) = made {
             shared.write((&old, since), &new, now);
-            next = epoch + 2;
+            next = epoch + if armed!(mutant = "bucket_attention_lost") { ATTENDED } else { CHANGE };
             *latched = Latest { terms: new, since: now, epoch: next };
         }
         // ORDERING: Release publishes the terms to who loads the sequence. A change that was refused changed no
@@ -501,33 +521,42 @@ impl Bucket {
 }
 
 impl View {
-    /// A take from a bucket that has these terms and a word of its own, `tat` (0: full): its stamp, and the word after it.
-    ///
-    /// # Errors
-    ///
-    /// [`Short`].
+    /// The same terms at another time.
     #[inline(always)]
-    pub fn take(&self, tat: u64, n: u64) -> Result<(u64, u64), Short> {
-        let Some(cost) = self.terms.cost(n) else { return Err(self.never(tat)) };
-        match self.terms.decide(tat, self.point, cost) {
-            Some(end) => Ok((self.point.tick, end)),
-            None => Err(self.short(tat, cost)),
+    pub fn at(&self, now: u64) -> View {
+        View { now, point: self.terms.line.at(now), ..*self }
+    }
+
+    /// A take from a bucket that has these terms and a word of its own, `tat` (0: full): its stamp, and the word after it.
+    /// `None`: [`refusal`](Self::refusal) says why.
+    #[inline(always)]
+    pub fn take(&self, tat: u64, n: u64) -> Option<(u64, u64)> {
+        let cost = self.terms.cost(n)?;
+        self.terms.decide(tat, self.point, cost).map(|end| (self.point.tick, end))
+    }
+
+    /// Why [`take`](Self::take) was refused.
+    #[inline(always)]
+    pub fn refusal(&self, tat: u64, n: u64) -> Short {
+        match self.terms.cost(n) {
+            Some(cost) => self.short(tat, cost),
+            None => self.never(tat),
         }
     }
 
     /// The first take that is granted, at `latest` or before; as [`take`](Self::take).
-    ///
-    /// # Errors
-    ///
-    /// [`Short`].
-    pub fn first(&self, tat: u64, n: u64, latest: u64) -> Result<(u64, u64), Short> {
-        let Some(cost) = self.terms.cost(n) else { return Err(self.never(tat)) };
-        if let Some(end) = self.terms.decide(tat, self.point, cost) {
-            return Ok((self.point.tick, end));
-        }
-        let ready = self.terms.ready(tat, self.point, cost, true).filter(|start| *start <= latest);
-        let end = ready.and_then(|start| self.terms.decide(tat, self.terms.line.at(start), cost));
-        ready.zip(end).ok_or_else(|| self.short(tat, cost))
+    pub fn first(&self, tat: u64, n: u64, latest: u64) -> Option<(u64, u64)> {
+        self.take(tat, n).or_else(|| {
+            let cost = self.terms.cost(n)?;
+            let ready = self.terms.ready(tat, self.point, cost, true).filter(|start| *start <= latest)?;
+            self.terms.decide(tat, self.terms.line.at(ready), cost).map(|end| (ready, end))
+        })
+    }
+
+    /// The reading of the clock.
+    #[inline(always)]
+    pub fn now(&self) -> u64 {
+        self.now
     }
 
     /// Where `V` is: who has a word at or below it is full.
@@ -535,6 +564,7 @@ impl View {
         self.point.floor
     }
 
+    #[inline(always)]
     fn never(&self, tat: u64) -> Short {
         Short::NeverFits { left: self.terms.left(tat, self.point) }
     }

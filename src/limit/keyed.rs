@@ -12,18 +12,18 @@ use super::error::{Denied, LimitError};
 use super::limiter::RateLimiter;
 use super::rate::Rate;
 use super::reservation::Grant;
-use crate::core::bucket::Short;
+use crate::core::bucket::View;
 use crate::sync::{CachePadded, Mutex, MutexGuard, thread, with_parker};
 use crate::time::{Clock, Deadline};
-use std::borrow::Borrow;
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 
 /// Shards for each processor: few enough threads meet in one.
 const SHARDS_PER_CPU: usize = 4;
-/// A shard is not swept before it has this many keys.
-const SWEEP_FROM: usize = 32;
+/// A shard is not swept before it has this many keys: a sweep drops also those that will come again in a moment, and
+/// costs each of them a new entry. All shards of a small machine together keep 4,096 idle keys at the most.
+const SWEEP_FROM: usize = 256;
 
 /// A rate for each key: each user, host or tenant has a bucket of its own. Cheap where keys are many: a key costs its own
 /// size and two words, and an entry whose bucket is full again is dropped, for it is as if it had never been.
@@ -42,16 +42,32 @@ const SWEEP_FROM: usize = 32;
 pub struct KeyedLimiter<K> {
     /// Its terms, clock and arithmetic; nobody takes from its own bucket.
     terms: RateLimiter,
+    /// The same terms, at hand: they never change.
+    view: View,
     shards: Box<[CachePadded<Mutex<Shard<K>>>]>,
     hasher: RandomState,
 }
 
 struct Shard<K> {
-    /// The words of the buckets.
-    entries: HashMap<Hashed<K>, u64, BuildHasherDefault<AsItIs>>,
+    /// By the hash of the key, which is computed once for the shard and the table.
+    entries: HashMap<u64, Entry<K>, BuildHasherDefault<AsItIs>>,
+    /// Keys whose whole hash another key had when they came. With a `Hash` worth its name there are none, ever.
+    twins: Vec<Entry<K>>,
     /// What a key without an entry starts from. See the head of the file.
     dropped_at: u64,
     sweep_at: usize,
+}
+
+/// What a refusal is told by: its reading of the clock, and the word that it met.
+struct Refused {
+    now: u64,
+    word: u64,
+}
+
+struct Entry<K> {
+    key: K,
+    /// Of its bucket.
+    word: u64,
 }
 
 impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
@@ -83,9 +99,12 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
         let terms = RateLimiter::builder(rate).max_rate(rate).clock(clock).build()?;
         let cpus = thread::available_parallelism().map_or(1, usize::from);
         let shards = (cpus * SHARDS_PER_CPU).next_power_of_two().max(16);
-        let shard = || Shard { entries: HashMap::default(), dropped_at: 0, sweep_at: SWEEP_FROM };
+        let shard =
+            || Shard { entries: HashMap::default(), twins: Vec::new(), dropped_at: 0, sweep_at: SWEEP_FROM };
         let shards = (0..shards).map(|_| CachePadded::new(Mutex::new(shard()))).collect();
-        Ok(KeyedLimiter { terms, shards, hasher: RandomState::new() })
+        let inner = terms.inner();
+        let view = inner.bucket.view(&|| inner.clock.raw());
+        Ok(KeyedLimiter { terms, view, shards, hasher: RandomState::new() })
     }
 
     /// Takes `n` tokens of a key if they are there now. Never waits; zero tokens are always there.
@@ -93,21 +112,16 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
     /// # Errors
     ///
     /// [`Denied`]; a refusal changes nothing.
-    #[inline]
+    // Always: what a refusal says is computed only where somebody looks at it.
+    #[inline(always)]
     pub fn try_acquire(&self, key: &K, n: u64) -> Result<Grant<'_>, Denied> {
         let inner = self.terms.inner();
-        let view = inner.bucket.view(&|| inner.clock.raw());
-        let taken = self.with_word(
-            key,
-            |word| match n {
-                0 => Ok((inner.clock.raw(), word)),
-                _ => view.take(word, n),
-            },
-            &view,
-        );
-        match taken {
+        if n == 0 {
+            return Ok(Grant::at_once(inner.clock.raw(), inner.scale, n));
+        }
+        match self.take(key, n) {
             Ok(stamp) => Ok(Grant::at_once(stamp, inner.scale, n)),
-            Err(short) => Err(inner.denied(short)),
+            Err(Refused { now, word }) => Err(inner.denied(self.view.at(now).refusal(word, n))),
         }
     }
 
@@ -140,19 +154,16 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
         deadline: impl Into<Deadline>,
     ) -> Result<Grant<'_>, LimitError> {
         let inner = self.terms.inner();
+        if n == 0 {
+            return Ok(Grant::at_once(inner.clock.raw(), inner.scale, n));
+        }
         let asked = inner.clock.now();
         let latest =
             deadline.into().on(&inner.clock).map_or(u64::MAX, |deadline| inner.clock.raw_at(deadline));
-        let view = inner.bucket.view(&|| inner.clock.raw());
-        let start = self.with_word(
-            key,
-            |word| match n {
-                0 => Ok((inner.clock.raw(), word)),
-                _ => view.first(word, n, latest),
-            },
-            &view,
-        );
-        let start = start.map_err(|short| inner.refused(short, n))?;
+        let view = self.view.at(inner.clock.raw());
+        let start = self
+            .with_word(key, &view, |word| view.first(word, n, latest))
+            .map_err(|refused| inner.refused(view.refusal(refused.word, n), n))?;
         if start <= inner.clock.raw() {
             return Ok(Grant::after(asked, inner.clock.at_raw(start).max(asked), n));
         }
@@ -166,7 +177,7 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
 
     /// How many keys have an entry: those whose bucket is not full, and those that have not been swept since it was.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().entries.len()).sum()
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
     /// Whether no key has an entry.
@@ -189,7 +200,7 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
     /// ```
     pub fn sweep_idle(&self) -> usize {
         let inner = self.terms.inner();
-        let position = inner.bucket.view(&|| inner.clock.raw()).position();
+        let position = self.view.at(inner.clock.raw()).position();
         self.shards.iter().map(|shard| shard.lock().sweep(position)).sum()
     }
 
@@ -198,23 +209,34 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
         self.terms.rate()
     }
 
+    #[inline]
+    fn take(&self, key: &K, n: u64) -> Result<u64, Refused> {
+        let view = self.view.at(self.terms.inner().clock.raw());
+        self.with_word(key, &view, |word| view.take(word, n))
+    }
+
     /// Lets `decide` move the word of a key's bucket.
     #[inline(always)]
     fn with_word(
         &self,
         key: &K,
-        decide: impl FnOnce(u64) -> Result<(u64, u64), Short>,
-        view: &crate::core::bucket::View,
-    ) -> Result<u64, Short> {
+        view: &View,
+        decide: impl FnOnce(u64) -> Option<(u64, u64)>,
+    ) -> Result<u64, Refused> {
         let hash = self.hasher.hash_one(key);
         let mut shard = self.shard(hash);
-        if let Some(word) = shard.entries.get_mut(&(hash, key) as &dyn Sought<K>) {
-            let (stamp, end) = decide(*word)?;
-            *word = end;
-            return Ok(stamp);
+        let Shard { entries, twins, dropped_at, .. } = &mut *shard;
+        let known = match entries.get_mut(&hash) {
+            Some(entry) if entry.key == *key => Some(entry),
+            _ if twins.is_empty() => None,
+            _ => twins.iter_mut().find(|twin| twin.key == *key),
+        };
+        let word = known.as_ref().map_or(*dropped_at, |entry| entry.word);
+        let Some((stamp, word)) = decide(word) else { return Err(Refused { now: view.now(), word }) };
+        match known {
+            Some(entry) => entry.word = word,
+            None => shard.insert(hash, Entry { key: key.clone(), word }, view.position()),
         }
-        let (stamp, end) = decide(shard.dropped_at)?;
-        shard.insert(Hashed { hash, key: key.clone() }, end, view.position());
         Ok(stamp)
     }
 
@@ -225,20 +247,31 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
     }
 }
 
-impl<K: Eq> Shard<K> {
+impl<K> Shard<K> {
+    fn len(&self) -> usize {
+        self.entries.len() + self.twins.len()
+    }
+
+    /// Of a key that has no entry.
     #[cold]
     #[inline(never)]
-    fn insert(&mut self, key: Hashed<K>, word: u64, position: u64) {
-        if self.entries.len() >= self.sweep_at {
+    fn insert(&mut self, hash: u64, entry: Entry<K>, position: u64) {
+        if self.len() >= self.sweep_at {
             self.sweep(position);
         }
-        self.entries.insert(key, word);
+        match self.entries.entry(hash) {
+            hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(entry);
+            }
+            hash_map::Entry::Occupied(_) => self.twins.push(entry),
+        }
     }
 
     fn sweep(&mut self, position: u64) -> usize {
-        let before = self.entries.len();
-        self.entries.retain(|_, word| *word > position);
-        let after = self.entries.len();
+        let before = self.len();
+        self.entries.retain(|_, entry| entry.word > position);
+        self.twins.retain(|twin| twin.word > position);
+        let after = self.len();
         if after < before {
             self.dropped_at = self.dropped_at.max(position);
         }
@@ -256,70 +289,6 @@ impl<K: Hash + Eq + Clone> fmt::Debug for KeyedLimiter<K> {
     }
 }
 
-/// A key with its hash, which is computed once for the shard and the table.
-struct Hashed<K> {
-    hash: u64,
-    key: K,
-}
-
-/// What a table is searched by: a key that it has, or a borrowed one.
-trait Sought<K> {
-    fn hashed(&self) -> u64;
-    fn key(&self) -> &K;
-}
-
-impl<K> Sought<K> for Hashed<K> {
-    fn hashed(&self) -> u64 {
-        self.hash
-    }
-    fn key(&self) -> &K {
-        &self.key
-    }
-}
-
-impl<K> Sought<K> for (u64, &K) {
-    fn hashed(&self) -> u64 {
-        self.0
-    }
-    fn key(&self) -> &K {
-        self.1
-    }
-}
-
-impl<'a, K: 'a> Borrow<dyn Sought<K> + 'a> for Hashed<K> {
-    fn borrow(&self) -> &(dyn Sought<K> + 'a) {
-        self
-    }
-}
-
-impl<K> Hash for dyn Sought<K> + '_ {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hashed());
-    }
-}
-
-impl<K: Eq> PartialEq for dyn Sought<K> + '_ {
-    fn eq(&self, other: &Self) -> bool {
-        self.hashed() == other.hashed() && self.key() == other.key()
-    }
-}
-
-impl<K: Eq> Eq for dyn Sought<K> + '_ {}
-
-impl<K> Hash for Hashed<K> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-impl<K: Eq> PartialEq for Hashed<K> {
-    fn eq(&self, other: &Self) -> bool {
-        self.key == other.key
-    }
-}
-
-impl<K: Eq> Eq for Hashed<K> {}
-
 /// Hands a hash through.
 #[derive(Default)]
 struct AsItIs(u64);
@@ -332,7 +301,7 @@ impl Hasher for AsItIs {
         self.0 = hash;
     }
     fn write(&mut self, bytes: &[u8]) {
-        // Never called: the keys of the table write one u64.
+        // Never called: the table's keys are hashes, and write one u64.
         self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
     }
 }

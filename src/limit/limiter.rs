@@ -61,8 +61,6 @@ pub(super) struct Inner {
     pub(super) scale: Scale,
     /// Whether a raw tick is a nanosecond.
     nanos: bool,
-    /// Whether taking is all there is to a `try_acquire`.
-    plain: bool,
     pub(super) settings: Mutex<Settings>,
     pub(super) sleepers: Mutex<Sleepers>,
     /// Who waits in order of priority, if that is the order.
@@ -113,13 +111,14 @@ impl RateLimiter {
         let scale = clock.scale();
         let (nanos, ticks) = scale.nanos_per_tick();
         let line = (order == Order::Priority).then(Leader::new);
+        let attended = line.is_some() || adapting.is_some();
+        let bucket = if attended { bucket.attended() } else { bucket };
         RateLimiter {
             inner: Arc::new(Inner {
                 bucket,
                 clock,
                 scale,
                 nanos: nanos == ticks,
-                plain: line.is_none() && adapting.is_none(),
                 settings: Mutex::new(Settings { rate, max_rate }),
                 sleepers: Mutex::default(),
                 line,
@@ -147,15 +146,13 @@ impl RateLimiter {
     #[inline(always)]
     pub fn try_acquire(&self, n: u64) -> Result<Grant<'_>, Denied> {
         let inner = &*self.inner;
-        if !inner.plain {
-            return inner.try_attended(n);
-        }
         if n == 0 {
-            return Ok(Grant::at_once(inner.clock.raw(), inner.scale, n));
+            return inner.try_slow(n);
         }
-        match inner.bucket.try_take(|| inner.clock.raw(), n) {
-            Ok(stamp) => Ok(Grant::at_once(stamp, inner.scale, n)),
-            Err(short) => Err(inner.denied(short)),
+        match inner.bucket.take_plainly(|| inner.clock.raw(), n) {
+            Some(Ok(stamp)) => Ok(Grant::at_once(stamp, inner.scale, n)),
+            Some(Err(short)) => Err(inner.denied(short)),
+            None => inner.try_slow(n),
         }
     }
 
@@ -221,13 +218,10 @@ impl RateLimiter {
         deadline: impl Into<Deadline>,
     ) -> Result<Grant<'_>, LimitError> {
         let inner = &*self.inner;
-        if n == 0 {
-            return Ok(Grant::at_once(inner.clock.raw(), inner.scale, n));
-        }
-        if inner.nobody_waits()
-            && let Ok(stamp) = inner.bucket.try_take(|| inner.clock.raw(), n)
+        if n != 0
+            && let Some(Ok(stamp)) = inner.bucket.take_plainly(|| inner.clock.raw(), n)
         {
-            return Ok(Grant::at_once(stamp, inner.scale, n).of(inner));
+            return Ok(Grant::at_once(stamp, inner.scale, n));
         }
         inner.acquire_slow(n, priority, deadline.into())
     }
@@ -398,10 +392,10 @@ impl RateLimiter {
 }
 
 impl Inner {
-    /// [`RateLimiter::try_acquire`] where there is more to it than the bucket.
+    /// [`RateLimiter::try_acquire`] where there is more to it than the bucket, or the bucket asks for a second look.
     #[cold]
     #[inline(never)]
-    fn try_attended(&self, n: u64) -> Result<Grant<'_>, Denied> {
+    fn try_slow(&self, n: u64) -> Result<Grant<'_>, Denied> {
         let now = || self.clock.raw();
         if n == 0 {
             return Ok(Grant::at_once(now(), self.scale, n).of(self));
@@ -416,9 +410,8 @@ impl Inner {
     }
 
     /// Nobody whom a newcomer would overtake. (Places that are taken ahead overtake themselves.)
-    #[inline(always)]
-    fn nobody_waits(&self) -> bool {
-        self.plain || self.line.as_ref().is_none_or(|line| line.waiting() == 0)
+    pub(super) fn nobody_waits(&self) -> bool {
+        self.line.as_ref().is_none_or(|line| line.waiting() == 0)
     }
 
     pub(super) fn set_rate(&self, rate: Rate) -> Result<(), LimitError> {

@@ -30,6 +30,15 @@ impl Inner {
         priority: Priority,
         deadline: Deadline,
     ) -> Result<Grant<'_>, LimitError> {
+        let now = || self.clock.raw();
+        if n == 0 {
+            return Ok(Grant::at_once(now(), self.scale, n).of(self));
+        }
+        if self.nobody_waits()
+            && let Ok(stamp) = self.bucket.try_take(now, n)
+        {
+            return Ok(Grant::at_once(stamp, self.scale, n).of(self));
+        }
         if let Some(line) = &self.line {
             return self.wait_in_line(line, n, priority, deadline, |claim| self.take_for(claim));
         }

@@ -13,29 +13,35 @@ mod loop_free {
 
     #[test]
     fn one_of_two_ends_the_epoch() {
-        explore(|| Epoch::new(0), &[|e: &Epoch| e.end(1, 5), |e: &Epoch| e.end(2, 5)], |e, seen| {
-            assert_eq!(e.since(), 5);
-            (seen[0], seen[1])
-        })
+        explore(
+            || Epoch::new(0),
+            &[|e: &Epoch| e.end(1, 5), |e: &Epoch| e.end(2, 5)],
+            |e, seen| {
+                assert_eq!(e.since(), 5);
+                (seen[0], seen[1])
+            },
+        )
         .exactly_together([(true, false), (false, true)]);
     }
 
     #[test]
     fn one_of_three_ends_the_epoch() {
         let body = |e: &Epoch| e.end(1, 5);
-        explore(|| Epoch::new(0), &[body, body, body], |_, seen| {
-            seen.iter().filter(|ended| **ended).count()
-        })
-        .exactly([1]);
+        explore(|| Epoch::new(0), &[body, body, body], |_, seen| seen.iter().filter(|ended| **ended).count())
+            .exactly([1]);
     }
 
     /// The second was sent after the first heard of it: two epochs, or, when the later one is told first, one.
     #[test]
     fn an_epoch_does_not_go_back() {
-        explore(|| Epoch::new(0), &[|e: &Epoch| e.end(1, 5), |e: &Epoch| e.end(6, 7)], |e, seen| {
-            assert_eq!(e.since(), 7);
-            (seen[0], seen[1])
-        })
+        explore(
+            || Epoch::new(0),
+            &[|e: &Epoch| e.end(1, 5), |e: &Epoch| e.end(6, 7)],
+            |e, seen| {
+                assert_eq!(e.since(), 7);
+                (seen[0], seen[1])
+            },
+        )
         .exactly_together([(true, true), (false, true)]);
     }
 }

@@ -46,10 +46,15 @@ impl Yard {
     }
 
     fn wait(&self, class: usize) -> Result<u64, Left> {
-        self.line.acquire_alone((1, class), true, |_: Claim| self.take(), |due| {
-            self.time.fetch_max(due, Ordering::SeqCst);
-            true
-        })
+        self.line.acquire_alone(
+            (1, class),
+            true,
+            |_: Claim| self.take(),
+            |due| {
+                self.time.fetch_max(due, Ordering::SeqCst);
+                true
+            },
+        )
     }
 
     /// Gives up as soon as it would have to sleep.
@@ -88,14 +93,10 @@ fn two_wait_and_both_are_granted() {
 
 #[test]
 fn a_leader_that_gives_up_hands_over() {
-    explore(
-        Yard::new,
-        &[|y: &Yard| y.try_for_a_moment(), |y: &Yard| y.wait(1)],
-        |y, seen| {
-            y.at_rest(&seen);
-            seen
-        },
-    )
+    explore(Yard::new, &[|y: &Yard| y.try_for_a_moment(), |y: &Yard| y.wait(1)], |y, seen| {
+        y.at_rest(&seen);
+        seen
+    })
     // The second may have let the time pass before the first came, or grant the first what it was about to leave.
     .exactly_together([vec![GAVE_UP, Ok(1)]]);
 }

@@ -189,7 +189,8 @@ mod loop_free {
                 |s: &Shared| s.permits.try_take(1),
             ],
             |s, seen| {
-                assert!(s.permits.look().closed());
+                let word = s.permits.look();
+                assert_eq!((word.closed(), word.available()), (true, i64::from(seen[1].is_err())));
                 seen[1]
             },
         )

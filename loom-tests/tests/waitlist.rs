@@ -180,6 +180,25 @@ mod loop_free {
         .exactly([Ok(()), Err(Unmet::TimedOut), Err(Unmet::Refused(Refused::Closed { kind: 0 }))]);
     }
 
+    #[test]
+    fn a_close_tells_who_waits() {
+        explore(
+            || Yard::new(&[1], &ONE),
+            &[
+                |y: &Yard| y.acquire(&ONE),
+                |y: &Yard| {
+                    y.list.close(Some(0), &mut tell);
+                    Ok(())
+                },
+            ],
+            |y, seen| {
+                assert_eq!((y.list.in_use(0), y.list.waiters(0)), (1, 0));
+                seen[0]
+            },
+        )
+        .exactly([Err(Unmet::Refused(Refused::Closed { kind: 0 }))]);
+    }
+
     /// A newcomer takes the first kind, finds the second gone since it looked, and rolls back: that is a release.
     #[test]
     fn a_rollback_wakes_who_looked_meanwhile() {
@@ -366,6 +385,32 @@ mod loop_free {
             },
         )
         .exactly([Did::Cancel(Cancelled::WasGranted), Did::Cancel(Cancelled::Removed)]);
+    }
+
+    /// Of two kinds that who waits inside needs, one comes back, and then its limit falls: a lane that wants it must not
+    /// have been granted it meanwhile, for nobody might serve it.
+    #[test]
+    fn a_lane_is_granted_nothing_that_is_waited_for_inside() {
+        explore_bounded(
+            BOUND,
+            || Yard::new(&[2, 1], &TWO.with(1, 1)).lane_waits(ONE),
+            &[
+                |y: &Yard| Did::Acquire(y.list.acquire_inside(&BOTH, &y.lane)),
+                |y: &Yard| {
+                    y.put(&TWO);
+                    y.list.set_limit(0, 1, 0, &mut tell);
+                    y.put(&OTHER);
+                    Did::It
+                },
+            ],
+            |y, seen| {
+                assert_eq!((y.list.in_use(1), y.list.available(1)), (1, 0));
+                let lane = y.list.state(&y.lane);
+                assert!(y.list.in_use(0) == 1 + u64::from(lane == NodeState::Granted));
+                (seen[0], lane)
+            },
+        )
+        .exactly([(Did::Acquire(Ok(())), NodeState::Waiting)]);
     }
 
     /// The lane wants two, has one set aside, and leaves.

@@ -324,6 +324,10 @@ impl Permits {
 
     /// Closes it to takers. What is taken can still be given back.
     pub fn close(&self) {
+        if armed!(mutant = "permits_close_overwrites") {
+            self.word.store(self.look().0 | CLOSED, Ordering::Relaxed);
+            return;
+        }
         self.word.fetch_or(CLOSED, Ordering::Relaxed);
     }
 }

@@ -13,7 +13,8 @@
 //! ([`lines`]) and grants what fits. A demand that does not fit is passed by others (backfill), until it was passed
 //! `bypass` times or has waited for `patience`: then it *holds back* its kinds. What it needs of them is set aside, so
 //! that later waiters get only what is left over, and newcomers have to queue (the gate of those words is shut). A
-//! blocked head so holds back only the kinds it needs. What a scan leaves is told to the words as credit: how often
+//! blocked head so holds back only the kinds it needs. (Who waits inside something that runs holds back from the start,
+//! and lanes get nothing at all of what it waits for: [`revoke`].) What a scan leaves is told to the words as credit: how often
 //! newcomers may still pass before somebody holds back. (Backfill with a reservation for the head is EASY backfill
 //! of batch schedulers, and YARN's reservation.)
 //!
@@ -373,7 +374,8 @@ impl WaitList {
         // What newcomers passed until now, they did not pass this waiter.
         queue.collect_credit(&self.kinds);
         if armed!(mutant = "waitlist_register_late") {
-            if self.take_all(&queue, &d, class) {
+            let newcomer = Newcomer { demand: &d, class, last: false };
+            if self.serve(&mut queue, newcomer) {
                 return Ok(Enqueued::Granted);
             }
             drop(queue);
@@ -488,7 +490,7 @@ impl WaitList {
     pub fn set_limit(&self, kind: u16, limit: u64, now: u64, wake: &mut impl FnMut(&Waiter)) {
         let mut queue = self.enter(now);
         let Some(permits) = self.kinds.get(usize::from(kind)) else { return };
-        queue.sweep |= limit < permits.limit();
+        queue.sweep |= limit < permits.limit() && !armed!(mutant = "waitlist_lowered_limit_unswept");
         if permits.set_limit(limit) && !armed!(mutant = "waitlist_limit_silent") {
             self.settle(queue, None, None, wake);
         }
@@ -503,7 +505,9 @@ impl WaitList {
             }
         }
         queue.sweep = true;
-        self.settle(queue, None, None, wake);
+        if !armed!(mutant = "waitlist_close_silent") {
+            self.settle(queue, None, None, wake);
+        }
     }
 
     /// Free permits of a kind; negative in debt.

@@ -1,7 +1,9 @@
 //! Those who wait inside against the law that they cannot deadlock: workers that run, take more in ascending order of
-//! kinds, and serve the grants of lanes, one step at a time. In no state do all workers wait.
+//! kinds, and serve the grants of lanes, one step at a time; beside them outsiders who take and give back one by one,
+//! and limits that change. In no state do all workers wait while nobody outside holds anything.
 
 use super::*;
+use crate::core::permits::Floors;
 use proptest::prelude::*;
 
 const KINDS: usize = 5;
@@ -22,6 +24,8 @@ struct Yard {
     limits: [u64; KINDS],
     lanes: Vec<Lane>,
     workers: Vec<Option<Job>>,
+    /// What outsiders hold.
+    outside: [u64; KINDS],
 }
 
 /// Whose node it is: a lane's number, or a worker's behind them.
@@ -51,22 +55,41 @@ impl Yard {
             demand: demand(&limits, 0, pick).expect("there are kinds"),
         };
         let lanes = lanes.into_iter().map(lane).collect();
-        Self { list, limits, lanes, workers: (0..workers).map(|_| None).collect() }
+        Self { list, limits, lanes, workers: (0..workers).map(|_| None).collect(), outside: [0; KINDS] }
     }
 
-    fn step(&mut self, worker: usize, what: u32) {
-        let worker = worker % self.workers.len();
+    fn step(&mut self, who: usize, what: u32) {
+        let worker = who % self.workers.len();
         match &self.workers[worker] {
+            _ if who & 1 << 20 != 0 => self.outsider(who >> 21, what),
             None => self.begin(worker, what as usize % self.lanes.len()),
             Some(job) if job.waits.is_some() => {}
             Some(_) if what.is_multiple_of(4) => self.finish(worker),
             Some(_) => self.take_more(worker, what >> 2),
         }
         self.take_up();
-        assert!(
-            self.workers.iter().any(|job| job.as_ref().is_none_or(|job| job.waits.is_none())),
-            "all wait"
-        );
+        let waits = |job: &Option<Job>| job.as_ref().is_some_and(|job| job.waits.is_some());
+        assert!(self.outside != [0; KINDS] || !self.workers.iter().all(waits), "all wait");
+    }
+
+    fn outsider(&mut self, what: usize, pick: u32) {
+        let k = pick as usize % KINDS;
+        let (kind, n) = (k as u16, u64::from(pick >> 8) % self.limits[k] + 1);
+        match what % 4 {
+            0 => self.list.set_limit(kind, n, 0, &mut quiet),
+            // Whoever they are: what matters is that they hold it.
+            1 if self.list.try_take_as(&Demand::of(kind, n), what >> 2, &mut quiet).is_ok() => {
+                self.outside[k] += n;
+            }
+            _ => self.give_one_back(k),
+        }
+    }
+
+    fn give_one_back(&mut self, k: usize) {
+        if self.outside[k] > 0 {
+            self.outside[k] -= 1;
+            self.list.put(&Demand::of(k as u16, 1), 0, &mut quiet);
+        }
     }
 
     /// A free worker serves a lane's grant, or tries to start an item of it, which may block the lane.
@@ -120,13 +143,15 @@ impl Yard {
         }
     }
 
-    /// Those who wait inside go on when they are granted; a lane's grant waits for a worker.
+    /// Those who wait inside go on when they are granted or refused; a lane's grant waits for a worker.
     fn take_up(&mut self) {
         for job in self.workers.iter_mut().flatten() {
             if let Some((node, d)) = job.waits.take() {
-                match self.list.take_grant(&node) {
-                    true => job.held.push(d),
-                    false => job.waits = Some((node, d)),
+                match self.list.state(&node) {
+                    NodeState::Granted if self.list.take_grant(&node) => job.held.push(d),
+                    NodeState::Waiting => job.waits = Some((node, d)),
+                    // A limit fell.
+                    state => assert_eq!(state, NodeState::Never),
                 }
             }
         }
@@ -134,7 +159,7 @@ impl Yard {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn never_do_all_workers_wait(
@@ -149,12 +174,17 @@ proptest! {
             yard.step(worker, what);
         }
         // All come home.
+        for k in 0..KINDS {
+            while yard.outside[k] > 0 {
+                yard.give_one_back(k);
+            }
+        }
         for _ in 0..=workers {
             for worker in 0..workers {
+                yard.take_up();
                 if yard.workers[worker].as_ref().is_some_and(|job| job.waits.is_none()) {
                     yard.finish(worker);
                 }
-                yard.take_up();
             }
         }
         prop_assert!(yard.workers.iter().all(Option::is_none));
@@ -167,4 +197,89 @@ proptest! {
             prop_assert_eq!((yard.list.in_use(kind), yard.list.waiters(kind)), (0, 0));
         }
     }
+}
+
+/// A list, and nodes to queue in it; the last may drop before the first.
+struct Few {
+    list: WaitList,
+    nodes: [Box<Node>; 3],
+}
+
+impl Few {
+    fn new(kinds: &[(u64, Floors)]) -> Few {
+        let list = WaitList::with_reserves(kinds.iter().copied(), Fairness::default());
+        Few { list, nodes: [(); 3].map(|()| Box::new(Node::new())) }
+    }
+
+    fn waits(&self, i: usize, d: Demand, claim: impl Into<Claim>) {
+        // SAFETY: boxed, and dropped after the list.
+        let got =
+            unsafe { self.list.enqueue(&self.nodes[i], d, claim, 0, Waiter::Lane(i as u32), &mut quiet) };
+        assert_eq!(got, Ok(Enqueued::Waiting), "node {i}");
+    }
+
+    fn put(&self, kind: u16, n: u64) {
+        self.list.put(&Demand::of(kind, n), 0, &mut quiet);
+    }
+
+    fn states(&self) -> [NodeState; 3] {
+        [0, 1, 2].map(|i| self.list.state(&self.nodes[i]))
+    }
+}
+
+const OF_TWO: Floors = [2, 2, 0, 0];
+const NONE: Floors = [0; CLASSES];
+
+/// What comes back one by one goes to who waits inside and may not touch the reserve, not to the lane that may.
+#[test]
+fn a_lane_takes_no_reserve_from_under_who_waits_inside() {
+    let few = Few::new(&[(3, OF_TWO)]);
+    few.list.try_take(&Demand::of(0, 3), &mut quiet).unwrap();
+    few.waits(0, Demand::of(0, 1), 2);
+    few.waits(1, Demand::of(0, 1), Claim::Inside { class: 0, above: 0 });
+    (0..2).for_each(|_| few.put(0, 1));
+    assert_eq!(few.states(), [NodeState::Waiting, NodeState::Waiting, NodeState::Idle]);
+    // Then nobody waits inside, and the lane may have of what is left.
+    few.put(0, 1);
+    assert_eq!(few.states(), [NodeState::Granted, NodeState::Granted, NodeState::Idle]);
+}
+
+/// A surplus is one only as long as the limit stands.
+#[test]
+fn a_lane_takes_no_surplus_that_a_lower_limit_makes_the_need_of_who_waits_inside() {
+    let few = Few::new(&[(2, NONE), (1, NONE)]);
+    few.list.try_take(&Demand::of(0, 2).with(1, 1), &mut quiet).unwrap();
+    few.waits(0, Demand::of(0, 1), 2);
+    few.waits(1, Demand::of(0, 1).with(1, 1), Claim::Inside { class: 0, above: 0 });
+    few.put(0, 2);
+    few.list.set_limit(0, 1, 0, &mut quiet);
+    few.put(1, 1);
+    assert_eq!(few.states(), [NodeState::Waiting, NodeState::Granted, NodeState::Idle]);
+}
+
+/// The last worker looks only for grants of the kinds that it waits for. There are none of the others' kinds, either.
+#[test]
+fn who_waits_inside_first_need_not_look_again() {
+    let few = Few::new(&[(1, NONE), (3, OF_TWO)]);
+    few.list.try_take(&Demand::of(0, 1).with(1, 3), &mut quiet).unwrap();
+    few.waits(0, Demand::of(1, 1), Claim::Inside { class: 0, above: 1 });
+    few.waits(1, Demand::of(1, 1), 2);
+    few.put(1, 1);
+    few.waits(2, Demand::of(0, 1), Claim::Inside { class: 0, above: 0 });
+    assert_eq!(few.states(), [NodeState::Waiting; 3]);
+    few.put(1, 2);
+    assert_eq!(few.states(), [NodeState::Granted, NodeState::Granted, NodeState::Waiting]);
+}
+
+/// Who is not a lane serves itself: it takes what is left over beside those inside and what they leave free.
+#[test]
+fn threads_take_what_is_left_over_beside_who_waits_inside() {
+    let few = Few::new(&[(4, OF_TWO), (1, NONE)]);
+    few.list.try_take(&Demand::of(0, 4).with(1, 1), &mut quiet).unwrap();
+    few.waits(0, Demand::of(0, 1).with(1, 1), Claim::Inside { class: 0, above: 0 });
+    let take = || few.list.try_take_as(&Demand::of(0, 1), 2, &mut quiet);
+    few.put(0, 3);
+    assert_eq!(take(), Err(Refused::Short { kind: 0 }));
+    few.put(0, 1);
+    assert_eq!(take(), Ok(()));
 }

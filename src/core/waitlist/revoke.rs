@@ -2,8 +2,14 @@
 //!
 //! Who waits for a lane's grant is nobody in particular: any worker serves it. If the last of them waits inside an item
 //! for what such a grant holds, nobody is left to serve it, and the two wait for each other. So who waits inside takes the
-//! untaken grants back that overlap with its demand, after it has queued. What it needs is set aside for it from then on,
-//! so no later grant takes it away: one look at each lane suffices.
+//! untaken grants back that overlap with its demand, after it has queued. From then on lanes are granted nothing of any
+//! kind that it waits for, not even what is left over beside its need: a limit that falls may make that its need. So no
+//! later grant takes away what it needs, and one look at each lane suffices.
+//!
+//! *Why the first of those inside is served.* It waits only for kinds above all that the others inside hold (`lines`), and no
+//! untaken grant holds any of them. So all that it waits for is with who runs, or with outsiders, or free; and none stands
+//! before it. Who takes beside those inside, a thread or a worker for the item that it is about to run, takes what is
+//! left over, and runs.
 //!
 //! `Granted` to `Waiting` and `Granted` to `Idle` are CASes on the node's state, so a grant is taken or taken back:
 //!

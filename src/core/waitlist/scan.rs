@@ -29,6 +29,9 @@ pub(super) struct Queue {
 struct Ledger {
     /// Set aside, in this scan, for those who hold back: what binds takers of each class. See `set_aside`.
     held: [u64; CLASSES],
+    /// Of those who wait inside and were passed by in this scan: the most that one of them leaves free. `None`: there
+    /// are none.
+    inside: Option<u64>,
     /// The credit that the word was given last.
     given: u32,
     /// The credit it will be given.
@@ -42,6 +45,14 @@ pub(super) struct Newcomer<'a> {
     pub(super) class: usize,
     /// Whether it claims after all that wait, whatever its class.
     pub(super) last: bool,
+}
+
+/// Who is to take.
+#[derive(Clone, Copy)]
+struct Taker {
+    class: usize,
+    /// Whether its grant is for whoever takes it up, maybe nobody: it gets nothing that is waited for inside.
+    lane: bool,
 }
 
 /// Whom to tell, once the latch is given up.
@@ -141,16 +152,36 @@ impl Queue {
 
 /// Sets aside what a waiter needs, for the rest of this scan: from those who leave no less free than it does. Who may
 /// take from a reserve is not held back by who may not, or the reserve would be none as soon as lower classes queue. Who
-/// waits inside holds back everybody: what it needs may be granted to no lane that it might then have to wait for.
+/// waits inside holds back everybody, from what it leaves free, too: it may not touch that, and must find it untouched.
 fn set_aside(ledgers: &mut [Ledger], kinds: &[CachePadded<Permits>], who: &Entry) {
     for (kind, n) in who.demand.parts() {
         let permits = &kinds[usize::from(kind)];
-        let floor = if who.is_inside() { 0 } else { permits.floor(usize::from(who.class)) };
+        let mut floor = permits.floor(usize::from(who.class));
+        if who.is_inside() {
+            let inside = &mut ledgers[usize::from(kind)].inside;
+            *inside = (*inside).max(Some(floor));
+            floor = 0;
+        }
         for (class, held) in ledgers[usize::from(kind)].held.iter_mut().enumerate() {
             if permits.floor(class) >= floor || armed!(mutant = "waitlist_reserve_held_back") {
                 *held = held.saturating_add(n);
             }
         }
+    }
+}
+
+impl Ledger {
+    /// What a taker of this class leaves.
+    fn kept(&self, permits: &Permits, class: usize) -> u64 {
+        let floor = permits.floor(class).max(self.inside.unwrap_or(0));
+        self.held[class].saturating_add(floor)
+    }
+}
+
+impl Taker {
+    fn of(e: &Entry) -> Self {
+        let lane = !e.is_inside() && matches!(e.waiter, Some(Waiter::Lane(_)));
+        Taker { class: usize::from(e.class), lane }
     }
 }
 
@@ -220,7 +251,7 @@ impl WaitList {
         let bypass = self.fairness.bypass;
         let mut served = false;
         q.collect_credit(&self.kinds);
-        q.ledgers.iter_mut().for_each(|ledger| ledger.held = [0; CLASSES]);
+        q.ledgers.iter_mut().for_each(|ledger| (ledger.held, ledger.inside) = ([0; CLASSES], None));
         q.scan += 1;
         if q.sweep && !self.sweep(q, wakes) {
             return Round { more: true, mine: false };
@@ -238,11 +269,11 @@ impl WaitList {
                 return Round { more: true, mine: served };
             }
             let Some(seat) = walk.next() else { break true };
-            let (demand, class, tier) = seat.with(|e| (e.demand, e.class, e.tier(q.now)));
+            let (demand, taker, tier) = seat.with(|e| (e.demand, Taker::of(e), e.tier(q.now)));
             if let Some(first) = newcomer.take_if(|n| !n.last && n.class as u64 > tier) {
                 served |= self.serve(q, first);
             }
-            if self.take_all(q, &demand, usize::from(class)) {
+            if self.take_all(q, &demand, taker) {
                 if mine == Some(seat) {
                     self.unseat(q, seat, NodeState::Idle);
                     served = true;
@@ -275,8 +306,8 @@ impl WaitList {
         Round { more: false, mine: served }
     }
 
-    fn serve(&self, q: &mut Queue, newcomer: Newcomer<'_>) -> bool {
-        let served = self.take_all(q, newcomer.demand, newcomer.class);
+    pub(super) fn serve(&self, q: &mut Queue, newcomer: Newcomer<'_>) -> bool {
+        let served = self.take_all(q, newcomer.demand, Taker { class: newcomer.class, lane: false });
         if served {
             q.charge_passed(&self.kinds, newcomer.demand, self.fairness.bypass);
         }
@@ -287,25 +318,34 @@ impl WaitList {
     fn left_over(&self, q: &Queue, class: usize) -> bool {
         q.ledgers.iter().zip(&self.kinds).any(|(ledger, permits)| {
             let word = permits.look();
-            let kept = ledger.held[class].saturating_add(permits.floor(class));
+            let kept = ledger.kept(permits, class);
             word.waiters() > 0 && word.available() > i64::try_from(kept).unwrap_or(i64::MAX)
         })
     }
 
     /// Takes `d` or nothing, beside what is set aside. No newcomer's gate applies.
-    pub(super) fn take_all(&self, q: &Queue, d: &Demand, class: usize) -> bool {
-        let kept = |kind: usize| q.ledgers[kind].held[class].saturating_add(self.kinds[kind].floor(class));
+    fn take_all(&self, q: &Queue, d: &Demand, taker: Taker) -> bool {
+        let kept = |kind: usize| q.ledgers[kind].kept(&self.kinds[kind], taker.class);
         let fits = d.parts().all(|(kind, n)| {
             let kind = usize::from(kind);
+            if taker.lane
+                && q.ledgers[kind].inside.is_some()
+                && !armed!(mutant = "waitlist_lane_beside_inside")
+            {
+                return false;
+            }
             let free = self.kinds[kind].look().available();
             u64::try_from(free).is_ok_and(|free| free >= n.saturating_add(kept(kind)))
         });
-        if !fits {
+        if !fits && !armed!(mutant = "waitlist_part_kept") {
             return false;
         }
         for (taken, (kind, n)) in d.parts().enumerate() {
             let kind = usize::from(kind);
             if !self.kinds[kind].take_for_waiter(n, kept(kind)) {
+                if armed!(mutant = "waitlist_part_kept") {
+                    return false;
+                }
                 // A newcomer was faster. What is given back here needs no drain: who stands before this demand
                 // was looked at while it was free, who stands behind is looked at next.
                 for (kind, n) in d.parts().take(taken).rev() {

@@ -7,12 +7,12 @@
 
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "measures real threads in real time")]
 
-use batchyard::{Context, Engine, Failure};
+use batchyard::{Context, Engine, Failure, Rate, RateLimiter};
 use hdrhistogram::Histogram;
 use std::env;
 use std::hint::spin_loop;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -43,6 +43,65 @@ fn main() {
             (0..RUNS).map(|_| bench.run((offered * seconds) as u64, Some(offered))).collect();
         report(share, &runs);
     }
+    paced(test);
+}
+
+/// Starts a second of the paced rows.
+const PACE: u64 = 1_000;
+
+/// How late paced starts are: after the stamp of their grant, where a thread asks the limiter; after their place in the
+/// schedule that the first one begins, through the engine. None may be early.
+fn paced(test: bool) {
+    let count = if test { 10 } else { 3 * PACE };
+    println!("\nstarts paced at {PACE} a second, {count} of them: how late they are");
+    for threads in [1, 4] {
+        let limiter = RateLimiter::new(Rate::per_second(PACE)).expect("a valid rate");
+        let late = Mutex::new(Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid bounds"));
+        thread::scope(|s| {
+            for _ in 0..threads {
+                s.spawn(|| {
+                    for _ in 0..count / threads {
+                        let grant = limiter.acquire(1).expect("one token fits");
+                        let now = limiter.clock().now();
+                        assert!(now >= grant.start_at(), "early");
+                        late.lock()
+                            .expect("no panic")
+                            .saturating_record((now - grant.start_at()).as_nanos() as u64);
+                    }
+                });
+            }
+        });
+        lateness(&format!("RateLimiter::acquire, {threads} threads"), &late.into_inner().expect("no panic"));
+    }
+    let engine =
+        Engine::builder().in_memory().rate("pace", Rate::per_second(PACE)).open().expect("valid settings");
+    let clock = quanta::Clock::new();
+    let starts = engine
+        .batch("paced")
+        .paced_by("pace")
+        .map(0..count, |_, _| Ok(clock.raw()))
+        .expect("a batch in memory");
+    let mut starts: Vec<u64> = starts.into_iter().map(|start| start.expect("it does nothing")).collect();
+    starts.sort_unstable();
+    let mut late = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid bounds");
+    for (i, start) in starts.iter().enumerate() {
+        let due = i as u64 * (1_000_000_000 / PACE);
+        let after = clock.delta_as_nanos(starts[0], *start);
+        // The first may itself have been late; that much another may seem early.
+        late.saturating_record(after.saturating_sub(due));
+    }
+    lateness("items of an engine", &late);
+}
+
+fn lateness(what: &str, late: &Histogram<u64>) {
+    let at = |p| late.value_at_quantile(p) as f64 / 1e3;
+    println!(
+        "  {what}: p50 {:.0} µs, p99 {:.0} µs, p99.9 {:.0} µs, max {:.0} µs",
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        late.max() as f64 / 1e3
+    );
 }
 
 struct Bench {

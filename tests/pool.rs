@@ -144,6 +144,17 @@ fn a_deadline_ends_the_wait_and_not_before() {
     assert_eq!(pool.quota().available(), 1);
 }
 
+/// Also where nobody waits.
+#[test]
+fn a_reserve_is_left_by_lower_classes() {
+    let b = bench();
+    let quota = Quota::builder(2).reserve_for(Priority::Normal, 1).build().unwrap();
+    let pool = b.builder().quota(quota).build().unwrap();
+    let _low = pool.get_with(Priority::Low, Deadline::NOW).unwrap();
+    assert!(matches!(pool.get_with(Priority::Low, Deadline::NOW), Err(Error::TimedOut { .. })));
+    assert!(pool.get_with(Priority::Normal, Deadline::NOW).is_ok());
+}
+
 #[test]
 fn who_waits_is_served_by_priority_then_by_arrival() {
     let b = bench();

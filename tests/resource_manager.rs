@@ -239,6 +239,36 @@ fn rates_are_paid_last_and_nothing_is_held_meanwhile() {
     drop(manager.try_acquire(&demand).unwrap());
 }
 
+/// A sleeper hears of a burst below its tokens, also if it is as before when it looks; and not, if it may owe.
+#[test]
+fn a_burst_that_falls_below_what_is_waited_for_ends_the_wait() {
+    let time = ManualClock::new();
+    let rate = |burst| RateLimiter::builder(Rate::per_second(1).burst(burst)).clock(time.clock());
+    let manager = ResourceManager::builder()
+        .rate("api", rate(5).build().unwrap())
+        .rate("log", rate(9).build().unwrap())
+        .clock(time.clock())
+        .build()
+        .unwrap();
+    let api = manager.rate("api").unwrap();
+    let five = Demand::new().pace("api", 5);
+    for demand in [five.clone(), five.clone().pace("log", 1)] {
+        api.set_burst(5).unwrap();
+        while api.try_acquire(1).is_ok() {}
+        let (tell, told) = std::sync::mpsc::channel();
+        let sleeper = manager.clone();
+        thread::spawn(move || tell.send(sleeper.acquire(&demand).map(drop)));
+        let start = Instant::now();
+        while time.next_deadline().is_none() {
+            assert!(start.elapsed() < secs(20), "nobody sleeps");
+            thread::yield_now();
+        }
+        api.set_burst(2).unwrap();
+        let heard = told.recv_timeout(secs(20)).expect("it does not sleep for ever");
+        assert_eq!(heard, Err(AcquireError::NeverFits { kind: "api".into(), asked: 5, limit: 2 }));
+    }
+}
+
 #[test]
 fn a_reserve_and_the_order_by_priority() {
     let manager =

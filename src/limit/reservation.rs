@@ -136,6 +136,20 @@ impl Reservation {
         self.limiter.slot_time(&slot)
     }
 
+    /// As [`start_at`](Self::start_at), with an answer for the reservation whose time will never come.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitError::NeverFits`]: the burst was below its tokens at some time.
+    pub(crate) fn due(&self) -> Result<Timestamp, LimitError> {
+        let mut slot = self.slot.lock();
+        if self.limiter.bucket().retime(&mut slot) {
+            Ok(self.limiter.slot_time(&slot))
+        } else {
+            Err(self.limiter.inner().never_fits(self.n))
+        }
+    }
+
     /// The time until then; zero when it has come.
     pub fn delay(&self) -> Duration {
         self.start_at() - self.limiter.clock().now()

@@ -149,11 +149,16 @@ impl Inner {
             [] => Ok(()),
             [(rate, limiter, n)] => match limiter.try_acquire(*n) {
                 Ok(_) => Ok(()),
+                // The burst fell since it was looked at.
+                Err(denied) if denied.never_fits() => {
+                    let (kind, limit) = ((*rate).clone(), limiter.burst());
+                    Err(AcquireError::NeverFits { kind, asked: *n, limit })
+                }
                 Err(denied) => Err(AcquireError::Paced { rate: (*rate).clone(), ready_in: denied.ready_in }),
             },
             _ => {
                 let tokens = Self::reserve(want)?;
-                match latest(&tokens) {
+                match latest(&tokens)? {
                     Some((rate, _, ready_in)) => Err(AcquireError::Paced { rate: rate.clone(), ready_in }),
                     None => spend(tokens),
                 }
@@ -191,8 +196,8 @@ impl Inner {
                 Some(places) => places,
                 None => Self::reserve(want)?,
             };
-            // The latest again each time: a change of a rate or a pause may have moved it.
-            if latest(&places).is_none() {
+            // The latest again each time: a change of a rate or a pause may have moved it, or a lower burst ended it.
+            if latest(&places)?.is_none() {
                 spend(places)?;
                 return Ok(taken);
             }
@@ -301,7 +306,7 @@ impl Inner {
             // Entered before the times are read: a change before that is seen here, a later one wakes us.
             let _changes: Vec<_> =
                 tokens.iter().map(|(_, limiter, _)| limiter.watch(parker.unparker())).collect();
-            while let Some((rate, limiter, ready_in)) = latest(tokens) {
+            while let Some((rate, limiter, ready_in)) = latest(tokens)? {
                 if let Some(stop) = inside.and_then(|inside| inside.look(parker, &waitlist::Demand::new())) {
                     return Err(stop);
                 }
@@ -396,10 +401,18 @@ impl Inner {
     }
 }
 
-/// The tokens that come last, and when; `None`: all have come.
-fn latest<'a>(tokens: &Tokens<'a>) -> Option<(&'a ResourceKind, &'a RateLimiter, Duration)> {
-    let delays = tokens.iter().map(|(rate, limiter, token)| (*rate, *limiter, token.delay()));
-    delays.filter(|(_, _, delay)| !delay.is_zero()).max_by_key(|(_, _, delay)| *delay)
+/// The tokens that come last, and when; `None`: all have come. An error: some never will.
+fn latest<'a>(
+    tokens: &Tokens<'a>,
+) -> Result<Option<(&'a ResourceKind, &'a RateLimiter, Duration)>, AcquireError> {
+    let mut latest = None;
+    for (rate, limiter, token) in tokens {
+        let delay = token.due().map_err(|error| limited(rate, error))? - limiter.clock().now();
+        if !delay.is_zero() && latest.is_none_or(|(_, _, most)| delay >= most) {
+            latest = Some((*rate, *limiter, delay));
+        }
+    }
+    Ok(latest)
 }
 
 /// Uses tokens that have come.

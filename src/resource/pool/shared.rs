@@ -94,7 +94,7 @@ impl<M: ManageConnection> Shared<M> {
     ) -> Result<PooledConnection<M>, PoolError<M::Error>> {
         let start = self.clock.now();
         self.come_by(start);
-        if let Ok(permit) = self.quota.try_acquire(1) {
+        if let Ok(permit) = self.quota.try_acquire_as(1, priority) {
             return self.connection(permit, start, start, deadline.counted_from(start), true, taken_at);
         }
         let until = deadline.counted_from(start);

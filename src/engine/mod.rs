@@ -50,7 +50,6 @@ pub(crate) mod work;
 pub(crate) mod worker;
 mod workers;
 
-#[cfg(feature = "sqlite")]
 pub(crate) use self::events::tell;
 pub use self::{
     config::EngineConfig,

@@ -4,8 +4,8 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use batchyard::resource::{AcquireError, Demand, OnExpiry, Owner, PermitError, Wait};
-use batchyard::{ManualClock, ResourceManager, Timestamp, millis, secs};
-use std::sync::{Arc, Mutex, mpsc};
+use batchyard::{ManualClock, Rate, RateLimiter, ResourceManager, Timestamp, millis, secs};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -222,4 +222,61 @@ fn a_deadline_comes_before_a_later_lease() {
         let timed_out = AcquireError::TimedOut { kind: "gpu".into(), waited: secs(5) };
         assert_eq!(late.join().unwrap(), Err(timed_out));
     });
+}
+
+#[test]
+fn a_lease_of_zero_is_refused() {
+    let time = ManualClock::new();
+    let manager = manager(&time, OnExpiry::Report);
+    let zero = Wait::new().lease(Duration::ZERO);
+    for refused in [manager.try_acquire_with(&gpu(), &zero), manager.acquire_with(&gpu(), &zero)] {
+        assert!(matches!(refused, Err(AcquireError::Invalid(wrong)) if wrong.field == "lease"));
+    }
+    let permit = manager.acquire(&gpu()).unwrap();
+    let refused = permit.renew(Duration::ZERO);
+    assert!(matches!(refused, Err(PermitError::Invalid(wrong)) if wrong.field == "lease"));
+    assert_eq!((permit.check(), manager.next_expiry()), (Ok(()), Some(Timestamp::ZERO + secs(60))));
+}
+
+/// Whether it was taken back before, or is by the very call, which finds too little and looks for what is over.
+#[test]
+fn a_permit_that_is_gone_spends_no_tokens() {
+    let time = ManualClock::new();
+    let rate = RateLimiter::builder(Rate::per_second(1).burst(5)).clock(time.clock()).build().unwrap();
+    let manager = ResourceManager::builder()
+        .quota("gpu", 2)
+        .rate("api", rate)
+        .lease(secs(60), OnExpiry::Reclaim)
+        .clock(time.clock())
+        .build()
+        .unwrap();
+    for swept in [true, false] {
+        let mut permit = manager.acquire_with(&Demand::new().need("gpu", 2), &worker()).unwrap();
+        time.advance(secs(60));
+        assert!(!swept || manager.sweep() == 1);
+        assert!(expired(permit.extend(&gpu().pace("api", 3))));
+        assert_eq!((manager.rate("api").unwrap().remaining(), manager.in_use("gpu")), (5, Some(0)));
+    }
+}
+
+#[test]
+fn no_part_outlives_its_owner() {
+    let manager = manager(&ManualClock::new(), OnExpiry::Report);
+    let many = Demand::new().need("gpu", 2);
+    for _ in 0..2_000 {
+        let owner = Owner::new("worker");
+        let mut permit = manager.acquire_with(&many, &Wait::new().owned_by(&owner)).unwrap();
+        let start = Barrier::new(2);
+        thread::scope(|s| {
+            let split = s.spawn(|| {
+                start.wait();
+                let part = permit.split(&gpu());
+                std::mem::forget((part, permit));
+            });
+            start.wait();
+            drop(owner);
+            split.join().unwrap();
+        });
+        assert_eq!((manager.in_use("gpu"), manager.holders().len()), (Some(0), 0));
+    }
 }

@@ -332,3 +332,26 @@ fn what_happens_is_counted() {
     assert_eq!(manager.stats().len(), 2);
     assert!(serde_json::to_string(&manager.stats()).unwrap().contains("database_connection"));
 }
+
+/// What the report of usage counts by is the limit in force, whoever changed it last.
+#[test]
+fn limits_that_two_change_at_once_are_one() {
+    let time = ManualClock::new();
+    let manager = two_kinds(&time);
+    for _ in 0..2_000 {
+        let start = std::sync::Barrier::new(2);
+        thread::scope(|s| {
+            for limit in [1, 2] {
+                let (manager, start) = (&manager, &start);
+                s.spawn(move || {
+                    start.wait();
+                    manager.set_limit("gpu", limit).unwrap();
+                });
+            }
+        });
+        let before = manager.kind_stats("gpu").unwrap().usable;
+        time.advance(secs(1));
+        let stats = manager.kind_stats("gpu").unwrap();
+        assert_eq!((stats.usable - before).round() as u64, stats.limit);
+    }
+}

@@ -11,13 +11,15 @@
 //! A sleeper in the queue wakes for its grant, its deadline, its cancel, and for the next lease that is over: so what
 //! is lost with a holder comes back by whoever needs it.
 
+use super::builder::checked_lease;
 use super::demand::Demand;
-use super::error::AcquireError;
+use super::error::{AcquireError, PermitError};
 use super::holders::Entry;
 use super::inside::Inside;
 use super::kind::ResourceKind;
 use super::lapse::{begin, expiry, tick};
 use super::manager::Inner;
+use super::owner::Owner;
 use super::permit::Permit;
 use super::wait::{Entry as Asleep, Wait};
 use crate::core::lease::NEVER;
@@ -89,6 +91,7 @@ impl Inner {
         wait: &Wait,
         place: &'static Location<'static>,
     ) -> Result<Permit, AcquireError> {
+        checked_lease(wait.lease)?;
         let want = this.resolve(d)?;
         let taken = this.take_now(&want.needs, wait).and_then(|taken| {
             this.pay_now(&want)?;
@@ -110,6 +113,7 @@ impl Inner {
         inside: Option<&Inside<'_>>,
         place: &'static Location<'static>,
     ) -> Result<Permit, AcquireError> {
+        checked_lease(wait.lease)?;
         let want = this.resolve(d)?;
         // Permits first and without waiting: most calls end here, and never look at the clock for a deadline.
         if let Ok(taken) = this.take_now(&want.needs, wait) {
@@ -351,8 +355,9 @@ impl Inner {
             on_expiry,
         };
         this.took(&entry.demand, asked.map(|asked| now - asked), now);
-        let permit = Self::enter(this, entry, over.map_or(NEVER, expiry));
+        let mut permit = Self::enter(this, entry, over.map_or(NEVER, expiry));
         std::mem::forget(taken);
+        permit.watch(wait.owner.as_ref().map(Owner::life));
         permit
     }
 
@@ -366,9 +371,16 @@ impl Inner {
         Permit::new(Arc::clone(this), handle, demand, owner, priority)
     }
 
-    /// In addition to what a permit holds, now; the permit's to give back.
-    pub(super) fn take_more(&self, more: &Resolved<'_>, wait: &Wait) -> Result<(), AcquireError> {
+    /// In addition to what a permit holds, now; the permit's to give back. `stands` is asked before tokens are spent.
+    pub(super) fn take_more(
+        &self,
+        more: &Resolved<'_>,
+        wait: &Wait,
+        stands: impl FnOnce() -> Result<(), PermitError>,
+    ) -> Result<(), PermitError> {
         let taken = self.take_now(&more.needs, wait)?;
+        // Only now: who finds too little ends what is over, and this may be.
+        stands()?;
         self.pay_now(more)?;
         std::mem::forget(taken);
         Ok(())

@@ -179,9 +179,7 @@ impl ResourceManagerBuilder {
         if !(1..=MAX_WAITERS as usize).contains(&self.max_waiters) {
             return Err(Invalid::new("max_waiters", format!("must be 1 to {MAX_WAITERS}")));
         }
-        if self.lease.is_some_and(|time| time.is_zero()) {
-            return Err(Invalid::new("lease", "must be longer than nothing"));
-        }
+        checked_lease(self.lease)?;
         Ok(ResourceManager::from_inner(Inner::new(
             self.clock.unwrap_or_else(Clock::os),
             kinds,
@@ -193,6 +191,14 @@ impl ResourceManagerBuilder {
             (self.lease, self.on_expiry),
             self.on_lapse,
         )))
+    }
+}
+
+/// A lease that can be, if there is one.
+pub(super) fn checked_lease(lease: Option<Duration>) -> Result<(), Invalid> {
+    match lease {
+        Some(Duration::ZERO) => Err(Invalid::new("lease", "must be longer than nothing")),
+        _ => Ok(()),
     }
 }
 

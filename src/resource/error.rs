@@ -9,6 +9,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcquireError {
+    /// A setting of the [`Wait`](crate::resource::Wait) that cannot be, by its name: `lease`, of zero.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
     /// There is no quota of this kind.
     #[error("there is no quota for `{kind}`")]
     UnknownKind {
@@ -124,6 +127,9 @@ pub enum PermitError {
         /// How much of it is held.
         held: u64,
     },
+    /// A lease that cannot be: of zero.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
     /// What it should get in addition cannot be had now.
     #[error(transparent)]
     NotNow(#[from] AcquireError),

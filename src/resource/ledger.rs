@@ -41,8 +41,10 @@ impl Book {
         self.meter.lock().give(n, now);
     }
 
-    pub(super) fn set_limit(&self, limit: u64, now: Timestamp) {
-        self.meter.lock().set_limit(limit, now);
+    /// `limit` is asked under the meter's latch, so that what was set last is what the meter has last.
+    pub(super) fn set_limit(&self, limit: impl FnOnce() -> u64, now: Timestamp) {
+        let mut meter = self.meter.lock();
+        meter.set_limit(limit(), now);
     }
 
     pub(super) fn read(&self, kind: &ResourceKind, load: Load, reserved: u64, now: Timestamp) -> KindStats {

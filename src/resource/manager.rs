@@ -259,7 +259,7 @@ impl ResourceManager {
     ///
     /// # Errors
     ///
-    /// As [`try_acquire`](Self::try_acquire).
+    /// As [`try_acquire`](Self::try_acquire); [`Invalid`](AcquireError::Invalid) for a lease of zero.
     #[track_caller]
     pub fn try_acquire_with(&self, demand: &Demand, wait: &Wait) -> Result<Permit, AcquireError> {
         Inner::try_acquire(&self.inner, demand, wait, std::panic::Location::caller())
@@ -300,7 +300,8 @@ impl ResourceManager {
     ///
     /// # Errors
     ///
-    /// As [`acquire_by`](Self::acquire_by); [`Cancelled`](AcquireError::Cancelled).
+    /// As [`acquire_by`](Self::acquire_by); [`Cancelled`](AcquireError::Cancelled); [`Invalid`](AcquireError::Invalid) for
+    /// a lease of zero.
     #[track_caller]
     pub fn acquire_with(&self, demand: &Demand, wait: &Wait) -> Result<Permit, AcquireError> {
         Inner::acquire(&self.inner, demand, wait, None, std::panic::Location::caller())
@@ -317,10 +318,12 @@ impl ResourceManager {
         let Some(number) = inner.number(&kind) else { return Err(SetLimitError::UnknownKind { kind }) };
         checked(&kind, limit)?;
         let now = inner.clock.now();
-        if let Some(book) = inner.book(number) {
-            book.set_limit(limit, now);
-        }
         inner.list.set_limit(number, limit, now.as_nanos(), &mut |w| inner.tell(w));
+        if let Some(book) = inner.book(number) {
+            // What is in force, not `limit`: of two who change it at once, the one whose change the list has last may be
+            // the first here. Whoever is last here has seen both.
+            book.set_limit(|| inner.list.limit(number), now);
+        }
         Ok(())
     }
 

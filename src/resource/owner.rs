@@ -54,6 +54,10 @@ impl Owner {
         Arc::clone(&self.inner.name)
     }
 
+    pub(super) fn life(&self) -> Life {
+        Life(Arc::downgrade(&self.inner))
+    }
+
     pub(super) fn id(&self) -> OwnerId {
         OwnerId::Owner(self.inner.id)
     }
@@ -67,6 +71,19 @@ impl Owner {
             let who: Arc<dyn Reclaim> = Arc::clone(who) as _;
             at.push(Arc::downgrade(&who));
         }
+    }
+}
+
+/// Tells whether an owner is there still.
+#[derive(Clone)]
+pub(super) struct Life(Weak<Inner>);
+
+impl Life {
+    /// Whether its last clone was dropped. Who enters a permit for the owner while it may end looks afterwards: the end is
+    /// seen by who looks from the moment on at which permits are taken back, slot by slot, under each slot's latch. So a
+    /// permit that entered its slot too late to be found finds the owner gone.
+    pub(super) fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
     }
 }
 

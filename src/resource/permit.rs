@@ -1,11 +1,13 @@
 //! What is held.
 
+use super::builder::checked_lease;
 use super::demand::Demand;
 use super::error::{AcquireError, PermitError};
-use super::holders::Handle;
+use super::holders::{Entry, Handle};
 use super::kind::ResourceKind;
 use super::lapse::{expiry, tick};
 use super::manager::Inner;
+use super::owner::Life;
 use super::wait::Wait;
 use crate::core::lease::{NEVER, Standing};
 use crate::core::waitlist::{self, MAX_PARTS};
@@ -39,6 +41,8 @@ pub struct Permit {
     demand: waitlist::Demand,
     owner: Arc<str>,
     priority: Priority,
+    /// Its owner's, if it is somebody's in particular.
+    life: Option<Life>,
 }
 
 impl Permit {
@@ -49,7 +53,12 @@ impl Permit {
         owner: Arc<str>,
         priority: Priority,
     ) -> Self {
-        Permit { inner, handle, demand, owner, priority }
+        Permit { inner, handle, demand, owner, priority, life: None }
+    }
+
+    /// Whose end it shares.
+    pub(super) fn watch(&mut self, life: Option<Life>) {
+        self.life = life;
     }
 
     /// Whose it is, by name.
@@ -101,8 +110,10 @@ impl Permit {
     ///
     /// # Errors
     ///
-    /// [`Expired`](PermitError::Expired): it was taken back before.
+    /// [`Expired`](PermitError::Expired): it was taken back before. [`Invalid`](PermitError::Invalid) (`lease`): for no
+    /// time.
     pub fn renew(&self, time: Duration) -> Result<(), PermitError> {
+        checked_lease(Some(time))?;
         let inner = &*self.inner;
         let now = inner.clock.now();
         inner.sweep(now);
@@ -139,7 +150,13 @@ impl Permit {
         };
         let entry = self.inner.holders.entry(self.handle).ok_or_else(|| self.expired())?;
         self.without(&part)?;
-        Ok(Inner::enter(&self.inner, super::holders::Entry { demand: part, ..entry }, over))
+        let mut part = Inner::enter(&self.inner, Entry { demand: part, ..entry }, over);
+        part.watch(self.life.clone());
+        // The owner's end may have come by the part's slot before the part was there. Then the part goes back here.
+        if self.life.as_ref().is_some_and(Life::is_over) {
+            return Err(self.expired());
+        }
+        Ok(part)
     }
 
     /// Takes more for this permit, if it is there. Never waits: who waits with something in hand may wait for one who
@@ -151,13 +168,18 @@ impl Permit {
     pub fn extend(&mut self, more: &Demand) -> Result<(), PermitError> {
         let inner = &*self.inner;
         let more = inner.resolve(more)?;
+        let stands = || match inner.holders.standing(self.handle) {
+            Standing::Gone => Err(self.expired()),
+            Standing::Held(_) | Standing::Overdue => Ok(()),
+        };
+        stands()?;
         let sum = self.demand.plus(&more.needs);
         let asked =
             self.demand.len() + more.needs.parts().filter(|(kind, _)| self.demand.amount(*kind) == 0).count();
         if asked > MAX_PARTS {
             return Err(AcquireError::TooManyKinds { asked, most: MAX_PARTS }.into());
         }
-        inner.take_more(&more, &Wait::new().priority(self.priority))?;
+        inner.take_more(&more, &Wait::new().priority(self.priority), stands)?;
         inner.took(&more.needs, None, inner.clock.now());
         if inner.holders.edit(self.handle, |demand| *demand = sum).is_err() {
             inner.give_back(&more.needs);

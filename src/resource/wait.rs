@@ -77,7 +77,8 @@ impl Wait {
     }
 
     /// How long the permit is held at most, unless it is renewed; unless said, what the manager
-    /// [says](crate::resource::ResourceManagerBuilder::lease). Counted in steps of 10 ms, never short.
+    /// [says](crate::resource::ResourceManagerBuilder::lease). Counted in steps of 10 ms, never short. Of zero it is refused
+    /// ([`Invalid`](crate::resource::AcquireError::Invalid), `lease`) when the demand is asked for.
     pub fn lease(mut self, time: Duration) -> Self {
         self.lease = Some(time);
         self

@@ -51,6 +51,7 @@
 
 mod line;
 mod terms;
+mod view;
 
 pub use self::line::{Pace, fraction_below};
 
@@ -122,6 +123,17 @@ pub struct View {
     now: u64,
     point: Point,
     epoch: u64,
+}
+
+/// How full a bucket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level {
+    /// Tokens that could be taken.
+    pub left: u64,
+    /// Tokens that came since the bucket was made.
+    pub accrued: u64,
+    /// The tick up to which nothing comes, if that is ahead.
+    pub paused_until: Option<u64>,
 }
 
 impl Slot {
@@ -370,6 +382,11 @@ impl Bucket {
         true
     }
 
+    /// How full it is, all of it at one moment.
+    pub fn level(&self, now: impl Fn() -> u64) -> Level {
+        self.view(&now).level(self.tat.load(Ordering::Relaxed))
+    }
+
     /// Tokens that could be taken now.
     pub fn left(&self, now: impl Fn() -> u64) -> u64 {
         let view = self.view(&now);
@@ -517,66 +534,6 @@ impl Bucket {
         // term, so it gives the old epoch back and nobody looks again for nothing.
         shared.sequence.store(next, ordering!(Release, mutant = "bucket_epoch_relaxed"));
         made.map(drop)
-    }
-}
-
-impl View {
-    /// The same terms at another time.
-    #[inline(always)]
-    pub fn at(&self, now: u64) -> View {
-        View { now, point: self.terms.line.at(now), ..*self }
-    }
-
-    /// A take from a bucket that has these terms and a word of its own, `tat` (0: full): its stamp, and the word after it.
-    /// `None`: [`refusal`](Self::refusal) says why.
-    #[inline(always)]
-    pub fn take(&self, tat: u64, n: u64) -> Option<(u64, u64)> {
-        let cost = self.terms.cost(n)?;
-        self.terms.decide(tat, self.point, cost).map(|end| (self.point.tick, end))
-    }
-
-    /// Why [`take`](Self::take) was refused.
-    #[inline(always)]
-    pub fn refusal(&self, tat: u64, n: u64) -> Short {
-        match self.terms.cost(n) {
-            Some(cost) => self.short(tat, cost),
-            None => self.never(tat),
-        }
-    }
-
-    /// The first take that is granted, at `latest` or before; as [`take`](Self::take).
-    pub fn first(&self, tat: u64, n: u64, latest: u64) -> Option<(u64, u64)> {
-        self.take(tat, n).or_else(|| {
-            let cost = self.terms.cost(n)?;
-            let ready = self.terms.ready(tat, self.point, cost, true).filter(|start| *start <= latest)?;
-            self.terms.decide(tat, self.terms.line.at(ready), cost).map(|end| (ready, end))
-        })
-    }
-
-    /// The reading of the clock.
-    #[inline(always)]
-    pub fn now(&self) -> u64 {
-        self.now
-    }
-
-    /// Where `V` is: who has a word at or below it is full.
-    pub fn position(&self) -> u64 {
-        self.point.floor
-    }
-
-    #[inline(always)]
-    fn never(&self, tat: u64) -> Short {
-        Short::NeverFits { left: self.terms.left(tat, self.point) }
-    }
-
-    /// Pure arithmetic, inlined: who asks only whether it was granted does not pay for it.
-    #[inline(always)]
-    fn short(&self, tat: u64, cost: u64) -> Short {
-        let View { terms, point, now, .. } = *self;
-        // Less than the asked cost is left, so with one token asked there is no need to divide.
-        let left = if cost == terms.grains { 0 } else { terms.left(tat, point) };
-        let tick = terms.ready(tat, point, cost, terms.exact);
-        Short::Until { tick, now, left }
     }
 }
 

@@ -69,6 +69,7 @@ pub struct RateLimiterBuilder {
     order: Order,
     oversize: Oversize,
     adaptive: Option<Adaptive>,
+    counted: bool,
 }
 
 /// What is beside the bucket and the clock.
@@ -79,6 +80,7 @@ pub(super) struct Parts {
     pub(super) max_rate: Rate,
     pub(super) order: Order,
     pub(super) adapting: Option<Adapting>,
+    pub(super) counted: bool,
 }
 
 impl RateLimiterBuilder {
@@ -90,6 +92,7 @@ impl RateLimiterBuilder {
             order: Order::Fifo,
             oversize: Oversize::Reject,
             adaptive: None,
+            counted: false,
         }
     }
 
@@ -128,6 +131,12 @@ impl RateLimiterBuilder {
     /// is. The highest rate is then the ceiling unless said.
     pub fn adaptive(mut self, adaptive: Adaptive) -> Self {
         self.adaptive = Some(adaptive);
+        self
+    }
+
+    /// Counts grants, denials and waits, for [`RateLimiter::stats`]. Costs a call, and two atomic additions a grant.
+    pub fn counted(mut self) -> Self {
+        self.counted = true;
         self
     }
 
@@ -178,7 +187,8 @@ impl RateLimiterBuilder {
         // Three ticks of such a clock are about the nanoseconds that a refusal is rounded up by anyway.
         let bucket = if nanos < ticks { bucket.tells_late() } else { bucket };
         let bucket = if self.oversize == Oversize::Debt { bucket.lets_owe() } else { bucket };
-        Ok(RateLimiter::of(Parts { bucket, clock, rate: self.rate, max_rate, order: self.order, adapting }))
+        let RateLimiterBuilder { rate, order, counted, .. } = self;
+        Ok(RateLimiter::of(Parts { bucket, clock, rate, max_rate, order, adapting, counted }))
     }
 }
 

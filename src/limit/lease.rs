@@ -2,6 +2,7 @@
 
 use super::error::{Denied, LimitError};
 use super::limiter::RateLimiter;
+use super::reservation::Refund;
 use crate::core::bucket::{Short, Slot};
 use crate::error::Invalid;
 use crate::time::{Ticker, Timestamp};
@@ -99,7 +100,7 @@ impl TokenLease<'_> {
             self.seen = now;
             let ahead = self.piece.as_ref().map_or(Some(0), |piece| bucket.ahead(|| raw, piece, self.stock));
             match ahead {
-                Some(stock) => self.stock = stock,
+                Some(stock) => self.lose(self.stock - stock),
                 None => self.give_back(),
             }
         }
@@ -114,23 +115,44 @@ impl TokenLease<'_> {
             let n = left.max(more);
             take(n).map(|piece| (piece, n))
         });
+        let counts = self.limiter.inner().counts.as_ref();
         match taken {
             Ok((piece, got)) => {
+                if let Some(counts) = counts {
+                    counts.granted(got);
+                }
                 // The old stock went first, and what is left is the end of the new piece.
                 self.stock = got - more;
                 self.piece = Some(piece);
                 Ok(())
             }
-            Err(short) => Err(self.limiter.inner().denied(short)),
+            Err(short) => {
+                if let Some(counts) = counts {
+                    counts.denied();
+                }
+                Err(self.limiter.inner().denied(short))
+            }
         }
     }
 
     fn give_back(&mut self) {
         if let Some(piece) = self.piece.take().filter(|_| self.stock > 0) {
             // Not exact where somebody took a piece behind it: lost then.
-            self.limiter.bucket().cancel_part(&piece, self.stock);
+            if self.limiter.bucket().cancel_part(&piece, self.stock) {
+                if let Some(counts) = &self.limiter.inner().counts {
+                    counts.given_back(self.stock, Refund::Exact);
+                }
+                self.stock = 0;
+            }
         }
-        self.stock = 0;
+        self.lose(self.stock);
+    }
+
+    fn lose(&mut self, lost: u64) {
+        self.stock -= lost;
+        if let Some(counts) = self.limiter.inner().counts.as_ref().filter(|_| lost > 0) {
+            counts.given_back(lost, Refund::Dropped(lost));
+        }
     }
 }
 

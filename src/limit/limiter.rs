@@ -7,8 +7,9 @@
 use super::adaptive::Adapting;
 use super::builder::{Order, Parts, RateLimiterBuilder, invalid, too_fast, valid_burst};
 use super::error::{Denied, LimitError};
+use super::limiter_stats::Counts;
 use super::rate::Rate;
-use super::reservation::{Grant, Reservation};
+use super::reservation::{Grant, Refund, Reservation};
 use super::waiting::{Sleeper, Sleepers, Watch};
 use crate::core::bucket::{Bucket, Short, Slot};
 use crate::core::leader::Leader;
@@ -67,6 +68,8 @@ pub(super) struct Inner {
     pub(super) line: Option<Leader>,
     /// What it has learnt, if it learns.
     pub(super) adapting: Option<Adapting>,
+    /// What it has counted, if it counts.
+    pub(super) counts: Option<Box<Counts>>,
 }
 
 pub(super) struct Settings {
@@ -107,11 +110,11 @@ impl RateLimiter {
     }
 
     pub(super) fn of(parts: Parts) -> RateLimiter {
-        let Parts { bucket, clock, rate, max_rate, order, adapting } = parts;
+        let Parts { bucket, clock, rate, max_rate, order, adapting, counted } = parts;
         let scale = clock.scale();
         let (nanos, ticks) = scale.nanos_per_tick();
         let line = (order == Order::Priority).then(Leader::new);
-        let attended = line.is_some() || adapting.is_some();
+        let attended = line.is_some() || adapting.is_some() || counted;
         let bucket = if attended { bucket.attended() } else { bucket };
         RateLimiter {
             inner: Arc::new(Inner {
@@ -123,6 +126,7 @@ impl RateLimiter {
                 sleepers: Mutex::default(),
                 line,
                 adapting,
+                counts: counted.then(Box::default),
             }),
         }
     }
@@ -332,7 +336,9 @@ impl RateLimiter {
         if n == 0 {
             return Ok(());
         }
-        match self.inner.bucket.try_take(|| raw_now, n) {
+        let inner = &*self.inner;
+        let taken = inner.bucket.take_plainly(|| raw_now, n).unwrap_or_else(|| inner.take_at(raw_now, n));
+        match taken {
             Ok(_) => Ok(()),
             Err(Short::Until { tick: Some(tick), .. }) => Err(tick.saturating_sub(raw_now).max(1)),
             Err(Short::Until { tick: None, .. } | Short::NeverFits { .. }) => Err(u64::MAX),
@@ -348,7 +354,7 @@ impl RateLimiter {
         let slot = inner
             .bucket
             .reserve(|| inner.clock.raw(), n, u64::MAX)
-            .map_err(|short| inner.refused(short, n))?;
+            .map_err(|short| inner.counting_error(inner.refused(short, n)))?;
         Ok(Reservation::new(self.clone(), slot, n))
     }
 
@@ -364,7 +370,7 @@ impl RateLimiter {
 
     /// Wakes `who` at each change of the rate, the burst or a pause, until it is dropped.
     pub(crate) fn watch(&self, who: Unparker) -> impl Sized + '_ {
-        Sleeper::new(&self.inner, who)
+        Sleeper::new(&self.inner, who, None)
     }
 
     /// As [`watch`](Self::watch), without holding on to this handle.
@@ -400,13 +406,45 @@ impl Inner {
         if n == 0 {
             return Ok(Grant::at_once(now(), self.scale, n).of(self));
         }
-        if let Some(line) = self.line.as_ref().filter(|line| line.waiting() != 0) {
-            return Err(self.denied(self.bucket.behind(now, line.units(), n)));
+        let line = self.line.as_ref().filter(|line| line.waiting() != 0);
+        let taken = match line {
+            Some(line) => Err(self.bucket.behind(now, line.units(), n)),
+            None => self.bucket.try_take(now, n),
+        };
+        if let Some(counts) = &self.counts {
+            if taken.is_ok() { counts.granted(n) } else { counts.denied() }
         }
-        match self.bucket.try_take(now, n) {
+        match taken {
             Ok(stamp) => Ok(Grant::at_once(stamp, self.scale, n).of(self)),
             Err(short) => Err(self.denied(short)),
         }
+    }
+
+    /// [`RateLimiter::try_acquire_at`], as above.
+    #[cold]
+    #[inline(never)]
+    fn take_at(&self, raw_now: u64, n: u64) -> Result<u64, Short> {
+        let taken = self.bucket.try_take(|| raw_now, n);
+        if let Some(counts) = self.counts.as_ref().filter(|_| taken.is_ok()) {
+            counts.granted(n);
+        }
+        taken
+    }
+
+    pub(super) fn counting_error(&self, error: LimitError) -> LimitError {
+        if let Some(counts) = &self.counts {
+            counts.failed(&error);
+        }
+        error
+    }
+
+    /// Gives back what was taken and is not needed.
+    pub(super) fn give_back(&self, slot: &Slot, n: u64) -> Refund {
+        let refund = if self.bucket.cancel(slot) { Refund::Exact } else { Refund::Dropped(n) };
+        if let Some(counts) = &self.counts {
+            counts.given_back(n, refund);
+        }
+        refund
     }
 
     /// Nobody whom a newcomer would overtake. (Places that are taken ahead overtake themselves.)

@@ -15,6 +15,7 @@ mod error;
 mod keyed;
 mod lease;
 mod limiter;
+mod limiter_stats;
 mod quota;
 mod quota_builder;
 mod quota_stats;
@@ -31,6 +32,7 @@ pub use self::{
     keyed::KeyedLimiter,
     lease::TokenLease,
     limiter::RateLimiter,
+    limiter_stats::{LimiterCounts, LimiterStats},
     quota::*,
     quota_builder::QuotaBuilder,
     quota_stats::{QuotaCounts, QuotaStats},

@@ -167,9 +167,14 @@ impl Reservation {
     /// [`LimitError::NeverFits`] when the burst was lowered below its tokens; it is cancelled then.
     pub fn wait(mut self) -> Result<Grant<'static>, LimitError> {
         let mut slot = *self.slot.lock();
-        self.limiter.sleep_until(&mut slot, self.n)?;
+        let inner = self.limiter.inner();
+        self.limiter.sleep_until(&mut slot, self.n).map_err(|error| inner.counting_error(error))?;
         self.held = false;
-        Ok(Grant::after(self.made, self.limiter.slot_time(&slot), self.n))
+        let grant = Grant::after(self.made, self.limiter.slot_time(&slot), self.n);
+        if let Some(counts) = inner.counts.as_ref().filter(|_| self.n > 0) {
+            counts.granted_after(self.n, grant.waited());
+        }
+        Ok(grant)
     }
 
     /// Gives its tokens back if it is the last reservation; no clock is involved, so neither is when.
@@ -179,7 +184,11 @@ impl Reservation {
     }
 
     fn give_back(&self) -> Refund {
-        if self.limiter.bucket().cancel(&self.slot.lock()) { Refund::Exact } else { Refund::Dropped(self.n) }
+        let inner = self.limiter.inner();
+        if let Some(counts) = inner.counts.as_ref().filter(|_| self.n > 0) {
+            counts.cancelled();
+        }
+        inner.give_back(&self.slot.lock(), self.n)
     }
 }
 

@@ -36,6 +36,13 @@ impl Count {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
+    /// A load first: a mark rarely moves.
+    pub(crate) fn raise(&self, to: u64) {
+        if self.get() < to {
+            self.0.fetch_max(to, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -46,10 +53,7 @@ impl Tally {
     #[inline]
     pub(crate) fn granted(&self, in_use: u64) {
         self.grants.granted.add(1);
-        // A load first: the mark rarely moves.
-        if self.grants.high_water.get() < in_use {
-            self.grants.high_water.0.fetch_max(in_use, Ordering::Relaxed);
-        }
+        self.grants.high_water.raise(in_use);
     }
 
     /// How long somebody waited for a grant.

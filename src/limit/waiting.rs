@@ -19,7 +19,16 @@ use std::collections::BTreeMap;
 #[derive(Default)]
 pub(super) struct Sleepers {
     entered: u64,
-    asleep: BTreeMap<u64, Unparker>,
+    /// With the time since when a call waits; none for who only watches the settings.
+    asleep: BTreeMap<u64, (Unparker, Option<Timestamp>)>,
+    waiting: usize,
+}
+
+impl Sleepers {
+    /// How many calls wait, and since when the one that waits longest.
+    pub(super) fn waiting(&self) -> (usize, Option<Timestamp>) {
+        (self.waiting, self.asleep.values().filter_map(|(_, since)| *since).min())
+    }
 }
 
 impl Inner {
@@ -30,10 +39,22 @@ impl Inner {
         priority: Priority,
         deadline: Deadline,
     ) -> Result<Grant<'_>, LimitError> {
-        let now = || self.clock.raw();
         if n == 0 {
-            return Ok(Grant::at_once(now(), self.scale, n).of(self));
+            return Ok(Grant::at_once(self.clock.raw(), self.scale, n).of(self));
         }
+        let acquired = self.take_or_wait(n, priority, deadline);
+        match (&self.counts, acquired) {
+            (Some(counts), Ok(grant)) => {
+                counts.granted_after(n, grant.waited());
+                Ok(grant)
+            }
+            (Some(_), Err(error)) => Err(self.counting_error(error)),
+            (None, acquired) => acquired,
+        }
+    }
+
+    fn take_or_wait(&self, n: u64, priority: Priority, deadline: Deadline) -> Result<Grant<'_>, LimitError> {
+        let now = || self.clock.raw();
         if self.nobody_waits()
             && let Ok(stamp) = self.bucket.try_take(now, n)
         {
@@ -49,7 +70,7 @@ impl Inner {
         match self.sleep_until(&mut slot, n, latest) {
             Ok(()) => Ok(Grant::after(asked, self.slot_time(&slot), n).of(self)),
             Err(error) => {
-                self.bucket.cancel(&slot);
+                self.give_back(&slot, n);
                 Err(error)
             }
         }
@@ -61,7 +82,7 @@ impl Inner {
         }
         with_parker(|parker| {
             // Entered first, then the terms are read: a change before the entry is seen here, a later one wakes us.
-            let _entry = Sleeper::new(self, parker.unparker());
+            let _entry = Sleeper::new(self, parker.unparker(), Some(self.clock.now()));
             loop {
                 if !self.bucket.retime(slot) {
                     return Err(self.never_fits(n));
@@ -94,6 +115,9 @@ impl Inner {
         let latest = until.map_or(u64::MAX, |until| self.clock.raw_at(until));
         let mut hopeless = None;
         let park = |parker: &Parker, turn: Turn| {
+            if let Some(counts) = &self.counts {
+                counts.queued(line.waiting());
+            }
             let wake = match turn {
                 // Out of the clock's reach, or behind the deadline even as the next.
                 Turn::Lead { due, .. } if due > latest || due == u64::MAX => {
@@ -151,7 +175,8 @@ impl Inner {
         if let Some(line) = &self.line {
             line.kick(&mut tell);
         }
-        let asleep: Vec<Unparker> = self.sleepers.lock().asleep.values().cloned().collect();
+        let asleep: Vec<Unparker> =
+            self.sleepers.lock().asleep.values().map(|(who, _)| who.clone()).collect();
         for sleeper in asleep {
             sleeper.unpark();
         }
@@ -179,18 +204,26 @@ pub(super) struct Sleeper<'a> {
 }
 
 impl<'a> Sleeper<'a> {
-    pub(super) fn new(inner: &'a Inner, unparker: Unparker) -> Self {
+    pub(super) fn new(inner: &'a Inner, unparker: Unparker, since: Option<Timestamp>) -> Self {
         let mut sleepers = inner.sleepers.lock();
         sleepers.entered += 1;
         let number = sleepers.entered;
-        sleepers.asleep.insert(number, unparker);
+        sleepers.asleep.insert(number, (unparker, since));
+        if since.is_some() {
+            sleepers.waiting += 1;
+            if let Some(counts) = &inner.counts {
+                counts.queued(sleepers.waiting as u64);
+            }
+        }
         Sleeper { inner, number }
     }
 }
 
 impl Drop for Sleeper<'_> {
     fn drop(&mut self) {
-        self.inner.sleepers.lock().asleep.remove(&self.number);
+        let mut sleepers = self.inner.sleepers.lock();
+        let left = sleepers.asleep.remove(&self.number);
+        sleepers.waiting -= usize::from(left.is_some_and(|(_, since)| since.is_some()));
     }
 }
 

@@ -336,7 +336,9 @@ fn promise_09_a_reserve_is_kept_from_lower_batches() {
 #[test]
 fn the_engines_kinds_are_counted() {
     within(|| {
-        let engine = engine(2).quota("k", 1).quota("other", 5).open().unwrap();
+        let rate = Rate::per_hour(1).burst(7);
+        let engine = engine(2).quota("k", 1).quota("other", 5).rate("api", rate).open().unwrap();
+        assert_eq!((engine.stats().rates["api"].remaining, engine.stats().rates["api"].rate), (7, rate));
         let batch = engine.batch("counted").needs("k", 1).submit(0..50, |_, _| Ok(())).unwrap();
         assert_eq!(report(&batch).completed_items, 50);
         until("all is back", || engine.in_use(&"k".into()) == Some((0, 1)));

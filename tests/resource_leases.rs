@@ -280,3 +280,55 @@ fn no_part_outlives_its_owner() {
         assert_eq!((manager.in_use("gpu"), manager.holders().len()), (Some(0), 0));
     }
 }
+
+/// Throws when it is dropped, also as what another panic threw.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("again"));
+    }
+}
+
+/// Whatever the functions do, all comes back and all are told; nobody's function runs before what needs none is back.
+#[test]
+fn functions_that_panic_twice_lose_nothing() {
+    let time = ManualClock::new();
+    let free = Arc::new(Mutex::new((Vec::new(), None::<ResourceManager>)));
+    let seen = free.clone();
+    let manager = ResourceManager::builder()
+        .quota("gpu", 4)
+        .on_lapse(move |_, taken| {
+            let mut seen = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let free = seen.1.as_ref().and_then(|manager| manager.available("gpu"));
+            assert!(taken);
+            seen.0.push(free);
+            drop(seen);
+            std::panic::panic_any(Bomb);
+        })
+        .clock(time.clock())
+        .build()
+        .unwrap();
+    free.lock().unwrap().1 = Some(manager.clone());
+    for _ in 0..2 {
+        for i in 0..4 {
+            let then = match i % 2 {
+                0 => OnExpiry::Reclaim,
+                // The permit's copy of it is the last one: `wait` goes before.
+                _ => {
+                    let bomb = Bomb;
+                    OnExpiry::revoke(move |_| {
+                        let _bomb = &bomb;
+                        std::panic::panic_any(Bomb)
+                    })
+                }
+            };
+            let wait = worker().lease(secs(1)).on_expiry(then).while_holding();
+            std::mem::forget(manager.acquire_with(&gpu(), &wait).unwrap());
+        }
+        time.advance(secs(1));
+        assert_eq!(manager.sweep(), 4);
+        assert_eq!(std::mem::take(&mut free.lock().unwrap().0), [Some(4); 4]);
+        assert_eq!(manager.available("gpu"), Some(4));
+    }
+}

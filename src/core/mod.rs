@@ -17,6 +17,7 @@
 //! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
 //! | `seat` | what a worker has in hand, and a stop that nothing escapes | one short latch beside a lock-free word |
 //! | `shelf` | values put and taken, the last one first, in a fixed number of slots | lock-free |
+//! | `soonest` | the earliest end of all leases, while some enter and one looks at all | lock-free |
 //! | `tenancy` | lanes' numbers that are used again: whose hint is cleared | wait-free |
 //! | `turns` | whose turn it is while items are suspected of having crashed a process | blocking, one short latch |
 //! | `waitlist` | who waits for permits, over several kinds, all or nothing | blocking, one short latch per list |
@@ -38,6 +39,7 @@ pub mod permits;
 pub mod ready;
 pub mod seat;
 pub mod shelf;
+pub mod soonest;
 pub mod tenancy;
 pub mod turns;
 pub mod waitlist;

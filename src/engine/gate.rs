@@ -127,6 +127,10 @@ impl Gate {
         self.rates.get(name)
     }
 
+    pub(crate) fn rates(&self) -> impl Iterator<Item = (&String, &RateLimiter)> {
+        self.rates.iter()
+    }
+
     pub(crate) fn rate_names(&self) -> impl Iterator<Item = &str> {
         self.rates.keys().map(String::as_str)
     }

@@ -80,7 +80,8 @@ impl Shared {
     pub(crate) fn stats(&self) -> Stats {
         let now = self.clock.now();
         let resources = self.gate.manager.stats();
-        let mut stats = Stats { uptime: now - self.opened, resources, ..Stats::default() };
+        let rates = self.gate.rates().map(|(name, rate)| (name.clone(), rate.stats())).collect();
+        let mut stats = Stats { uptime: now - self.opened, resources, rates, ..Stats::default() };
         let mut shells = self.lanes();
         for waiting in self.batches() {
             if !shells.iter().any(|there| Arc::ptr_eq(there, &waiting)) {

@@ -235,7 +235,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(super) fn new(limiter: RateLimiter, who: Unparker) -> Self {
-        let place = Sleeper::new(limiter.inner(), who);
+        let place = Sleeper::new(limiter.inner(), who, None);
         let number = place.number;
         std::mem::forget(place); // it is this one's to leave
         Watch { limiter, number }

@@ -138,7 +138,7 @@ impl Inner {
         let take = || self.list.try_take_as(needs, class, &mut |w| self.tell(w));
         let mut took = take();
         if matches!(took, Err(Refused::Short { .. }))
-            && self.holders.hint() < NEVER
+            && self.holders.soonest() < NEVER
             && self.sweep(self.clock.now()) > 0
         {
             took = take();
@@ -262,7 +262,7 @@ impl Inner {
                 if cancelled {
                     return false;
                 }
-                let lapse = begin(self.holders.hint());
+                let lapse = begin(self.holders.soonest());
                 let beat = inside.and_then(|inside| inside.next_beat(self.clock.now()));
                 if !self.clock.park(parker, [until, lapse, beat].into_iter().flatten().min()) {
                     let now = self.clock.now();

@@ -119,7 +119,9 @@ impl ResourceManagerBuilder {
     }
 
     /// Told of every permit whose lease is over or whose owner is gone, and whether what it held was taken back: the
-    /// place for a line in a log. Called by whoever noticed, under none of our latches; a panic in it is swallowed.
+    /// place for a line in a log. What was taken back has been given on before. Called by whoever noticed, also by who
+    /// drops an [`Owner`](crate::resource::Owner)'s last clone, with the locks that
+    /// [`OnExpiry::Revoke`](crate::resource::OnExpiry::Revoke) speaks of; a panic in it is swallowed.
     pub fn on_lapse(mut self, f: impl Fn(&Holder, bool) + Send + Sync + 'static) -> Self {
         self.on_lapse = Some(Arc::new(f));
         self

@@ -8,10 +8,10 @@
 //! served, which keeps the time long until a generation comes round.
 
 use super::lapse::{OnExpiry, tick};
-use crate::core::lease::{Gone, Lease, NEVER, Standing};
+use crate::core::lease::{self, Gone, Lease, Standing};
+use crate::core::soonest::Soonest;
 use crate::core::waitlist::Demand;
 use crate::job::Priority;
-use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::ThreadId;
 use crate::sync::{Arc, Mutex, OnceLock};
 use crate::time::Timestamp;
@@ -67,12 +67,11 @@ struct Free {
 pub(super) struct Holders {
     segments: [OnceLock<Box<[Slot]>>; SEGMENTS],
     free: Mutex<Free>,
-    /// No lease is over before this tick. Too early does no harm.
-    hint: Hint,
+    /// No lease is over before this. Too early does no harm.
+    soonest: Soonest,
+    /// Of who walks over all leases to end what is over: one does.
+    walk: Mutex<()>,
 }
-
-#[derive(Debug)]
-struct Hint(AtomicU64);
 
 /// What a sweep found over.
 #[derive(Debug)]
@@ -87,7 +86,8 @@ impl Holders {
         Self {
             segments: [const { OnceLock::new() }; SEGMENTS],
             free: Mutex::default(),
-            hint: Hint(AtomicU64::new(NEVER)),
+            soonest: Soonest::new(),
+            walk: Mutex::default(),
         }
     }
 
@@ -116,7 +116,7 @@ impl Holders {
                 Ok(generation) => {
                     *place = entry.take().map(|entry| (generation, entry));
                     drop(place);
-                    return (Handle { slot, generation }, self.lower(expiry));
+                    return (Handle { slot, generation }, self.soonest.lower(expiry));
                 }
                 // The slot is spent. It is left lying; another takes its place.
                 Err(back) => load = back,
@@ -173,31 +173,27 @@ impl Holders {
     /// Moves a lease's end. True: it is over before all others.
     pub(super) fn renew(&self, handle: Handle, now: u64, expiry: u64) -> Result<bool, Gone> {
         self.slot(handle.slot).lease.renew(handle.generation, now, expiry)?;
-        Ok(self.lower(expiry))
+        Ok(self.soonest.lower(expiry))
     }
 
     pub(super) fn standing(&self, handle: Handle) -> Standing {
         self.slot(handle.slot).lease.standing(handle.generation)
     }
 
-    /// Makes the hint at most this. True: it was later.
-    fn lower(&self, expiry: u64) -> bool {
-        // ORDERING: none needed: who sleeps by the hint is woken by who lowers it, through a latch (`Asleep`).
-        expiry < NEVER && self.hint.0.fetch_min(expiry, Ordering::Relaxed) > expiry
+    /// The tick before which no lease is over; `NEVER` if there is none. Zero while somebody walks.
+    pub(super) fn soonest(&self) -> u64 {
+        self.soonest.bound()
     }
 
-    /// The tick before which no lease is over; `NEVER` if there is none.
-    pub(super) fn hint(&self) -> u64 {
-        self.hint.0.load(Ordering::Relaxed)
-    }
-
-    /// What is over now. The second is true if somebody has to be woken for an earlier end than he sleeps for.
-    pub(super) fn lapse(&self, now: Timestamp) -> (Vec<Lapsed>, bool) {
-        let now = tick(now);
-        let mut lapsed = Vec::new();
-        // Set anew from what is left: who enters meanwhile lowers it himself.
-        self.hint.0.swap(NEVER, Ordering::Relaxed);
-        let mut next = NEVER;
+    /// What is over now. Waits for who walks already.
+    pub(super) fn lapse(&self, now: Timestamp) -> Vec<Lapsed> {
+        let (now, mut lapsed) = (tick(now), Vec::new());
+        let _walk = self.walk.lock();
+        if now < self.soonest.bound() {
+            return lapsed;
+        }
+        self.soonest.begin();
+        let mut next = lease::NEVER;
         self.each(|number, slot| {
             let Some(expiry) = slot.lease.expiry() else { return };
             if expiry > now {
@@ -217,7 +213,8 @@ impl Holders {
                 next = next.min(expiry.max(now + 1));
             }
         });
-        (lapsed, self.lower(next))
+        self.soonest.end(next);
+        lapsed
     }
 
     /// Ends all permits of an owner.
@@ -292,7 +289,7 @@ impl Holders {
             entry.on_expiry = OnExpiry::Reclaim;
             moved |= renew(now, expiry);
         });
-        moved && self.lower(expiry)
+        moved && self.soonest.lower(expiry)
     }
 
     fn each_of(&self, attempt: OwnerId, mut f: impl FnMut(&mut Entry, &dyn Fn(u64, u64) -> bool)) {

@@ -130,13 +130,10 @@ impl ResourceManager {
     /// a thread of their own.
     pub(crate) fn sweep_apart(&self, now: Timestamp) {
         let inner = &self.inner;
-        if tick(now) < inner.holders.hint() {
+        if tick(now) < inner.holders.soonest() {
             return;
         }
-        let (lapsed, earlier) = inner.holders.lapse(now);
-        if earlier {
-            inner.wake_asleep();
-        }
+        let lapsed = inner.holders.lapse(now);
         let is_theirs =
             |lapsed: &Lapsed| lapsed.taken && matches!(lapsed.entry.on_expiry, OnExpiry::Revoke(_));
         let (theirs, ours): (Vec<_>, Vec<_>) = lapsed.into_iter().partition(is_theirs);

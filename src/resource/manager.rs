@@ -3,6 +3,7 @@
 use super::builder::{ResourceManagerBuilder, checked};
 use super::demand::Demand;
 use super::error::{AcquireError, SetLimitError};
+use super::guarded::guarded;
 use super::holders::{Entry, Holders, Lapsed, OwnerId};
 use super::kind::ResourceKind;
 use super::lapse::{OnExpiry, begin, tick};
@@ -19,7 +20,6 @@ use crate::sync::{Arc, Mutex, OnceLock, Unparker};
 use crate::time::{Clock, Deadline, Timestamp};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 /// Who is told of a lapse.
@@ -185,31 +185,34 @@ impl Inner {
 
     /// Ends what is over. How many.
     pub(super) fn sweep(&self, now: Timestamp) -> usize {
-        if tick(now) < self.holders.hint() {
+        if tick(now) < self.holders.soonest() {
             return 0;
         }
-        let (lapsed, earlier) = self.holders.lapse(now);
-        if earlier {
-            self.wake_asleep();
-        }
-        self.settle(lapsed, now)
+        self.settle(self.holders.lapse(now), now)
     }
 
     pub(super) fn settle(&self, lapsed: Vec<Lapsed>, now: Timestamp) -> usize {
         let count = lapsed.len();
-        for Lapsed { entry, taken } in lapsed {
+        for Lapsed { entry, taken } in &lapsed {
             self.books(&entry.demand).for_each(|(_, _, book)| book.expired.add(1));
-            let holder = self.holder(&entry, !taken, now);
-            // What they do is theirs: the sweep has to come to its end, and the permits back.
-            if let (OnExpiry::Revoke(revoke), true) = (&entry.on_expiry, taken) {
-                let _ = catch_unwind(AssertUnwindSafe(|| revoke(&holder)));
-            }
-            if let Some(tell) = &self.on_lapse {
-                let _ = catch_unwind(AssertUnwindSafe(|| tell(&holder, taken)));
-            }
-            if taken {
+            // Before anything of the user's runs, which may be slow: what waits for nobody's word.
+            if *taken && !matches!(entry.on_expiry, OnExpiry::Revoke(_)) {
                 self.give_back(&entry.demand);
             }
+        }
+        // What they do is theirs: the sweep has to come to its end, and the permits back.
+        for Lapsed { entry, taken } in &lapsed {
+            if let (OnExpiry::Revoke(revoke), true) = (&entry.on_expiry, taken) {
+                let _ = guarded(|| revoke(&self.holder(entry, false, now)));
+                self.give_back(&entry.demand);
+            }
+        }
+        for Lapsed { entry, taken } in lapsed {
+            if let Some(tell) = &self.on_lapse {
+                let _ = guarded(|| tell(&self.holder(&entry, !taken, now), taken));
+            }
+            // It may have the last of a function of the user's.
+            let _ = guarded(|| drop(entry));
         }
         count
     }
@@ -384,7 +387,9 @@ impl ResourceManager {
         Some(inner.book(number)?.read(&kind, inner.list.load(number), reserved, inner.clock.now()))
     }
 
-    /// Who holds what, where it was taken, and for how long. O(permits).
+    /// Who holds what, where it was taken, and for how long. O(permits). What a running batch's items `need` of an engine's
+    /// [resources](crate::Engine::resources) is [in use](Self::in_use), and not listed here: the engine takes it without a
+    /// permit. What they take from inside is listed.
     ///
     /// ```
     /// use batchyard::{ResourceManager, resource::Wait};
@@ -410,9 +415,10 @@ impl ResourceManager {
         self.inner.sweep(self.inner.clock.now())
     }
 
-    /// When a sweep is worth while; `None`: nothing is leased for a time. May be early, never late.
+    /// When a sweep is worth while; `None`: nothing is leased for a time. May be early, never late: while another thread
+    /// sweeps it is the clock's zero, and a sweep waits for that one.
     pub fn next_expiry(&self) -> Option<Timestamp> {
-        begin(self.inner.holders.hint())
+        begin(self.inner.holders.soonest())
     }
 
     /// The clock it goes by.

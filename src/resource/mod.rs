@@ -16,6 +16,7 @@ mod builder;
 mod demand;
 mod error;
 mod global;
+mod guarded;
 mod holders;
 mod inside;
 mod kind;

@@ -38,7 +38,8 @@ pub struct KindStats {
     pub limit: u64,
     /// How much of it the lowest class leaves to the higher ones.
     pub reserved: u64,
-    /// What is taken: exact, and of the same moment as `limit`, `available` and `waiting`.
+    /// What is taken: exact, and of the same moment as `limit`, `available` and `waiting`. In an engine this counts what
+    /// the items of a batch `need`, too, which [`holders`](crate::ResourceManager::holders) does not list.
     pub in_use: u64,
     /// What is free; negative in debt.
     pub available: i64,

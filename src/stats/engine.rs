@@ -1,9 +1,11 @@
 //! The engine at one moment.
 
+use crate::limit::LimiterStats;
 use crate::meter::{Percentiles, seconds};
 use crate::resource::KindStats;
 use crate::stats::{BatchStats, WorkerStats};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -57,6 +59,9 @@ pub struct Stats {
     pub batches: Vec<BatchStats>,
     /// The engine's resources: those with a quota.
     pub resources: Vec<KindStats>,
+    /// The engine's rates, by name. What they count themselves, those count that were built to
+    /// ([`EngineBuilder::limiter`](crate::EngineBuilder::limiter)).
+    pub rates: BTreeMap<String, LimiterStats>,
 }
 
 impl Stats {

@@ -21,13 +21,11 @@
 //! | `holders` | who has which connection since when |
 //! | `stats` | what is counted |
 //! | `error` | why there is none |
-//! | `guarded` | panics of the user's code |
 
 mod builder;
 mod connection;
 mod dozing;
 mod error;
-mod guarded;
 mod handle;
 mod holders;
 mod shared;

@@ -3,7 +3,6 @@
 use super::connection::PooledConnection;
 use super::dozing::{Dozing, Handed};
 use super::error::PoolError;
-use super::guarded::guarded;
 use super::holders::{Held, Holders};
 use super::stats::{Counts, Why};
 use crate::core::shelf::{Place, Shelf};
@@ -11,6 +10,7 @@ use crate::job::{Priority, Retry};
 use crate::limit::{Permit, Quota, QuotaError};
 use crate::policy::backoff;
 use crate::policy::rng::{Rng, scale};
+use crate::resource::guarded::guarded;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, with_parker};
 use crate::time::{Clock, Deadline, Timestamp};

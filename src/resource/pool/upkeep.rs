@@ -1,8 +1,8 @@
 //! What is done by who comes by, and at the end. No thread of the pool's own does it.
 
-use super::guarded::guarded;
 use super::shared::Shared;
 use super::stats::{PoolStats, Why};
+use crate::resource::guarded::guarded;
 use crate::sync::atomic::Ordering;
 use crate::time::Timestamp;
 use r2d2::ManageConnection;

@@ -1,17 +1,21 @@
-//! Conservation: whatever happens to whom, what is in use is what live permits hold. Ten thousand random programs, each
-//! run once per step with a cancel, a timeout or a panic put in at that step; every step is held against a plain list
-//! of permits. Then the same with threads that wait for each other.
+//! Conservation: whatever happens to whom, what is in use is what live permits hold. Thousands of random programs, each
+//! run once per step and fault, with the fault put in at that step: another thread queues there for what is not free, and
+//! its wait is cancelled, times out, ends by leases that are over (whose functions all panic), or by permits that come
+//! back one by one, and then it unwinds with its own in hand. Every step is held against a plain list of permits. Then
+//! the same with threads that wait for each other.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
 
 use batchyard::resource::{AcquireError, Cancel, Demand, OnExpiry, Owner, Permit, Wait};
 use batchyard::{Deadline, ManualClock, Priority, ResourceManager, Timestamp, secs};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Barrier;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Barrier, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 const KINDS: [&str; 3] = ["a", "b", "c"];
-const PROGRAMS: u64 = 10_000;
+const PROGRAMS: u64 = 2_000;
 
 /// xorshift64*: a program is its seed.
 struct Rng(u64);
@@ -65,7 +69,16 @@ enum Fault {
     Cancel,
     Timeout,
     Panic,
+    Lapse,
 }
+
+const FAULTS: [Fault; 4] = [Fault::Cancel, Fault::Timeout, Fault::Panic, Fault::Lapse];
+
+/// How many waits were ended by each of them.
+static WAITED: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+
+/// Nothing here takes so long, unless it hangs.
+const LONG: Duration = Duration::from_secs(20);
 
 fn program(rng: &mut Rng) -> Vec<Op> {
     (0..6 + rng.below(10))
@@ -97,6 +110,17 @@ fn demand(n: [u64; 3]) -> Demand {
     KINDS.iter().zip(n).fold(Demand::new(), |d, (kind, n)| d.need(*kind, n))
 }
 
+/// What the functions throw: it is swallowed, though it throws again.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            resume_unwind(Box::new("again"));
+        }
+    }
+}
+
 /// A permit as the bystander knows it. The permit itself is gone when it was lost.
 struct Known {
     permit: Option<Permit>,
@@ -125,7 +149,7 @@ impl Yard {
         let builder = KINDS.iter().zip(limits).fold(ResourceManager::builder(), |b, (k, n)| b.quota(*k, n));
         let manager = builder
             .reserve_for("c", Priority::High, 1)
-            .on_lapse(|_, _| resume_unwind(Box::new("swallowed")))
+            .on_lapse(|_, _| resume_unwind(Box::new(Bomb)))
             .clock(time.clock())
             .build()
             .unwrap();
@@ -279,7 +303,7 @@ impl Yard {
         let policy = match policy {
             0 => OnExpiry::Report,
             1 => OnExpiry::Reclaim,
-            _ => OnExpiry::revoke(|_| resume_unwind(Box::new("swallowed"))),
+            _ => OnExpiry::revoke(|_| resume_unwind(Box::new(Bomb))),
         };
         let reports = matches!(policy, OnExpiry::Report);
         let priority = Priority::ALL[class];
@@ -299,6 +323,7 @@ impl Yard {
             Fault::None => self.manager.try_acquire_with(&demand(n), &wait),
             _ => self.manager.acquire_with(&demand(n), &wait),
         };
+        let fault = if fault == Fault::Lapse { Fault::Timeout } else { fault };
         self.look(n, class);
         match got {
             Ok(permit) => {
@@ -320,6 +345,109 @@ impl Yard {
             Err(AcquireError::TimedOut { .. }) => assert!(!self.fits(n, class) && fault != Fault::Cancel),
             Err(AcquireError::Cancelled) => assert!(!self.fits(n, class) && fault == Fault::Cancel),
             Err(other) => panic!("{other}"),
+        }
+    }
+
+    /// All that is free, so that who asks has to wait.
+    fn fill(&mut self) {
+        let used = self.in_use();
+        let n = [0, 1, 2].map(|k| self.limits[k].saturating_sub(used[k]));
+        let wait = Wait::new().priority(Priority::ALL[3]).while_holding();
+        let permit = Some(self.manager.try_acquire_with(&demand(n), &wait).unwrap());
+        self.known.push(Known { permit, n, class: 3, over: None, reports: true, owner: 0, live: true });
+    }
+
+    /// Another thread queues; then its wait ends by this.
+    fn queued(&mut self, rng: &mut Rng, fault: Fault) {
+        self.fill();
+        let k = rng.below(3) as usize;
+        let (mut n, mut class) = (rng.demand(), rng.below(4) as usize);
+        n[k] += 1;
+        if !self.possible(n, class) {
+            (n, class) = ([0; 3], 3);
+            n[k] = 1;
+        }
+        let (cancel, manager, asked) = (Cancel::new(), self.manager.clone(), demand(n));
+        let mut wait = Wait::new().priority(Priority::ALL[class]).cancel(&cancel);
+        if fault == Fault::Timeout {
+            wait = wait.by(secs(1));
+        }
+        // Asks, and so ends what is over: that may suffice.
+        self.look(n, class);
+        let waits = !self.fits(n, class);
+        let (tell, told) = mpsc::channel();
+        let waiter = thread::spawn(move || {
+            let got = manager.acquire_with(&asked, &wait);
+            let error = got.as_ref().err().cloned();
+            let hurt = catch_unwind(AssertUnwindSafe(|| {
+                let _permit = got;
+                if fault == Fault::Panic {
+                    resume_unwind(Box::new("in hand"));
+                }
+            }));
+            assert_eq!(hurt.is_err(), fault == Fault::Panic);
+            let _ = tell.send(error);
+        });
+        let mut expected = None;
+        if waits {
+            self.until(|yard| yard.manager.waiting(KINDS[k]) == Some(1));
+            WAITED[fault as usize - 1].fetch_add(1, Ordering::Relaxed);
+            expected = self.end_wait(fault, (n, class), &cancel, rng);
+        }
+        match (told.recv_timeout(LONG).expect("it does not wait for ever"), expected) {
+            (None, None) | (Some(AcquireError::Cancelled), Some(Fault::Cancel)) => {}
+            (Some(AcquireError::TimedOut { .. }), Some(Fault::Timeout)) => {}
+            (got, expected) => panic!("{got:?}, not {expected:?}"),
+        }
+        waiter.join().unwrap();
+        self.known.retain(|known| known.owner != 0);
+        self.conserved();
+    }
+
+    /// Ends the wait of who waits for `n`. The fault that it hears of; `None`: it was granted.
+    fn end_wait(
+        &mut self,
+        fault: Fault,
+        (n, class): ([u64; 3], usize),
+        cancel: &Cancel,
+        rng: &mut Rng,
+    ) -> Option<Fault> {
+        match fault {
+            Fault::None | Fault::Cancel => cancel.cancel(),
+            Fault::Timeout => self.time.advance(secs(1)),
+            Fault::Panic => {
+                // One by one; it is served as soon as there is enough, and not before.
+                while !self.fits(n, class) {
+                    assert!(KINDS.iter().any(|kind| self.manager.waiting(*kind) == Some(1)));
+                    match self.known.iter().rposition(|known| known.permit.is_some()) {
+                        Some(at) => drop(self.known.swap_remove(at).permit),
+                        None => (0..2).for_each(|i| self.owner_ends(i)),
+                    }
+                }
+                return None;
+            }
+            Fault::Lapse => {
+                self.time.advance(secs(1 + rng.below(4)));
+                self.swept();
+                if self.fits(n, class) {
+                    return None;
+                }
+                // Who waits ends what is over, also what holds nothing any more, and waits on.
+                let now = self.time.now();
+                self.until(|yard| yard.manager.next_expiry().is_none_or(|next| next > now));
+                self.until(|yard| yard.seen() == yard.in_use());
+                cancel.cancel();
+                return Some(Fault::Cancel);
+            }
+        }
+        Some(fault)
+    }
+
+    fn until(&self, so: impl Fn(&Yard) -> bool) {
+        let start = Instant::now();
+        while !so(self) {
+            assert!(start.elapsed() < LONG, "{:?} are in use, not {:?}", self.seen(), self.in_use());
+            thread::yield_now();
         }
     }
 
@@ -360,6 +488,9 @@ impl Yard {
 fn run(ops: &[Op], faulty: usize, fault: Fault) {
     let mut yard = Yard::new();
     for (step, op) in ops.iter().enumerate() {
+        if step == faulty {
+            yard.queued(&mut Rng::new(ops.len() as u64 * 64 + step as u64), fault);
+        }
         yard.apply(op, if step == faulty { fault } else { Fault::None });
         yard.conserved();
     }
@@ -371,11 +502,10 @@ fn permits_are_conserved_whatever_fails_at_whichever_step() {
     // Panics without a hook's message: they are raised as unwinding alone.
     let threads: Vec<_> = (0..2)
         .map(|half| {
-            std::thread::spawn(move || {
+            thread::spawn(move || {
                 for seed in (0..PROGRAMS).filter(|seed| seed % 2 == half) {
                     let ops = program(&mut Rng::new(seed + 1));
-                    for step in 0..ops.len() {
-                        let fault = [Fault::Cancel, Fault::Timeout, Fault::Panic][(seed as usize + step) % 3];
+                    for (step, fault) in (0..ops.len() * 4).map(|at| (at / 4, FAULTS[at % 4])) {
                         let done = catch_unwind(|| run(&ops, step, fault));
                         assert!(done.is_ok(), "program {seed}, {fault:?} at step {step} of {ops:#?}");
                     }
@@ -384,6 +514,10 @@ fn permits_are_conserved_whatever_fails_at_whichever_step() {
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for waited in &WAITED {
+        let waited = waited.load(Ordering::Relaxed);
+        assert!(waited > PROGRAMS * 4, "{waited} waits only");
+    }
 }
 
 /// Threads that wait, give up, are cancelled, panic, and lose permits whose owners end.
@@ -399,7 +533,7 @@ fn a_storm_leaves_nothing_behind() {
             .build()
             .unwrap();
         let (start, cancels) = (Barrier::new(5), [Cancel::new(), Cancel::new()]);
-        std::thread::scope(|s| {
+        thread::scope(|s| {
             for i in 0..4u64 {
                 let (manager, start, cancels) = (&manager, &start, &cancels);
                 s.spawn(move || {

@@ -349,7 +349,8 @@ impl Engine {
     }
 
     /// The engine's resources and rates, as its items share them with whoever holds this: what a thread outside takes
-    /// here, items wait for, and the other way round. Their counts are in [`stats`](ResourceManager::stats).
+    /// here, items wait for, and the other way round. Their counts are in [`stats`](ResourceManager::stats). An item takes
+    /// more by [`Context::acquire`](crate::Context::acquire), and must not wait for a thread that waits here.
     ///
     /// ```
     /// use batchyard::{Engine, ResourceKind};

@@ -25,7 +25,7 @@ use super::shared::Shared;
 use crate::core::laneword::Reason;
 use crate::core::waitlist::{Cancelled, Demand, Enqueued, Node, NodeState, Refused, Waiter};
 use crate::job::{Failure, FailureKind};
-use crate::limit::{Outcome, RateLimiter, Reservation, Watch};
+use crate::limit::{LimitError, Outcome, RateLimiter, Reservation, Watch};
 use crate::resource::{ResourceKind, ResourceManager};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, Unparker};
@@ -271,7 +271,7 @@ impl LaneGate {
         if !matches!(*waiting, Waiting::No) {
             return Admission::Blocked;
         }
-        if let Some(why) = shared.impossible(demand) {
+        if let Some(why) = shared.impossible(demand, core.class()) {
             return Admission::Never(why);
         }
         core.word.block(Reason::Permit);
@@ -325,16 +325,16 @@ impl LaneGate {
         if self.prepaid.swap(false, Ordering::Relaxed) {
             return Admission::Go;
         }
-        let places: Result<Vec<_>, _> = self.rates.iter().map(|rate| rate.reserve_owned(1)).collect();
-        let tokens = match places {
-            Ok(tokens) => tokens,
+        let (mut tokens, mut due) = match self.places() {
+            Ok(places) => places,
             Err(error) => return Admission::Never(error.to_string()),
         };
-        let due = start(&tokens);
         if due <= clock.now() {
-            drop(waiting);
-            spend(tokens);
-            return Admission::Go;
+            tokens = spend(tokens);
+            if tokens.is_empty() {
+                return Admission::Go;
+            }
+            due = start(&tokens);
         }
         core.word.block(Reason::Rate);
         *waiting = Waiting::Rate { tokens, due };
@@ -347,6 +347,20 @@ impl LaneGate {
             shared.schedule(due, shell);
         }
         Admission::Blocked
+    }
+
+    /// A place in every rate, and when the latest comes. None, and never, if a rate is paused for good: there are no
+    /// places then until that changes.
+    fn places(&self) -> Result<(Vec<Reservation>, Timestamp), LimitError> {
+        let places: Result<Vec<_>, _> = self.rates.iter().map(|rate| rate.reserve_owned(1)).collect();
+        match places {
+            Ok(tokens) => {
+                let due = start(&tokens);
+                Ok((tokens, due))
+            }
+            Err(LimitError::WouldMissDeadline { .. }) => Ok((Vec::new(), Timestamp::MAX)),
+            Err(error) => Err(error),
+        }
     }
 
     /// A worker takes up the lane's grant: true, with the permits in `held`.
@@ -414,9 +428,9 @@ impl LaneGate {
     }
 
     /// Why what the lane waits for cannot come, since abandoned attempts hold it.
-    pub(crate) fn impossible(&self, shared: &Shared) -> Option<String> {
+    pub(crate) fn impossible(&self, shared: &Shared, class: usize) -> Option<String> {
         match &*self.waiting.lock() {
-            Waiting::Permits { demand, .. } => shared.impossible(demand),
+            Waiting::Permits { demand, .. } => shared.impossible(demand, class),
             _ => None,
         }
     }
@@ -425,14 +439,21 @@ impl LaneGate {
     pub(crate) fn due(&self, shared: &Shared, shell: &Arc<Shell>, now: Timestamp) {
         let mut waiting = self.waiting.lock();
         let Waiting::Rate { tokens, due } = &mut *waiting else { return };
-        *due = start(tokens);
-        if *due > now {
-            let due = *due;
-            drop(waiting);
-            shared.schedule(due, shell);
+        let mut next = if tokens.is_empty() { Timestamp::MAX } else { start(tokens) };
+        if next <= now {
+            *tokens = spend(std::mem::take(tokens));
+            if !tokens.is_empty() {
+                next = start(tokens);
+            }
+        }
+        if !tokens.is_empty() || next > now {
+            // Who looks for another reason than this timer leaves it in place.
+            if std::mem::replace(due, next) != next {
+                drop(waiting);
+                shared.schedule(next, shell);
+            }
             return;
         }
-        spend(std::mem::take(tokens));
         *waiting = Waiting::No;
         // ORDERING: Release pairs with the Acquire in `pay`.
         self.prepaid.store(true, Ordering::Release);
@@ -442,12 +463,20 @@ impl LaneGate {
     /// A rate may have changed: looks when the lane's places come now.
     pub(crate) fn retime(&self, shared: &Shared, shell: &Arc<Shell>) {
         let mut waiting = self.waiting.lock();
-        if let Waiting::Rate { tokens, due } = &mut *waiting {
-            let now = start(tokens);
-            if std::mem::replace(due, now) != now {
-                drop(waiting);
-                shared.schedule(now, shell);
-            }
+        let Waiting::Rate { tokens, due } = &mut *waiting else { return };
+        if tokens.is_empty() {
+            // There were no places to be had. What never fits, its next item finds out.
+            let Ok((places, _)) = self.places() else {
+                *waiting = Waiting::No;
+                shared.unblock(&shell.core, Reason::Rate);
+                return;
+            };
+            *tokens = places;
+        }
+        let next = if tokens.is_empty() { Timestamp::MAX } else { start(tokens) };
+        if std::mem::replace(due, next) != next {
+            drop(waiting);
+            shared.schedule(next, shell);
         }
     }
 
@@ -492,11 +521,9 @@ impl LaneGate {
     }
 }
 
-/// Uses up places whose time has come: this does not wait.
-fn spend(tokens: Vec<Reservation>) {
-    for token in tokens {
-        let _spent = token.wait();
-    }
+/// Uses up places whose time has come. Those come back that a change has moved just now.
+fn spend(tokens: Vec<Reservation>) -> Vec<Reservation> {
+    tokens.into_iter().filter_map(|token| token.spend().err()).collect()
 }
 
 /// Waits on the spot for the token of a rate that will be there in `wait_ticks`, if that is near. True: it was taken.

@@ -109,7 +109,7 @@ impl Context {
                     return Some(AcquireError::Cancelled);
                 }
                 self.heartbeat();
-                let (kind, asked, lost, limit) = shared.gate.lacks(wanted)?;
+                let (kind, asked, lost, limit) = shared.gate.lacks(wanted, core.class())?;
                 let kind = shared.gate.manager.kind_of(kind);
                 Some(AcquireError::NeverFits { kind, asked, limit: limit.saturating_sub(lost) })
             },

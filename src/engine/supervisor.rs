@@ -63,6 +63,10 @@ fn look(shared: &Arc<Shared>, memory: &mut Memory, now: Timestamp) -> Option<Tim
     for shell in shared.lanes() {
         shell.core.gate.retime(shared, &shell);
     }
+    if shared.gate.has_losses() {
+        // A limit may have fallen since.
+        halt_impossible(shared);
+    }
     if shared.watching.load(Ordering::Relaxed) {
         let look = look_at_workers(shared, warned, now);
         next = earliest(next, look);
@@ -278,13 +282,17 @@ fn abandon(
 
 /// What was lost may be what others wait for: lanes, and items inside.
 fn after_losses(shared: &Arc<Shared>) {
-    for shell in shared.lanes() {
-        if let Some(demand) = shell.core.gate.impossible(shared) {
-            shared.halt(&shell, HaltReason::Impossible { demand });
-        }
-    }
+    halt_impossible(shared);
     for slot in &shared.slots {
         slot.lock().wake_sleepers();
+    }
+}
+
+fn halt_impossible(shared: &Arc<Shared>) {
+    for shell in shared.lanes() {
+        if let Some(demand) = shell.core.gate.impossible(shared, shell.core.class()) {
+            shared.halt(&shell, HaltReason::Impossible { demand });
+        }
     }
 }
 
@@ -298,14 +306,20 @@ fn take_away(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: L
     if before.is_none() {
         shared.gate.charge(slot, slot.owner(look.attempt), demand, shell);
     }
+    // Before it is lost: its thread may return at once, and counts itself out.
+    if before.is_none() {
+        shared.stuck.fetch_add(1, Ordering::AcqRel);
+    }
     let answer = slot.abandon(look.attempt);
     let counts = &shell.core.counts;
     match before {
-        None if answer == Abandon::NotCurrent => shared.gate.uncharge(slot),
+        None if answer == Abandon::NotCurrent => {
+            shared.stuck.fetch_sub(1, Ordering::AcqRel);
+            shared.gate.uncharge(slot);
+        }
         None => {
             *taken = Some((look.attempt, hung));
             shared.gate.lose(slot, shared.clock.now());
-            shared.stuck.fetch_add(1, Ordering::AcqRel);
             counts.abandoned.add(1);
         }
         Some(_) => {}

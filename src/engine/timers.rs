@@ -68,6 +68,9 @@ impl Shared {
 
     /// The lane wants to be looked at then.
     pub(crate) fn schedule(&self, due: Timestamp, shell: &Arc<Shell>) {
+        if due == Timestamp::MAX {
+            return; // never
+        }
         let mut timers = self.timers.lock();
         let sooner = timers.heap.peek().is_none_or(|Reverse(first)| due < first.due);
         timers.push(Timer { due, lane: Arc::downgrade(shell) });

@@ -177,6 +177,22 @@ impl Reservation {
         Ok(grant)
     }
 
+    /// Spends its tokens if its time has come; comes back if not, or not any more. Never sleeps: for who holds a latch.
+    pub(crate) fn spend(mut self) -> Result<(), Reservation> {
+        let mut slot = self.slot.lock();
+        let has_come = self.limiter.bucket().retime(&mut slot) && slot.start <= self.limiter.clock().raw();
+        let start = self.limiter.slot_time(&slot);
+        drop(slot);
+        if !has_come {
+            return Err(self);
+        }
+        self.held = false;
+        if let Some(counts) = self.limiter.inner().counts.as_ref().filter(|_| self.n > 0) {
+            counts.granted_after(self.n, start - self.made);
+        }
+        Ok(())
+    }
+
     /// Gives its tokens back if it is the last reservation; no clock is involved, so neither is when.
     pub fn cancel(mut self) -> Refund {
         self.held = false;

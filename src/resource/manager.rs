@@ -322,6 +322,8 @@ impl ResourceManager {
         checked(&kind, limit)?;
         let now = inner.clock.now();
         inner.list.set_limit(number, limit, now.as_nanos(), &mut |w| inner.tell(w));
+        // Whoever knows of losses looks whether what is left still suffices.
+        inner.wake_asleep();
         if let Some(book) = inner.book(number) {
             // What is in force, not `limit`: of two who change it at once, the one whose change the list has last may be
             // the first here. Whoever is last here has seen both.

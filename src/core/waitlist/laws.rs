@@ -151,12 +151,15 @@ impl Yard {
 
     /// Counts those whom the grant to number `at` passed.
     fn passed_by(&mut self, at: usize) {
-        let (claim, d) = (self.waiting[at].claim(self.now), self.waiting[at].demand);
-        self.passed(&d, |other, now| other.claim(now) > claim);
+        let Waits { demand, class, .. } = self.waiting[at];
+        let claim = self.waiting[at].claim(self.now);
+        self.passed(&demand, class, |other, now| other.claim(now) > claim);
     }
 
-    /// P5: who was passed often enough is passed only with what it does not need.
-    fn passed(&mut self, d: &Demand, who: impl Fn(&Waits, u64) -> bool) {
+    /// P5: who was passed often enough is passed only with what it does not need; but who may take from a reserve passes
+    /// who may not, as often as it likes.
+    fn passed(&mut self, d: &Demand, class: usize, who: impl Fn(&Waits, u64) -> bool) {
+        let floor = |kind: u16, class| self.list.kinds[usize::from(kind)].floor(class);
         for other in &mut self.waiting {
             if !who(other, self.now) || !other.demand.overlaps(d) {
                 continue;
@@ -166,7 +169,11 @@ impl Yard {
                 continue;
             }
             for (kind, n) in other.demand.parts().filter(|(kind, _)| d.amount(*kind) > 0) {
-                assert!(self.list.available(kind) >= n as i64, "{} was passed by {d:?}", other.id);
+                let kept = floor(kind, other.class);
+                if kept <= floor(kind, class) {
+                    let free = self.list.available(kind);
+                    assert!(free >= (n + kept) as i64, "{} was passed by {d:?}", other.id);
+                }
             }
         }
     }
@@ -381,7 +388,7 @@ proptest! {
                     if let Op::Try(d) = op
                         && reserved.iter().all(|(_, floors)| floors[0] == 0)
                     {
-                        yard.passed(d, |_, _| true);
+                        yard.passed(d, CLASSES - 1, |_, _| true);
                     }
                 }
                 // P8: what is impossible is so at once, and nothing else is.

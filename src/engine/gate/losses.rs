@@ -79,10 +79,16 @@ impl Gate {
         lost.map(|zombie| self.manager.held_by(zombie.attempt, kind)).sum()
     }
 
-    /// Of a kind that is needed: how much, and how much there is beside what is lost; `None`: it suffices.
-    pub(crate) fn lacks(&self, demand: &Demand) -> Option<(u16, u64, u64, u64)> {
+    /// Whether anything is lost.
+    pub(crate) fn has_losses(&self) -> bool {
+        self.zombies.lock().iter().any(|zombie| zombie.is_lost)
+    }
+
+    /// Of a kind that is needed in this class: how much, how much is lost, and the class's limit; `None`: it suffices.
+    pub(crate) fn lacks(&self, demand: &Demand, class: usize) -> Option<(u16, u64, u64, u64)> {
         demand.parts().find_map(|(kind, asked)| {
-            let (lost, limit) = (self.lost(kind), self.manager.list().limit(kind));
+            let word = self.manager.list().word(kind)?;
+            let (lost, limit) = (self.lost(kind), word.limit().saturating_sub(word.floor(class)));
             (lost > 0 && asked > limit.saturating_sub(lost)).then_some((kind, asked, lost, limit))
         })
     }
@@ -102,8 +108,8 @@ impl Shared {
     }
 
     /// The sentence for a demand that abandoned attempts have made impossible.
-    pub(super) fn impossible(&self, demand: &Demand) -> Option<String> {
-        let (kind, asked, lost, limit) = self.gate.lacks(demand)?;
+    pub(super) fn impossible(&self, demand: &Demand, class: usize) -> Option<String> {
+        let (kind, asked, lost, limit) = self.gate.lacks(demand, class)?;
         Some(format!(
             "an item needs {asked} of {}, and abandoned attempts that do not return hold {lost} of {limit}",
             self.kind_name(kind)

@@ -159,7 +159,7 @@ impl Yard {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12_288, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn never_do_all_workers_wait(
@@ -167,7 +167,7 @@ proptest! {
         reserve in 0..3u64,
         lanes in prop::collection::vec(any::<u32>(), 1..5),
         workers in 1..5usize,
-        steps in prop::collection::vec((any::<usize>(), any::<u32>()), 1..200),
+        steps in prop::collection::vec((any::<usize>(), any::<u32>()), 1..100),
     ) {
         let mut yard = Yard::new(limits, reserve, lanes, workers);
         for (worker, what) in steps {
@@ -196,6 +196,60 @@ proptest! {
         for kind in 0..KINDS as u16 {
             prop_assert_eq!((yard.list.in_use(kind), yard.list.waiters(kind)), (0, 0));
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8192, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The last worker waits, lanes wait before and after it, outsiders hold all and give it back one by one while limits
+    /// move, but not below what it waits for.
+    #[test]
+    fn the_last_worker_is_served(
+        limits in prop::array::uniform5(1..5u64),
+        reserve in 0..3u64,
+        picks in prop::array::uniform5(any::<u32>()),
+        class in 0..4usize,
+        steps in prop::collection::vec((any::<usize>(), any::<u32>()), 1..60),
+    ) {
+        let mut yard = Yard::new(limits, reserve, picks[1..].to_vec(), 1);
+        let wanted = demand(&limits, 0, picks[0]).expect("there are kinds");
+        let queue = |yard: &Yard, lane: usize| {
+            let Lane { node, demand } = &yard.lanes[lane];
+            // SAFETY: boxed, and in `lanes` as long as the list. What is refused is not queued.
+            let _ = unsafe { yard.list.enqueue(node, *demand, lane, 0, Waiter::Lane(lane as u32), &mut quiet) };
+        };
+        for (k, limit) in limits.into_iter().enumerate() {
+            yard.list.try_take(&Demand::of(k as u16, limit), &mut quiet).expect("free");
+            yard.outside[k] = limit;
+        }
+        queue(&yard, 0);
+        queue(&yard, 3);
+        let node = Box::new(Node::new());
+        let claim = Claim::Inside { class, above: 0 };
+        // SAFETY: boxed, and it does not wait any more at the end, or the test is over.
+        let got = unsafe { yard.list.enqueue(&node, wanted, claim, 0, Waiter::Lane(WORKERS), &mut quiet) };
+        if got != Ok(Enqueued::Waiting) {
+            return Ok(()); // it asks for some of a reserve
+        }
+        queue(&yard, 1);
+        queue(&yard, 2);
+        for (what, pick) in steps {
+            let k = pick as usize % KINDS;
+            if what % 4 == 0 {
+                let floor = yard.list.word(k as u16).map_or(0, |word| word.floor(class));
+                let least = wanted.amount(k as u16) + floor;
+                yard.list.set_limit(k as u16, least.max(1) + u64::from(pick >> 8) % 3, 0, &mut quiet);
+            } else {
+                yard.give_one_back(k);
+            }
+        }
+        for k in 0..KINDS {
+            while yard.outside[k] > 0 {
+                yard.give_one_back(k);
+            }
+        }
+        prop_assert_eq!(yard.list.state(&node), NodeState::Granted);
     }
 }
 

@@ -596,3 +596,67 @@ fn a_permit_that_is_not_brought_back_is_told_with_its_place() {
         assert_eq!(told.recv().unwrap(), ("forgetful".to_owned(), file!(), true));
     });
 }
+
+#[test]
+fn a_rate_that_is_paused_for_good_holds_lanes_and_lets_them_go_on() {
+    within(|| {
+        let time = ManualClock::new();
+        let api = RateLimiter::builder(Rate::per_second(100)).clock(time.clock()).build().unwrap();
+        let engine = engine(1).clock(time.clock()).limiter("api", api.clone()).open().unwrap();
+        api.pause_until(Deadline::NEVER);
+        let batch = engine.batch("held").paced_by("api").submit(0..3, |_, _| Ok(())).unwrap();
+        advance_until(&time, secs(3600), "some hours pass", || time.now() > Timestamp::ZERO + secs(36_000));
+        assert!(batch.wait_by(Deadline::NOW).is_err(), "it is neither done nor halted");
+        assert_eq!(engine.stats().completed, 0);
+        batch.cancel();
+        assert_eq!(report(&batch).status, BatchStatus::Cancelled);
+    });
+}
+
+/// Two permits are lost for good, of four of which two are kept for high batches.
+#[test]
+fn promise_11_losses_count_beside_reserves_and_lower_limits() {
+    within(|| {
+        let time = ManualClock::new();
+        for lowered in [false, true] {
+            let engine = engine(1)
+                .clock(time.clock())
+                .quota("k", 4)
+                .reserve_for("k", Priority::High, 2)
+                .open()
+                .unwrap();
+            let (begin, begun) = channel();
+            let (go, gone) = channel::<()>();
+            let gone = Mutex::new(gone);
+            let lost = if lowered { 1 } else { 2 };
+            let stuck = engine
+                .batch("stuck")
+                .priority(Priority::High)
+                .item_timeout(secs(1))
+                .grace(secs(1))
+                .needs("k", lost)
+                .submit([()], move |_, _| {
+                    begin.send(()).unwrap();
+                    gone.lock().unwrap().recv().unwrap();
+                    Ok(())
+                })
+                .unwrap();
+            begun.recv().unwrap();
+            advance_until(&time, millis(500), "it is given up", || engine.stats().abandoned == 1);
+            let mine = lowered.then(|| {
+                let wait = Wait::new().priority(Priority::High);
+                engine.resources().acquire_with(&Demand::new().need("k", 3), &wait).unwrap()
+            });
+            let batch = engine.batch("normal").needs("k", 1).submit([()], |_, _| Ok(())).unwrap();
+            if lowered {
+                until("it waits", || engine.resources().waiting("k") == Some(1));
+                // Of three, two are kept and one is lost.
+                engine.resources().set_limit("k", 3).unwrap();
+            }
+            let status = report(&batch).status;
+            assert!(matches!(status, BatchStatus::Halted(HaltReason::Impossible { .. })), "{status:?}");
+            go.send(()).unwrap();
+            drop((mine, stuck));
+        }
+    });
+}

@@ -161,10 +161,15 @@ impl Inner {
                 Err(denied) => Err(AcquireError::Paced { rate: (*rate).clone(), ready_in: denied.ready_in }),
             },
             _ => {
-                let tokens = Self::reserve(want)?;
-                match latest(&tokens)? {
-                    Some((rate, _, ready_in)) => Err(AcquireError::Paced { rate: rate.clone(), ready_in }),
-                    None => spend(tokens),
+                let mut tokens = Self::reserve(want)?;
+                loop {
+                    if let Some((rate, _, ready_in)) = latest(&tokens)? {
+                        return Err(AcquireError::Paced { rate: rate.clone(), ready_in });
+                    }
+                    tokens = spend(tokens);
+                    if tokens.is_empty() {
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -196,14 +201,16 @@ impl Inner {
             if tokens.is_none() && self.pay_now(want).is_ok() {
                 return Ok(taken);
             }
-            let places = match tokens.take() {
+            let mut places = match tokens.take() {
                 Some(places) => places,
                 None => Self::reserve(want)?,
             };
             // The latest again each time: a change of a rate or a pause may have moved it, or a lower burst ended it.
             if latest(&places)?.is_none() {
-                spend(places)?;
-                return Ok(taken);
+                places = spend(places);
+                if places.is_empty() {
+                    return Ok(taken);
+                }
             }
             drop(taken);
             self.sleep(&places, wait, inside, until)?;
@@ -427,12 +434,11 @@ fn latest<'a>(
     Ok(latest)
 }
 
-/// Uses tokens that have come.
-fn spend(tokens: Tokens<'_>) -> Result<(), AcquireError> {
-    for (rate, _, token) in tokens {
-        token.wait().map_err(|error| limited(rate, error))?;
-    }
-    Ok(())
+/// Uses tokens that have come. Those are left that a change has moved just now.
+fn spend(tokens: Tokens<'_>) -> Tokens<'_> {
+    let left =
+        |(rate, limiter, token): (_, _, Reservation)| token.spend().err().map(|token| (rate, limiter, token));
+    tokens.into_iter().filter_map(left).collect()
 }
 
 fn limited(rate: &ResourceKind, error: LimitError) -> AcquireError {

@@ -21,8 +21,8 @@ pub enum OnExpiry {
     /// This is called, to close what the permit stood for; then what it held is given to others. It runs in whatever
     /// thread noticed: one that waits for the permit, that sweeps, or that drops the [`Owner`](crate::resource::Owner)'s
     /// last clone, with whatever locks of yours that thread holds there. It may use the manager, whose latches are all
-    /// free then. It may not call the engine: a worker may have noticed that was about to have its batch wait, and keeps
-    /// that batch's state locked. A panic in it is swallowed.
+    /// free then, and the engine. What an engine's supervisor notices runs in a thread of its own. A panic in it is
+    /// swallowed.
     Revoke(Arc<dyn Fn(&Holder) + Send + Sync>),
 }
 

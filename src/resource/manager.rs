@@ -405,10 +405,9 @@ impl ResourceManager {
     pub fn holders(&self) -> Vec<Holder> {
         let now = self.inner.clock.now();
         let list = self.inner.holders.list();
-        // What holds kinds without a name alone is the engine's, and nobody else's business.
+        // Who holds nothing is none; what holds kinds without a name alone is the engine's, and nobody else's business.
         let named = |(kind, _)| usize::from(kind) >= self.inner.hidden;
-        let some =
-            list.iter().filter(|(entry, _)| entry.demand.is_empty() || entry.demand.parts().any(named));
+        let some = list.iter().filter(|(entry, _)| entry.demand.parts().any(named));
         some.map(|(entry, overdue)| self.inner.holder(entry, *overdue, now)).collect()
     }
 

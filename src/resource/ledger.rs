@@ -28,13 +28,15 @@ impl Book {
         }
     }
 
-    /// `n` were taken, after which `in_use` were; after a wait, if there was one.
-    pub(super) fn took(&self, n: u64, in_use: u64, waited: Option<Duration>, now: Timestamp) {
-        self.tally.granted(in_use);
+    /// `n` were taken; after a wait, if there was one.
+    pub(super) fn took(&self, n: u64, waited: Option<Duration>, now: Timestamp) {
+        // By this book: what the list says, less its limit, would be torn where the limit changes meanwhile. It is entered
+        // after the take and left before the put, so it is never too much.
+        let held = self.meter.lock().take(n, now);
+        self.tally.granted(held);
         if let Some(waited) = waited {
             self.tally.waited(waited);
         }
-        self.meter.lock().take(n, now);
     }
 
     pub(super) fn gave(&self, n: u64, now: Timestamp) {

@@ -166,9 +166,8 @@ impl Inner {
 
     /// Writes a grant into the books.
     pub(super) fn took(&self, d: &waitlist::Demand, waited: Option<Duration>, now: Timestamp) {
-        for (kind, n, book) in self.books(d) {
-            let in_use = self.list.limit(kind) as i64 - self.list.available(kind);
-            book.took(n, u64::try_from(in_use).unwrap_or(0), waited, now);
+        for (_, n, book) in self.books(d) {
+            book.took(n, waited, now);
         }
     }
 

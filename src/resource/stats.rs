@@ -145,9 +145,11 @@ impl Meter {
         self.last = self.last.max(now);
     }
 
-    pub(super) fn take(&mut self, n: u64, now: Timestamp) {
+    /// How much is held then.
+    pub(super) fn take(&mut self, n: u64, now: Timestamp) -> u64 {
         self.advance(now);
         self.held = self.held.saturating_add(n);
+        self.held
     }
 
     pub(super) fn give(&mut self, n: u64, now: Timestamp) {

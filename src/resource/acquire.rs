@@ -360,6 +360,7 @@ impl Inner {
             since: now,
             place,
             on_expiry,
+            lost_at: None,
         };
         this.took(&entry.demand, asked.map(|asked| now - asked), now);
         let mut permit = Self::enter(this, entry, over.map_or(NEVER, expiry));

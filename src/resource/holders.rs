@@ -42,6 +42,15 @@ pub(super) struct Entry {
     pub(super) since: Timestamp,
     pub(super) place: &'static Location<'static>,
     pub(super) on_expiry: OnExpiry,
+    /// Its holder was given up: it is taken back at this tick, whatever the holder still does.
+    pub(super) lost_at: Option<u64>,
+}
+
+impl Entry {
+    fn lose(&mut self, at: u64) {
+        self.on_expiry = OnExpiry::Reclaim;
+        self.lost_at = Some(at);
+    }
 }
 
 /// Where a permit's slot is.
@@ -172,8 +181,29 @@ impl Holders {
 
     /// Moves a lease's end. True: it is over before all others.
     pub(super) fn renew(&self, handle: Handle, now: u64, expiry: u64) -> Result<bool, Gone> {
-        self.slot(handle.slot).lease.renew(handle.generation, now, expiry)?;
+        let Slot { lease, entry } = self.slot(handle.slot);
+        let place = entry.lock();
+        if place.as_ref().is_some_and(|(there, entry)| *there == handle.generation && entry.lost_at.is_some())
+        {
+            return Err(Gone);
+        }
+        lease.renew(handle.generation, now, expiry)?;
+        drop(place);
         Ok(self.soonest.lower(expiry))
+    }
+
+    /// What became of a permit's holder becomes of a part's. The part is entered.
+    pub(super) fn share_loss(&self, of: Handle, part: Handle, now: u64) {
+        if let Some(at) = self.entry(of).and_then(|entry| entry.lost_at) {
+            let Slot { lease, entry } = self.slot(part.slot);
+            if let Some((generation, entry)) = &mut *entry.lock()
+                && *generation == part.generation
+            {
+                entry.lose(at);
+                let _ = lease.renew(*generation, now, at);
+            }
+            self.soonest.lower(at);
+        }
     }
 
     pub(super) fn standing(&self, handle: Handle) -> Standing {
@@ -285,10 +315,15 @@ impl Holders {
     /// What an attempt holds is taken back at this tick. True: it is over before all others.
     pub(super) fn lapse_at(&self, attempt: OwnerId, now: u64, expiry: u64) -> bool {
         let mut moved = false;
-        self.each_of(attempt, |entry, renew| {
-            entry.on_expiry = OnExpiry::Reclaim;
-            moved |= renew(now, expiry);
-        });
+        // Twice: a part may be entered where the first walk has been already, of a permit where it has not been yet. Who
+        // makes a part looks at the whole behind that (`share_loss`): so it is there before the first walk ends, or is lost
+        // by its maker.
+        for _ in 0..2 {
+            self.each_of(attempt, |entry, renew| {
+                entry.lose(expiry);
+                moved |= renew(now, expiry);
+            });
+        }
         moved && self.soonest.lower(expiry)
     }
 
@@ -306,5 +341,38 @@ impl Holders {
     fn each(&self, mut f: impl FnMut(u32, &Slot)) {
         let made = self.free.lock().made;
         (0..made).for_each(|number| f(number, self.slot(number)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::lease::NEVER;
+    use crate::resource::lapse::begin;
+
+    /// As `Permit::split` does while the attempt is given up: the part was made of what the whole was before.
+    #[test]
+    fn a_part_that_was_made_meanwhile_is_lost_with_the_whole() {
+        let holders = Holders::new();
+        let attempt = OwnerId::Attempt(1, 1);
+        let entry = Entry {
+            demand: Demand::of(0, 2),
+            owner: "lost".into(),
+            owner_id: Some(attempt),
+            thread: None,
+            priority: Priority::Normal,
+            since: Timestamp::ZERO,
+            place: Location::caller(),
+            on_expiry: OnExpiry::Report,
+            lost_at: None,
+        };
+        let (whole, _) = holders.enter(entry.clone(), NEVER);
+        assert!(holders.lapse_at(attempt, 0, 3));
+        let (part, _) = holders.enter(entry, NEVER);
+        holders.share_loss(whole, part, 0);
+        assert_eq!(holders.renew(part, 0, 9), Err(Gone));
+        let then = begin(3).expect("a time");
+        let lapsed = holders.lapse(then);
+        assert!(lapsed.len() == 2 && lapsed.iter().all(|lapsed| lapsed.taken), "{lapsed:?}");
     }
 }

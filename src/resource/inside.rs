@@ -206,6 +206,7 @@ impl ResourceManager {
             since: self.inner.clock.now(),
             place,
             on_expiry: OnExpiry::Reclaim,
+            lost_at: None,
         };
         Inner::enter(&self.inner, entry, NEVER)
     }
@@ -232,5 +233,36 @@ impl ResourceManager {
     /// How much of a kind this attempt holds.
     pub(crate) fn held_by(&self, attempt: OwnerId, kind: u16) -> u64 {
         self.inner.holders.held_of(attempt, kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::PermitError;
+    use crate::time::{ManualClock, secs};
+
+    /// What is lost is taken back at its time, however its holder has divided or renewed it since.
+    #[test]
+    fn nothing_of_a_lost_attempt_escapes() {
+        let time = ManualClock::new();
+        let manager = ResourceManager::builder().quota("k", 5).clock(time.clock()).build().unwrap();
+        let attempt = OwnerId::Attempt(1, 1);
+        let demand = waitlist::Demand::of(0, 5);
+        manager.take_bare(&demand, 1, time.now()).unwrap();
+        let place = Location::caller();
+        let mut all = manager.adopt(demand, "lost".into(), attempt, Priority::Normal, place);
+        let before = all.split(&Demand::new().need("k", 1)).unwrap();
+        manager.lapse_at(attempt, time.now() + secs(60));
+        let after = all.split(&Demand::new().need("k", 2)).unwrap();
+        for permit in [&all, &before, &after] {
+            assert!(matches!(permit.renew(secs(3600)), Err(PermitError::Expired { .. })));
+        }
+        time.advance(secs(59));
+        assert_eq!((manager.sweep(), manager.available("k")), (0, Some(0)));
+        time.advance(secs(1));
+        assert_eq!((manager.sweep(), manager.available("k")), (3, Some(5)));
+        drop((all, before, after));
+        assert_eq!(manager.available("k"), Some(5));
     }
 }

@@ -110,7 +110,8 @@ impl Permit {
     ///
     /// # Errors
     ///
-    /// [`Expired`](PermitError::Expired): it was taken back before. [`Invalid`](PermitError::Invalid) (`lease`): for no
+    /// [`Expired`](PermitError::Expired): it was taken back before, or is going to be, since the attempt that took it was
+    /// given up. [`Invalid`](PermitError::Invalid) (`lease`): for no
     /// time.
     pub fn renew(&self, time: Duration) -> Result<(), PermitError> {
         checked_lease(Some(time))?;
@@ -152,6 +153,7 @@ impl Permit {
         self.without(&part)?;
         let mut part = Inner::enter(&self.inner, Entry { demand: part, ..entry }, over);
         part.watch(self.life.clone());
+        self.inner.holders.share_loss(self.handle, part.handle, tick(self.inner.clock.now()));
         // The owner's end may have come by the part's slot before the part was there. Then the part goes back here.
         if self.life.as_ref().is_some_and(Life::is_over) {
             return Err(self.expired());

@@ -46,6 +46,24 @@ fn renews(s: &Shared) -> Did {
     Did::Renewed(s.lease.renew(0, 9, 20).is_ok())
 }
 
+/// Who got the load uses the slot again at once.
+fn then_again(s: &Shared, load: Option<u32>) -> Did {
+    if load.is_some() {
+        assert_eq!(s.lease.publish(8, 99), Ok(1));
+    }
+    got(load)
+}
+
+/// The next lease is there if the first body made it, and nobody has touched it.
+fn stands_again(s: &Shared, seen: Vec<Did>) -> (Did, Did) {
+    let again = seen[0] == Did::Got(7);
+    assert_eq!(s.lease.take(1), if again { Ok(8) } else { Err(Gone) });
+    (seen[0], seen[1])
+}
+
+/// One of two got the load.
+const ONE_OF_THEM: [(Did, Did); 2] = [(Did::Got(7), Did::Nothing), (Did::Nothing, Did::Got(7))];
+
 mod loop_free {
     use super::*;
 
@@ -95,49 +113,15 @@ mod loop_free {
     /// The reaper uses the slot again at once; the holder of before drops late.
     #[test]
     fn a_stale_drop_leaves_the_next_lease_alone() {
-        explore(
-            shared,
-            &[
-                |s: &Shared| {
-                    let load = s.lease.reap(10);
-                    if load.is_some() {
-                        assert_eq!(s.lease.publish(8, 99), Ok(1));
-                    }
-                    got(load)
-                },
-                drops,
-            ],
-            |s, seen| {
-                let again = seen[0] == Did::Got(7);
-                assert_eq!(s.lease.take(1), if again { Ok(8) } else { Err(Gone) });
-                (seen[0], seen[1])
-            },
-        )
-        .exactly([(Did::Got(7), Did::Nothing), (Did::Nothing, Did::Got(7))]);
+        explore(shared, &[|s: &Shared| then_again(s, s.lease.reap(10)), drops], stands_again)
+            .exactly(ONE_OF_THEM);
     }
 
     /// A stale reaper: it decided by the expiry of before, and the slot is another's since.
     #[test]
     fn a_stale_reap_leaves_the_next_lease_alone() {
-        explore(
-            shared,
-            &[
-                |s: &Shared| {
-                    let load = s.lease.take(0).ok();
-                    if load.is_some() {
-                        assert_eq!(s.lease.publish(8, 99), Ok(1));
-                    }
-                    got(load)
-                },
-                reaps,
-            ],
-            |s, seen| {
-                let again = seen[0] == Did::Got(7);
-                assert_eq!(s.lease.take(1), if again { Ok(8) } else { Err(Gone) });
-                (seen[0], seen[1])
-            },
-        )
-        .exactly([(Did::Got(7), Did::Nothing), (Did::Nothing, Did::Got(7))]);
+        explore(shared, &[|s: &Shared| then_again(s, s.lease.take(0).ok()), reaps], stands_again)
+            .exactly(ONE_OF_THEM);
     }
 
     #[test]

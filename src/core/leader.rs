@@ -46,12 +46,10 @@
 mod laws;
 
 use super::waitlist::lines::{Lines, Node, Seat};
+use super::waitlist::wakes::Wakes;
 use super::waitlist::{Demand, NodeState, Waiter};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{CachePadded, Mutex, MutexGuard, Parker, armed, ordering};
-
-/// How many are told per round, as in a wait list.
-const ROUND: usize = 8;
 
 /// What the head of the order asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,28 +126,6 @@ impl std::fmt::Debug for Queue {
             .field("leader", &self.leader)
             .field("units", &self.units)
             .finish_non_exhaustive()
-    }
-}
-
-/// Whom to tell, once the latch is given up.
-#[derive(Default)]
-struct Told {
-    list: [Option<Waiter>; ROUND],
-    len: usize,
-}
-
-impl Told {
-    fn push(&mut self, waiter: Option<Waiter>) {
-        self.list[self.len] = waiter;
-        self.len += 1;
-    }
-
-    fn deliver(&mut self, wake: &mut impl FnMut(&Waiter)) {
-        for waiter in self.list[..std::mem::take(&mut self.len)].iter_mut() {
-            if let Some(waiter) = waiter.take() {
-                wake(&waiter);
-            }
-        }
     }
 }
 
@@ -266,7 +242,7 @@ impl Leader {
         take: &mut impl FnMut(Claim) -> Take,
         wake: &mut impl FnMut(&Waiter),
     ) {
-        let mut told = Told::default();
+        let mut told = Wakes::default();
         loop {
             let mut q = self.enter(0);
             let mut found = None;
@@ -348,7 +324,7 @@ impl Leader {
         take: &mut impl FnMut(Claim) -> Take,
         wake: &mut impl FnMut(&Waiter),
     ) -> Turn {
-        let mut told = Told::default();
+        let mut told = Wakes::default();
         // Once out of the line, `mine` is only compared.
         let mut out = None;
         loop {
@@ -373,12 +349,12 @@ impl Leader {
         q: &mut Queue,
         mine: Option<Seat>,
         out: &mut Option<Turn>,
-        told: &mut Told,
+        told: &mut Wakes,
         take: &mut impl FnMut(Claim) -> Take,
     ) -> Option<u64> {
         loop {
             let Some(head) = q.lines.walk(q.now).next() else { return Some(u64::MAX) };
-            if told.len == ROUND {
+            if told.full() {
                 return None;
             }
             let is_mine = mine == Some(head) && out.is_none();

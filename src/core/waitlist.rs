@@ -44,6 +44,7 @@ mod laws;
 pub(in crate::core) mod lines;
 mod revoke;
 mod scan;
+pub(in crate::core) mod wakes;
 
 pub use self::acquire::Unmet;
 pub use self::demand::{Demand, MAX_PARTS};

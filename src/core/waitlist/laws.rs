@@ -314,6 +314,27 @@ impl Oracle {
     }
 }
 
+/// Those of the operations that are meant, done to both; what they answer, and leave, is the same.
+fn follow(
+    yard: &mut Yard,
+    oracle: &mut Oracle,
+    ops: &[Op],
+    is_meant: impl Fn(&Op) -> bool,
+) -> Result<(), TestCaseError> {
+    for (id, op) in ops.iter().enumerate().filter(|(_, op)| is_meant(op)) {
+        let (result, mut told) = yard.apply(op, id as u32);
+        let (expected, mut foretold) = oracle.apply(op, id as u32, yard.now);
+        prop_assert_eq!(result.map(|r| r.is_ok()), expected, "{:?}", op);
+        told.refused.sort_unstable();
+        foretold.refused.sort_unstable();
+        prop_assert_eq!(told, foretold, "{:?}", op);
+        prop_assert_eq!(yard.list.available(0), oracle.free);
+        prop_assert_eq!(yard.held.iter().map(|d| d.amount(0)).collect::<Vec<_>>(), oracle.held.clone());
+        yard.conserved();
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -321,17 +342,7 @@ proptest! {
     fn one_kind_is_as_the_oracle_says(ops in ops(1), limit in 1..8u64, bypass in 0..4u32) {
         let mut yard = Yard::new(&[limit], bypass);
         let mut oracle = Oracle { limit, free: limit as i64, bypass, ..Oracle::default() };
-        for (id, op) in ops.iter().enumerate().filter(|(_, op)| !matches!(op, Op::TryAs(..))) {
-            let (result, mut told) = yard.apply(op, id as u32);
-            let (expected, mut foretold) = oracle.apply(op, id as u32, yard.now);
-            prop_assert_eq!(result.map(|r| r.is_ok()), expected, "{:?}", op);
-            told.refused.sort_unstable();
-            foretold.refused.sort_unstable();
-            prop_assert_eq!(told, foretold, "{:?}", op);
-            prop_assert_eq!(yard.list.available(0), oracle.free);
-            prop_assert_eq!(yard.held.iter().map(|d| d.amount(0)).collect::<Vec<_>>(), oracle.held.clone());
-            yard.conserved();
-        }
+        follow(&mut yard, &mut oracle, &ops, |op| !matches!(op, Op::TryAs(..)))?;
         yard.wind_up();
     }
 
@@ -348,16 +359,7 @@ proptest! {
         let mut yard = Yard::with_reserves([(limit, floors)], bypass);
         let mut oracle = Oracle { limit, free: limit as i64, bypass, floors, ..Oracle::default() };
         // A newcomer may come by a gate that is open for another's sake: the laws below are for it.
-        for (id, op) in ops.iter().enumerate().filter(|(_, op)| !matches!(op, Op::Try(_) | Op::TryAs(..))) {
-            let (result, mut told) = yard.apply(op, id as u32);
-            let (expected, mut foretold) = oracle.apply(op, id as u32, yard.now);
-            prop_assert_eq!(result.map(|r| r.is_ok()), expected, "{:?}", op);
-            told.refused.sort_unstable();
-            foretold.refused.sort_unstable();
-            prop_assert_eq!(told, foretold, "{:?}", op);
-            prop_assert_eq!(yard.list.available(0), oracle.free);
-            yard.conserved();
-        }
+        follow(&mut yard, &mut oracle, &ops, |op| !matches!(op, Op::Try(_) | Op::TryAs(..)))?;
         yard.apply(&Op::Limit(0, 16), 0);
         yard.wind_up();
     }

@@ -2,15 +2,12 @@
 
 use super::demand::Demand;
 use super::lines::{Entry, Lines, Node, Seat};
+use super::wakes::Wakes;
 use super::{NodeState, Refused, WaitList, Waiter};
 use crate::core::permits::{CLASSES, Permits};
 #[cfg(mutants)]
 use crate::sync::atomic::Ordering;
 use crate::sync::{CachePadded, MutexGuard, armed, ordering};
-
-/// How many are told per round: the latch is given up to tell them, then the scan starts anew. Few, for the array
-/// lies on the stack; a release rarely grants more.
-const ROUND: usize = 8;
 
 /// What the latch guards.
 pub(super) struct Queue {
@@ -53,12 +50,6 @@ struct Taker {
     class: usize,
     /// Whether its grant is for whoever takes it up, maybe nobody: it gets nothing that is waited for inside.
     lane: bool,
-}
-
-/// Whom to tell, once the latch is given up.
-struct Wakes {
-    list: [Option<Waiter>; ROUND],
-    len: usize,
 }
 
 /// One turn of the scan.
@@ -185,29 +176,6 @@ impl Taker {
     }
 }
 
-impl Wakes {
-    fn new() -> Self {
-        Self { list: [const { None }; ROUND], len: 0 }
-    }
-
-    fn full(&self) -> bool {
-        self.len == ROUND
-    }
-
-    fn push(&mut self, waiter: Option<Waiter>) {
-        self.list[self.len] = waiter;
-        self.len += 1;
-    }
-
-    fn deliver(&mut self, wake: &mut impl FnMut(&Waiter)) {
-        for waiter in self.list[..std::mem::take(&mut self.len)].iter_mut() {
-            if let Some(waiter) = waiter.take() {
-                wake(&waiter);
-            }
-        }
-    }
-}
-
 impl WaitList {
     /// Takes the latch.
     pub(super) fn enter(&self, now: u64) -> MutexGuard<'_, Queue> {
@@ -227,7 +195,7 @@ impl WaitList {
     ) -> bool {
         // SAFETY: `mine` is linked, or was and belongs to the caller: it is alive. The seat is only compared.
         let mine = mine.map(|node| unsafe { Seat::new(node) });
-        let mut wakes = Wakes::new();
+        let mut wakes = Wakes::default();
         let mut served = false;
         loop {
             let round = self.scan(&mut queue, mine, newcomer.filter(|_| !served), &mut wakes);

@@ -1,5 +1,6 @@
-//! Why a limiter said no.
+//! Why a limit said no.
 
+use crate::core::waitlist::Refused;
 use crate::error::Invalid;
 use std::time::Duration;
 
@@ -70,6 +71,53 @@ impl Denied {
             "more tokens were asked for than the burst ever holds".to_owned()
         } else {
             format!("{} tokens are left; ready in {:?}", self.remaining, self.ready_in)
+        }
+    }
+}
+
+/// Why no permit was given.
+///
+/// ```
+/// use batchyard::{Deadline, limit::{Quota, QuotaError}, millis};
+/// let quota = Quota::new(1)?;
+/// let _held = quota.acquire(1)?;
+/// match quota.acquire_by(1, millis(5)) {
+///     Err(QuotaError::TimedOut { waited }) => assert!(waited >= millis(5)),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QuotaError {
+    /// Too few permits are free now, or the free ones are kept for who waits already.
+    #[error("too few permits are free now")]
+    Full,
+    /// The deadline came first.
+    #[error("no permit within {waited:?}")]
+    TimedOut {
+        /// How long the call waited.
+        waited: Duration,
+    },
+    /// More than the whole quota: no waiting helps.
+    #[error("{asked} permits never fit a limit of {limit}")]
+    NeverFits {
+        /// How many were asked for.
+        asked: u64,
+        /// The limit in force, less what is reserved for others.
+        limit: u64,
+    },
+    /// The quota was [closed](Quota::close).
+    #[error("the quota is closed")]
+    Closed,
+}
+
+impl From<Refused> for QuotaError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Short { .. } => QuotaError::Full,
+            Refused::Never { asked, limit, .. } => QuotaError::NeverFits { asked, limit },
+            Refused::Closed { .. } => QuotaError::Closed,
         }
     }
 }

@@ -28,7 +28,7 @@ mod waiting;
 pub use self::{
     adaptive::{Adaptive, Outcome},
     builder::{Order, Oversize, RateLimiterBuilder},
-    error::{Denied, LimitError},
+    error::{Denied, LimitError, QuotaError},
     keyed::KeyedLimiter,
     lease::TokenLease,
     limiter::RateLimiter,

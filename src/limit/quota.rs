@@ -4,17 +4,17 @@
 //! who has to wait does so in [`core::waitlist`](crate::core::waitlist), in order of priority and arrival, and is
 //! handed its permits. (The core is lock-free, waiting is blocking.)
 
+use super::error::QuotaError;
 use super::quota_builder::QuotaBuilder;
 use super::quota_stats::{QuotaCounts, QuotaStats};
 use super::tally::Tally;
 use crate::core::permits::{CLASSES, Floors, MAX_LIMIT, Miss, Permits, Word};
-use crate::core::waitlist::{Demand, Fairness, Refused, Unmet, WaitList, Waiter};
+use crate::core::waitlist::{Demand, Fairness, Unmet, WaitList, Waiter};
 use crate::error::Invalid;
 use crate::job::Priority;
 use crate::sync::{Arc, with_parker};
 use crate::time::{Clock, Deadline, Timestamp};
 use std::fmt;
-use std::time::Duration;
 
 /// The one kind of a quota's wait list.
 const KIND: u16 = 0;
@@ -56,53 +56,6 @@ struct Inner {
     clock: Clock,
     /// What is counted, if it is.
     tally: Option<Box<Tally>>,
-}
-
-/// Why no permit was given.
-///
-/// ```
-/// use batchyard::{Deadline, limit::{Quota, QuotaError}, millis};
-/// let quota = Quota::new(1)?;
-/// let _held = quota.acquire(1)?;
-/// match quota.acquire_by(1, millis(5)) {
-///     Err(QuotaError::TimedOut { waited }) => assert!(waited >= millis(5)),
-///     other => panic!("{other:?}"),
-/// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum QuotaError {
-    /// Too few permits are free now, or the free ones are kept for who waits already.
-    #[error("too few permits are free now")]
-    Full,
-    /// The deadline came first.
-    #[error("no permit within {waited:?}")]
-    TimedOut {
-        /// How long the call waited.
-        waited: Duration,
-    },
-    /// More than the whole quota: no waiting helps.
-    #[error("{asked} permits never fit a limit of {limit}")]
-    NeverFits {
-        /// How many were asked for.
-        asked: u64,
-        /// The limit in force, less what is reserved for others.
-        limit: u64,
-    },
-    /// The quota was [closed](Quota::close).
-    #[error("the quota is closed")]
-    Closed,
-}
-
-impl From<Refused> for QuotaError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Short { .. } => QuotaError::Full,
-            Refused::Never { asked, limit, .. } => QuotaError::NeverFits { asked, limit },
-            Refused::Closed { .. } => QuotaError::Closed,
-        }
-    }
 }
 
 impl Quota {

@@ -43,6 +43,8 @@ pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
                 threads,
                 LEASED,
                 operation(threads, || {
+                    // Nobody has moved it while the others were at it.
+                    ticker.tick(ours.clock());
                     let mut lease = ours.lease(1_000, &ticker).expect("within the burst");
                     let (ours, ticker, mut spent) = (&ours, &ticker, 0);
                     move || {

@@ -97,7 +97,13 @@ impl Word {
 
     #[inline]
     fn has(self, n: u64) -> bool {
-        self.0 >> PERMIT_SHIFT >= n.saturating_add(BIAS)
+        self.has_above(n, BIAS)
+    }
+
+    /// Whether `n` are free above a floor, which is given with the field's bias.
+    #[inline]
+    fn has_above(self, n: u64, biased: u64) -> bool {
+        self.0 >> PERMIT_SHIFT >= n.saturating_add(biased)
     }
 
     #[inline]
@@ -105,20 +111,20 @@ impl Word {
         Word(self.0 - (n << PERMIT_SHIFT))
     }
 
-    /// The decision of a newcomer who leaves `floor` free.
+    /// The decision of a newcomer who leaves a floor free, given with the field's bias.
     #[inline]
-    fn take(self, n: u64, floor: u64) -> Result<Word, Miss> {
-        if self.has(n.saturating_add(floor)) && self.0 & (WAITER_MASK | CLOSED) == 0 {
+    fn take(self, n: u64, biased: u64) -> Result<Word, Miss> {
+        if self.has_above(n, biased) && self.0 & (WAITER_MASK | CLOSED) == 0 {
             return Ok(self.less(n));
         }
-        self.take_in_company(n, floor)
+        self.take_in_company(n, biased)
     }
 
     #[cold]
-    fn take_in_company(self, n: u64, floor: u64) -> Result<Word, Miss> {
+    fn take_in_company(self, n: u64, biased: u64) -> Result<Word, Miss> {
         if self.closed() {
             Err(Miss::Closed)
-        } else if !self.has(n.saturating_add(floor)) {
+        } else if !self.has_above(n, biased) {
             Err(Miss::Short)
         } else if self.credit() == 0 {
             Err(Miss::Gated)
@@ -160,7 +166,8 @@ pub struct Permits {
     word: AtomicU64,
     /// Written under the latch. A reader without the latch may see it a moment before or after the word.
     limit: AtomicU64,
-    floors: Floors,
+    /// With the bias of the field, so that they cost a take nothing but the load.
+    biased: Floors,
 }
 
 impl Permits {
@@ -176,13 +183,19 @@ impl Permits {
         for class in 1..CLASSES {
             floors[class] = floors[class].min(floors[class - 1]);
         }
-        Self { word: AtomicU64::new(Word::pack(limit).0), limit: AtomicU64::new(limit), floors }
+        let biased = floors.map(|floor| floor.saturating_add(BIAS));
+        Self { word: AtomicU64::new(Word::pack(limit).0), limit: AtomicU64::new(limit), biased }
     }
 
     /// What takers of this class leave free. Classes above the highest are the highest.
     #[inline]
     pub fn floor(&self, class: usize) -> u64 {
-        self.floors[class.min(CLASSES - 1)]
+        self.biased(class) - BIAS
+    }
+
+    #[inline]
+    fn biased(&self, class: usize) -> u64 {
+        self.biased[class.min(CLASSES - 1)]
     }
 
     /// The word now, give or take what other threads do.
@@ -204,7 +217,7 @@ impl Permits {
     /// Nothing was taken: too few are free, the gate is shut, or it is closed.
     #[inline]
     pub fn try_take(&self, n: u64) -> Result<(), Miss> {
-        self.take_above(n, 0).map(|_| ())
+        self.take_above(n, BIAS).map(|_| ())
     }
 
     /// Takes `n` as a newcomer of this class. Returns the word as it left it.
@@ -214,14 +227,14 @@ impl Permits {
     /// As [`try_take`](Self::try_take).
     #[inline]
     pub fn try_take_as(&self, n: u64, class: usize) -> Result<Word, Miss> {
-        self.take_above(n, if armed!(mutant = "permits_floor_ignored") { 0 } else { self.floor(class) })
+        self.take_above(n, if armed!(mutant = "permits_floor_ignored") { BIAS } else { self.biased(class) })
     }
 
     #[inline]
-    fn take_above(&self, n: u64, floor: u64) -> Result<Word, Miss> {
+    fn take_above(&self, n: u64, biased: u64) -> Result<Word, Miss> {
         let mut old = self.look();
         loop {
-            let new = old.take(n, floor)?;
+            let new = old.take(n, biased)?;
             if armed!(mutant = "permits_take_blind") {
                 self.word.store(new.0, Ordering::Release);
                 return Ok(new);
@@ -244,7 +257,7 @@ impl Permits {
     /// As there.
     #[inline]
     pub fn would_take(&self, n: u64, class: usize) -> Result<(), Miss> {
-        self.look().take(n, self.floor(class)).map(|_| ())
+        self.look().take(n, self.biased(class)).map(|_| ())
     }
 
     /// Takes `n` for a waiter, if `held` more than that are free. The gate does not bind waiters.

@@ -107,7 +107,7 @@ pub enum QuotaError {
         /// The limit in force, less what is reserved for others.
         limit: u64,
     },
-    /// The quota was [closed](Quota::close).
+    /// The quota was [closed](super::Quota::close).
     #[error("the quota is closed")]
     Closed,
 }

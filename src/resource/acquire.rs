@@ -27,7 +27,7 @@ use crate::core::waitlist::{self, Claim, MAX_PARTS, Refused, Unmet};
 use crate::limit::{LimitError, RateLimiter, Reservation};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Parker, thread, with_parker};
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 use std::panic::Location;
 use std::time::Duration;
 
@@ -163,7 +163,8 @@ impl Inner {
             _ => {
                 let mut tokens = Self::reserve(want)?;
                 loop {
-                    if let Some((rate, _, ready_in)) = latest(&tokens)? {
+                    if let Some(Due { rate, now, at, .. }) = latest(&tokens)? {
+                        let ready_in = at - now;
                         return Err(AcquireError::Paced { rate: rate.clone(), ready_in });
                     }
                     tokens = spend(tokens);
@@ -255,6 +256,8 @@ impl Inner {
             let _inside = inside.map(|inside| inside.enter(parker));
             let start = self.clock.now().as_nanos();
             let park = |parker: &Parker| {
+                // Read before the sign of life that `look` gives, so that the next one is not late.
+                let beat = inside.and_then(|inside| inside.next_beat(self.clock.now()));
                 if let Some(inside) = inside {
                     stopped = inside.look(parker, &want.needs);
                     if stopped.is_some() {
@@ -270,7 +273,6 @@ impl Inner {
                     return false;
                 }
                 let lapse = begin(self.holders.soonest());
-                let beat = inside.and_then(|inside| inside.next_beat(self.clock.now()));
                 if !self.clock.park(parker, [until, lapse, beat].into_iter().flatten().min()) {
                     let now = self.clock.now();
                     if until.is_some_and(|until| now >= until) {
@@ -317,19 +319,20 @@ impl Inner {
             // Entered before the times are read: a change before that is seen here, a later one wakes us.
             let _changes: Vec<_> =
                 tokens.iter().map(|(_, limiter, _)| limiter.watch(parker.unparker())).collect();
-            while let Some((rate, limiter, ready_in)) = latest(tokens)? {
+            while let Some(Due { rate, clock, now, at }) = latest(tokens)? {
                 if let Some(stop) = inside.and_then(|inside| inside.look(parker, &waitlist::Demand::new())) {
                     return Err(stop);
                 }
                 if wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
                     return Err(AcquireError::Cancelled);
                 }
+                let ready_in = at - now;
                 if until.is_some_and(|until| until - self.clock.now() < ready_in) {
                     return Err(AcquireError::Paced { rate: rate.clone(), ready_in });
                 }
-                let clock = limiter.clock();
-                let beat = inside.and_then(|inside| inside.beat);
-                clock.park(parker, Some(clock.now() + beat.map_or(ready_in, |beat| beat.min(ready_in))));
+                // By the reading before the sign of life that `look` gave.
+                let beat = inside.and_then(|inside| inside.next_beat(now));
+                clock.park(parker, Some(beat.map_or(at, |beat| beat.min(at))));
             }
             Ok(())
         })
@@ -421,15 +424,23 @@ impl Inner {
     }
 }
 
-/// The tokens that come last, and when; `None`: all have come. An error: some never will.
-fn latest<'a>(
-    tokens: &Tokens<'a>,
-) -> Result<Option<(&'a ResourceKind, &'a RateLimiter, Duration)>, AcquireError> {
-    let mut latest = None;
+/// When tokens come, by the clock of their limiter and its reading.
+struct Due<'a> {
+    rate: &'a ResourceKind,
+    clock: &'a Clock,
+    now: Timestamp,
+    at: Timestamp,
+}
+
+/// The tokens that come last; `None`: all have come. An error: some never will.
+fn latest<'a>(tokens: &Tokens<'a>) -> Result<Option<Due<'a>>, AcquireError> {
+    let mut latest: Option<Due<'a>> = None;
     for (rate, limiter, token) in tokens {
-        let delay = token.due().map_err(|error| limited(rate, error))? - limiter.clock().now();
-        if !delay.is_zero() && latest.is_none_or(|(_, _, most)| delay >= most) {
-            latest = Some((*rate, *limiter, delay));
+        let at = token.due().map_err(|error| limited(rate, error))?;
+        let clock = limiter.clock();
+        let now = clock.now();
+        if at > now && latest.as_ref().is_none_or(|most| at - now >= most.at - most.now) {
+            latest = Some(Due { rate, clock, now, at });
         }
     }
     Ok(latest)

@@ -1,12 +1,20 @@
 //! Waiting as a thread: the node on the caller's stack, and out of the list before the frame ends.
 
 use super::demand::Demand;
-use super::{Cancelled, Claim, Enqueued, Node, NodeState, Refused, WaitList, Waiter};
+use super::{CLASSES, Cancelled, Claim, Enqueued, Node, NodeState, Refused, WaitList, Waiter};
+use crate::core::permits::Miss;
 use crate::sync::{Parker, armed, thread};
 
 /// How often a waiter yields before it sleeps. A futex wake costs its giver about 7 µs and its taker 20; a yield
 /// with nobody else to run costs under one. With other work to run, the yields hand the processor to the holder.
 const YIELDS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 6 };
+
+/// How often a newcomer yields before it queues. With many more, one thread that never leaves its processor would take
+/// all while the others yield to it.
+const LOOKS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 8 };
+
+/// The lowest class that shall go before others.
+const HIGH: usize = CLASSES / 2;
 
 /// Why a blocking take came back without permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +58,10 @@ impl WaitList {
         mut park: impl FnMut(&Parker) -> bool,
         wake: &mut W,
     ) -> Result<(), Unmet> {
+        let claim = claim.into();
+        if self.came_by(d, claim, wake) {
+            return Ok(());
+        }
         let node = Node::new();
         let mut seated = Seated { list: self, node: &node, demand: d, wake, left: false };
         let waiter = Waiter::Thread(parker.unparker());
@@ -72,6 +84,27 @@ impl WaitList {
             }
         }
         seated.leave(|list, node| list.take_grant(node))
+    }
+
+    /// Yields a few times before queueing, and takes what is free in between as the newcomer it still is. True: it took.
+    ///
+    /// Permits that are held for about as long as a hand-over takes would otherwise be handed from one sleeper to the
+    /// next, each hand-over waiting for the next one to get a processor, for as long as the queue does not run empty (a
+    /// lock convoy). Who yields lets the holders run on, and the queue runs empty. The bound on how often a waiter is
+    /// passed counts from when it queues, a few yields after it came. Who shall go before others queues at once.
+    fn came_by(&self, d: &Demand, claim: Claim, wake: &mut impl FnMut(&Waiter)) -> bool {
+        let Claim::Class(class @ ..HIGH) = claim else { return false };
+        for _ in 0..LOOKS {
+            let looks =
+                d.parts().try_for_each(|(kind, n)| self.word(kind).ok_or(Miss::Closed)?.would_take(n, class));
+            match looks {
+                Ok(()) if self.try_take_as(d, class, wake).is_ok() => return true,
+                Ok(()) | Err(Miss::Short) => thread::yield_now(),
+                // Somebody holds back, or there is nothing to wait for.
+                Err(Miss::Gated | Miss::Closed) => return false,
+            }
+        }
+        false
     }
 }
 

@@ -5,8 +5,8 @@
 
 use batchyard::resource::{AcquireError, Cancel, Demand, Owner, PermitError, SetLimitError, Wait};
 use batchyard::{Deadline, ManualClock, Priority, Rate, RateLimiter, ResourceKind, ResourceManager, secs};
-use std::sync::{Arc, Barrier};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Instant;
 

@@ -375,7 +375,11 @@ impl Inner {
                 }
                 true // the list looks for itself whether there is a grant
             };
-            list.acquire(d, claim, start, parker, park, &mut |w| self.tell(w))
+            let late = || {
+                let cancelled = wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled());
+                cancelled || until.is_some_and(|until| self.clock.now() >= until)
+            };
+            list.acquire(d, claim, start, parker, late, park, &mut |w| self.tell(w))
         });
         match (outcome, stopped) {
             (Err(Unmet::TimedOut), Some(stop)) => Err(stop),

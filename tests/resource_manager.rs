@@ -311,7 +311,7 @@ fn a_demand_that_is_refused_for_one_rate_costs_the_other_nothing() {
     thread::scope(|s| {
         s.spawn(|| {
             while !over.load(Ordering::Relaxed) {
-                manager.try_acquire(&Demand::new().pace("many", 1)).unwrap();
+                drop(manager.try_acquire(&Demand::new().pace("many", 1)).unwrap());
                 taken.fetch_add(1, Ordering::Relaxed);
             }
         });

@@ -166,3 +166,47 @@ fn permutations(n: usize) -> Vec<Vec<usize>> {
     }
     all
 }
+
+/// What a lock or a permit protects: loom sees an access that is not ordered after a conflicting one.
+#[cfg(loom)]
+pub struct Guarded(loom::cell::UnsafeCell<u32>);
+/// What a lock or a permit protects.
+#[cfg(shuttle)]
+pub struct Guarded(std::sync::atomic::AtomicU32);
+
+// SAFETY: loom itself watches the accesses.
+#[cfg(loom)]
+unsafe impl Sync for Guarded {}
+
+impl Default for Guarded {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Guarded {
+    pub fn new() -> Self {
+        #[cfg(loom)]
+        return Self(loom::cell::UnsafeCell::new(0));
+        #[cfg(shuttle)]
+        return Self(0.into());
+    }
+
+    /// Writes.
+    pub fn touch(&self) {
+        // SAFETY: where loom does not object nobody else accesses it.
+        #[cfg(loom)]
+        self.0.with_mut(|v| unsafe { *v += 1 });
+        #[cfg(shuttle)]
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Reads.
+    pub fn look(&self) {
+        // SAFETY: where loom does not object nobody writes it.
+        #[cfg(loom)]
+        self.0.with(|v| unsafe { std::ptr::read(v) });
+        #[cfg(shuttle)]
+        self.0.load(std::sync::atomic::Ordering::Relaxed);
+    }
+}

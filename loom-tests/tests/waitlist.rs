@@ -13,36 +13,12 @@
 use batchyard::__model::waitlist::{
     Cancelled, Demand, Enqueued, Fairness, Node, NodeState, Refused, Unmet, WaitList, Waiter,
 };
-use batchyard_loom_tests::{explore, explore_bounded};
+use batchyard_loom_tests::{Guarded, explore, explore_bounded};
 
 const ONE: Demand = Demand::of(0, 1);
 const TWO: Demand = Demand::of(0, 2);
 const OTHER: Demand = Demand::of(1, 1);
 const BOTH: Demand = Demand::new().with(1, 1).with(0, 1);
-
-/// What a permit protects: loom sees an access that is not ordered after the last.
-#[cfg(loom)]
-struct Guarded(loom::cell::UnsafeCell<u32>);
-#[cfg(shuttle)]
-struct Guarded(std::sync::atomic::AtomicU32);
-
-#[cfg(loom)]
-unsafe impl Sync for Guarded {}
-
-impl Guarded {
-    fn new() -> Self {
-        #[cfg(loom)]
-        return Self(loom::cell::UnsafeCell::new(0));
-        #[cfg(shuttle)]
-        return Self(0.into());
-    }
-    fn touch(&self) {
-        #[cfg(loom)]
-        self.0.with_mut(|v| unsafe { *v += 1 });
-        #[cfg(shuttle)]
-        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    }
-}
 
 /// A list, what its permits protect, and a lane's node. The list is dropped first.
 struct Yard {

@@ -13,6 +13,8 @@
 //! | `lease` | what is held until it is dropped or its time is over, and comes back once | lock-free; the owner's end waits for its holder's edit |
 //! | `leader` | who waits for a rate in order of priority, and who of them watches the clock | blocking, one short latch |
 //! | `lifecycle` | running, draining, stopped, and how many are inside | lock-free |
+//! | `lockline` | who waits for a lock, and who is handed it | blocking, one short latch per lock |
+//! | `lockword` | who holds a lock in which mode, whether somebody waits, who may come in first | lock-free |
 //! | `permits` | a counting semaphore's word: free permits and waiters | lock-free |
 //! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
 //! | `seat` | what a worker has in hand, and a stop that nothing escapes | one short latch beside a lock-free word |
@@ -35,6 +37,8 @@ pub mod laneword;
 pub mod leader;
 pub mod lease;
 pub mod lifecycle;
+pub mod lockline;
+pub mod lockword;
 pub mod permits;
 pub mod ready;
 pub mod seat;

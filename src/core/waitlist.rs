@@ -143,6 +143,8 @@ pub enum NodeState {
     Closed = 3,
     /// A limit fell below the demand.
     Never = 4,
+    /// It waits, and was told to look for itself: of a lock's queue only.
+    Told = 5,
 }
 
 impl NodeState {
@@ -152,6 +154,7 @@ impl NodeState {
             2 => NodeState::Granted,
             3 => NodeState::Closed,
             4 => NodeState::Never,
+            5 => NodeState::Told,
             _ => NodeState::Idle,
         }
     }

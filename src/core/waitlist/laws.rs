@@ -58,7 +58,7 @@ struct Waits {
 
 impl Waits {
     fn claim(&self, now: u64) -> (u64, std::cmp::Reverse<u32>) {
-        (tier(self.class as u8, self.since, now), std::cmp::Reverse(self.id))
+        (tier(self.class as u8, self.since, now, AGEING), std::cmp::Reverse(self.id))
     }
 }
 
@@ -229,7 +229,7 @@ struct Oracle {
 impl Oracle {
     /// Grants in order of claims; returns to whom, and what is set aside.
     fn scan(&mut self, now: u64) -> (Vec<u32>, [i64; CLASSES]) {
-        self.waiting.sort_by_key(|w| (std::cmp::Reverse(tier(w.1 as u8, w.2, now)), w.0));
+        self.waiting.sort_by_key(|w| (std::cmp::Reverse(tier(w.1 as u8, w.2, now, AGEING)), w.0));
         let (mut granted, mut aside, mut at) = (Vec::new(), [0; CLASSES], 0);
         let mut holding = Vec::new();
         let floors = self.floors.map(|floor| floor as i64);

@@ -11,9 +11,10 @@
 
 use super::demand::Demand;
 use super::{NodeState, Refused, Waiter};
+use crate::core::lockword::Mode;
 use crate::core::permits::CLASSES;
-use crate::sync::UnsafeCell;
 use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::sync::{UnsafeCell, model_const};
 use std::fmt;
 use std::marker::PhantomPinned;
 use std::ptr;
@@ -26,9 +27,9 @@ const LINES: usize = CLASSES + 1;
 /// so that a busy class is not mixed with the next; short against a person's patience.
 pub const AGEING: u64 = 10_000_000_000;
 
-/// The tier of a waiter now.
-pub(in crate::core) fn tier(class: u8, since: u64, now: u64) -> u64 {
-    (u64::from(class) + now.saturating_sub(since) / AGEING).min(CLASSES as u64 - 1)
+/// The tier of a waiter now, where it rises by one for each `ageing` that it waits.
+pub(in crate::core) fn tier(class: u8, since: u64, now: u64, ageing: u64) -> u64 {
+    u64::from(class).saturating_add(now.saturating_sub(since) / ageing).min(CLASSES as u64 - 1)
 }
 
 /// With what claim somebody waits.
@@ -97,6 +98,8 @@ pub(in crate::core) struct Entry {
     pub(in crate::core) refused: Option<Refused>,
     /// What its granter tells it: the stamp of its tokens. A wait list tells nothing.
     pub(in crate::core) stamp: u64,
+    /// Of who waits for a lock: in what mode it wants it, and as whose.
+    pub(in crate::core) want: (Mode, u32),
 }
 
 impl Node {
@@ -119,6 +122,7 @@ impl Node {
                 visited: 0,
                 refused: None,
                 stamp: 0,
+                want: (Mode::Shared, 0),
             }),
             _pinned: PhantomPinned,
         }
@@ -154,8 +158,8 @@ impl Entry {
     }
 
     /// Above the classes' for those inside.
-    pub(in crate::core) fn tier(&self, now: u64) -> u64 {
-        if self.is_inside() { CLASSES as u64 } else { tier(self.class, self.since, now) }
+    pub(in crate::core) fn tier(&self, now: u64, ageing: u64) -> u64 {
+        if self.is_inside() { CLASSES as u64 } else { tier(self.class, self.since, now, ageing) }
     }
 }
 
@@ -215,14 +219,23 @@ struct Line {
 pub(in crate::core) struct Lines {
     lines: [Line; LINES],
     seq: u64,
+    ageing: u64,
 }
 
 // SAFETY: the pointers are followed only by the holder of the latch that guards the lines.
 unsafe impl Send for Lines {}
 
 impl Lines {
+    /// In which waiters rise every [`AGEING`].
     pub(in crate::core) fn new() -> Self {
-        Self { lines: [Line { head: ptr::null(), tail: ptr::null() }; LINES], seq: 0 }
+        Self::ageing(AGEING)
+    }
+
+    model_const! {
+        /// In which waiters rise by one tier for each `ageing` that they wait, in nanoseconds.
+        pub(in crate::core) const fn ageing(ageing: u64) -> Self {
+            Self { lines: [Line { head: ptr::null(), tail: ptr::null() }; LINES], seq: 0, ageing }
+        }
     }
 
     pub(in crate::core) fn is_empty(&self) -> bool {
@@ -291,16 +304,16 @@ impl Lines {
 
     /// The nodes in the order of their claims. The node that was returned last may be unlinked, no other.
     pub(in crate::core) fn walk(&self, now: u64) -> Walk {
-        Walk { heads: self.lines.map(|line| Self::seat(line.head)), now }
+        Walk { heads: self.lines.map(|line| Self::seat(line.head)), now, ageing: self.ageing }
     }
 
     /// When, after `now`, the order of the heads may change next for the ageing of others than the node with this number.
     pub(in crate::core) fn next_rise(&self, first: u64, now: u64) -> Option<u64> {
         let rise = |line: &Line| {
             let (class, since, seq) = Self::seat(line.head)?.with(|e| (e.class, e.since, e.seq));
-            let steps = now.saturating_sub(since) / AGEING + 1;
-            (seq != first && tier(class, since, now) + 1 < CLASSES as u64)
-                .then(|| since.saturating_add(steps * AGEING))
+            let steps = now.saturating_sub(since) / self.ageing + 1;
+            (seq != first && tier(class, since, now, self.ageing) + 1 < CLASSES as u64)
+                .then(|| since.saturating_add(steps * self.ageing))
         };
         self.lines.iter().filter_map(rise).min()
     }
@@ -321,6 +334,7 @@ fn top(line: Option<usize>) -> Option<usize> {
 pub(in crate::core) struct Walk {
     heads: [Option<Seat>; LINES],
     now: u64,
+    ageing: u64,
 }
 
 impl Walk {
@@ -330,10 +344,10 @@ impl Walk {
     }
 
     pub(in crate::core) fn next(&mut self) -> Option<Seat> {
-        let now = self.now;
+        let (now, ageing) = (self.now, self.ageing);
         let (line, seat) = (0..LINES)
             .filter_map(|line| Some((line, self.heads[line]?)))
-            .max_by_key(|(_, seat)| seat.with(|e| (e.tier(now), std::cmp::Reverse(e.seq))))?;
+            .max_by_key(|(_, seat)| seat.with(|e| (e.tier(now, ageing), std::cmp::Reverse(e.seq))))?;
         self.heads[line] = Lines::seat(seat.with(|e| e.next));
         Some(seat)
     }
@@ -345,11 +359,11 @@ mod tests {
 
     #[test]
     fn tiers_rise_and_stop_at_the_top() {
-        assert_eq!(tier(0, 5, 4), 0);
-        assert_eq!(tier(0, 0, AGEING - 1), 0);
-        assert_eq!(tier(0, 0, AGEING), 1);
-        assert_eq!(tier(1, 0, 2 * AGEING), 3);
-        assert_eq!(tier(3, 0, u64::MAX), 3);
+        assert_eq!(tier(0, 5, 4, 10), 0);
+        assert_eq!(tier(0, 0, 9, 10), 0);
+        assert_eq!(tier(0, 0, 10, 10), 1);
+        assert_eq!(tier(1, 0, 20, 10), 3);
+        assert_eq!(tier(3, 0, u64::MAX, 1), 3);
     }
 
     #[test]

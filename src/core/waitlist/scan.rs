@@ -1,7 +1,7 @@
 //! The scan: what the latch's holder does to the queue. See the head of [`waitlist`](super) for the rule.
 
 use super::demand::Demand;
-use super::lines::{Entry, Lines, Node, Seat};
+use super::lines::{AGEING, Entry, Lines, Node, Seat};
 use super::wakes::Wakes;
 use super::{NodeState, Refused, WaitList, Waiter};
 use crate::core::permits::{CLASSES, Permits};
@@ -237,7 +237,7 @@ impl WaitList {
                 return Round { more: true, mine: served };
             }
             let Some(seat) = walk.next() else { break true };
-            let (demand, taker, tier) = seat.with(|e| (e.demand, Taker::of(e), e.tier(q.now)));
+            let (demand, taker, tier) = seat.with(|e| (e.demand, Taker::of(e), e.tier(q.now, AGEING)));
             if let Some(first) = newcomer.take_if(|n| !n.last && n.class as u64 > tier) {
                 served |= self.serve(q, first);
             }

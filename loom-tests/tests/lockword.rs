@@ -1,0 +1,162 @@
+//! Models of `core/lockword.rs`: who holds, in one word.
+//!
+//! Verified, for every interleaving and every value that the memory orders allow, in every spawn order: two that exclude each
+//! other never hold at once; who enters sees what earlier holders did, whichever way they left (from sharing, from
+//! holding all, by a downgrade), and so does who upgrades; no holder is lost or counted twice; the last reader of two
+//! tells, if somebody waits, and only that one.
+//!
+//! Not verified here: whoever waits (`lockline`), the bar (unit tests; it is one compare).
+
+use batchyard::__model::lockword::{After, LockWord, Mode};
+use batchyard_loom_tests::{Guarded, explore};
+
+const NORMAL: usize = 1;
+
+struct Yard {
+    word: LockWord,
+    data: Guarded,
+}
+
+impl Yard {
+    fn new() -> Self {
+        Yard { word: LockWord::new(), data: Guarded::new() }
+    }
+
+    fn held(self, mode: Mode) -> Self {
+        self.word.try_enter(mode, NORMAL, 5).expect("free for it");
+        self
+    }
+
+    /// Holds it for a moment, if it can be had.
+    fn pass(&self, mode: Mode, owner: u32) -> bool {
+        let got = self.word.try_enter(mode, NORMAL, owner).is_ok();
+        if got {
+            self.touch(mode);
+            assert_eq!(self.word.leave(mode, false), After::Nothing);
+        }
+        got
+    }
+
+    fn touch(&self, mode: Mode) {
+        if mode == Mode::Exclusive { self.data.touch() } else { self.data.look() }
+    }
+
+    fn at_rest(&self) {
+        assert_eq!(self.word.look(), LockWord::new().look());
+    }
+}
+
+mod loop_free {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time() {
+        explore(
+            Yard::new,
+            &[|y: &Yard| y.pass(Mode::Exclusive, 1), |y: &Yard| y.pass(Mode::Exclusive, 2)],
+            |y, seen| {
+                y.at_rest();
+                (seen[0], seen[1])
+            },
+        )
+        .exactly_together([(true, true), (true, false), (false, true)]);
+    }
+
+    #[test]
+    fn who_shares_and_who_wants_it_alone() {
+        explore(
+            Yard::new,
+            &[|y: &Yard| y.pass(Mode::Shared, 0), |y: &Yard| y.pass(Mode::Exclusive, 2)],
+            |y, seen| {
+                y.at_rest();
+                (seen[0], seen[1])
+            },
+        )
+        .exactly_together([(true, true), (true, false), (false, true)]);
+    }
+
+    #[test]
+    fn two_share_and_one_may_upgrade() {
+        explore(
+            Yard::new,
+            &[|y: &Yard| y.pass(Mode::Upgradable, 1), |y: &Yard| y.pass(Mode::Shared, 0)],
+            |y, seen| {
+                y.at_rest();
+                (seen[0], seen[1])
+            },
+        )
+        .exactly([(true, true)]);
+    }
+
+    /// A reader that leaves, and the upgrade that it was in the way of.
+    #[test]
+    fn who_upgrades_sees_that_the_readers_are_gone() {
+        explore(
+            || Yard::new().held(Mode::Shared).held(Mode::Upgradable),
+            &[
+                |y: &Yard| {
+                    y.data.look();
+                    assert_eq!(y.word.leave(Mode::Shared, false), After::Nothing);
+                    true
+                },
+                |y: &Yard| {
+                    let up = y.word.try_upgrade();
+                    y.touch(if up { Mode::Exclusive } else { Mode::Upgradable });
+                    assert_eq!(
+                        y.word.leave(if up { Mode::Exclusive } else { Mode::Upgradable }, false),
+                        After::Nothing
+                    );
+                    up
+                },
+            ],
+            |y, seen| {
+                y.at_rest();
+                seen[1]
+            },
+        )
+        .exactly_together([true, false]);
+    }
+
+    #[test]
+    fn a_downgrade_shows_what_was_written() {
+        explore(
+            || Yard::new().held(Mode::Exclusive),
+            &[
+                |y: &Yard| {
+                    y.data.touch();
+                    assert_eq!(y.word.weaken(Mode::Exclusive, Mode::Shared), After::Nothing);
+                    y.data.look();
+                    assert_eq!(y.word.leave(Mode::Shared, false), After::Nothing);
+                    true
+                },
+                |y: &Yard| y.pass(Mode::Shared, 0),
+            ],
+            |y, seen| {
+                y.at_rest();
+                seen[1]
+            },
+        )
+        .exactly_together([true, false]);
+    }
+
+    /// Two readers leave while one waits; nobody is told twice, and nobody is not.
+    #[test]
+    fn the_last_one_out_looks() {
+        explore(
+            || {
+                let y = Yard::new().held(Mode::Shared).held(Mode::Shared);
+                y.word.set_line(true, false, 2);
+                y
+            },
+            &[
+                |y: &Yard| y.word.leave(Mode::Shared, false) == After::Look,
+                |y: &Yard| y.word.leave(Mode::Shared, false) == After::Look,
+            ],
+            |y, seen| {
+                assert!(y.word.look().is_free());
+                (seen[0], seen[1])
+            },
+        )
+        .exactly([(true, false), (false, true)]);
+    }
+}

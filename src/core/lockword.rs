@@ -1,0 +1,596 @@
+//! A lock's word: who holds it in which mode, whether somebody waits, and who may still come in ahead of them.
+//!
+//! Lock-free: taking is one load and one CAS, giving back one RMW. Nothing here waits; who must wait queues in
+//! [`lockline`](super::lockline). (One word with readers, an upgradable and an exclusive holder, and a flag for waiters is
+//! parking_lot's `raw_rwlock`; the owner in the same word, so that both change together, is from Linux's rt_mutex.)
+//!
+//! ```text
+//!  63        40 39          16 15    9 8     6     5      4       3       2     1   0
+//! [ owner : 24 | readers : 24 |    0  | bar : 3 | poison | told | queued | drain | U | X ]
+//! ```
+//!
+//! | X | U | drain | readers | means | S may enter | U may | X may |
+//! |---|---|---|---|---|---|---|---|
+//! | 0 | 0 | 0 | 0 | free | yes | yes | yes |
+//! | 0 | 0 | 0 | > 0 | shared | yes | yes | no |
+//! | 0 | 1 | 0 | any | one may upgrade, `owner` | yes | no | no |
+//! | 0 | 0 | 1 | > 0 | `owner` has asked for more and waits for the readers to leave | no | no | no |
+//! | 1 | 0 | 0 | 0 | exclusive, `owner` | no | no | no |
+//!
+//! Other combinations do not occur. `drain` with no readers lasts until the latch's holder has made it `X`.
+//!
+//! *Bar.* Shared and upgradable newcomers of classes below it have to queue: it is one above the tier of the best waiter for
+//! `X`, or 0 if there is none. Waiters for `U` bar nobody, or they would keep readers out that they have no quarrel with.
+//! A newcomer that wants `X` may barge into a free lock unless its class is below that waiter's.
+//!
+//! *Queued, told, bar* change under the latch only. `told`: the head of the queue was told that the lock is free and has not
+//! been at the latch since; it will look for itself, so who gives the lock back meanwhile need not.
+//!
+//! *No wake-up is lost.* A waiter sets `queued` (an RMW), then tests whether it can enter; who gives the lock back changes
+//! the word (an RMW) and looks at the `queued` it replaced. Both act on one word: one of the two sees the other.
+//!
+//! *No overflow.* `readers` is tested before it is counted up, and only a holder counts it down.
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{armed, model_const, ordering};
+use std::fmt;
+
+/// The most shared holders at a time.
+pub const MAX_READERS: u32 = (1 << 24) - 1;
+/// The greatest owner's number. 0 is somebody who has none.
+pub const MAX_OWNER: u32 = (1 << 24) - 1;
+
+const X: u64 = 1;
+const U: u64 = 1 << 1;
+const DRAIN: u64 = 1 << 2;
+const QUEUED: u64 = 1 << 3;
+const TOLD: u64 = 1 << 4;
+const POISON: u64 = 1 << 5;
+const BAR_SHIFT: u32 = 6;
+const BAR_MASK: u64 = 7 << BAR_SHIFT;
+const READER_SHIFT: u32 = 16;
+const READER_ONE: u64 = 1 << READER_SHIFT;
+const READER_MASK: u64 = (MAX_READERS as u64) << READER_SHIFT;
+const OWNER_SHIFT: u32 = 40;
+const OWNER_MASK: u64 = (MAX_OWNER as u64) << OWNER_SHIFT;
+/// What the latch's holder writes.
+const LINE_MASK: u64 = QUEUED | TOLD | BAR_MASK;
+
+/// In what way a lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mode {
+    /// With others that share it.
+    Shared,
+    /// With others that share it, as the only one that may upgrade.
+    Upgradable,
+    /// Alone.
+    Exclusive,
+}
+
+/// Why a newcomer did not get in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Miss {
+    /// Others hold it, or wait and must not be passed.
+    Busy,
+    /// As many share it as can be counted.
+    Full,
+}
+
+/// One value of the word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Word(u64);
+
+impl Word {
+    /// Free, and nobody waits.
+    pub(super) const FREE: Word = Word(0);
+
+    /// Nobody holds it. Somebody may wait.
+    #[inline]
+    pub fn is_free(self) -> bool {
+        self.0 & (X | U | DRAIN | READER_MASK) == 0
+    }
+
+    /// In what mode it is held. `Exclusive` also while that is still to come, the readers being on their way out.
+    pub fn mode(self) -> Option<Mode> {
+        if self.0 & (X | DRAIN) != 0 {
+            Some(Mode::Exclusive)
+        } else if self.0 & U != 0 {
+            Some(Mode::Upgradable)
+        } else {
+            (self.readers() > 0).then_some(Mode::Shared)
+        }
+    }
+
+    /// Who holds it as the only one in its mode; 0: nobody, or somebody without a number.
+    #[inline]
+    pub fn owner(self) -> u32 {
+        (self.0 >> OWNER_SHIFT) as u32
+    }
+
+    /// How many share it.
+    #[inline]
+    pub fn readers(self) -> u32 {
+        ((self.0 & READER_MASK) >> READER_SHIFT) as u32
+    }
+
+    /// Whether its owner waits for the readers to leave.
+    pub fn drains(self) -> bool {
+        self.0 & DRAIN != 0
+    }
+
+    /// Whether it is held exclusively.
+    pub fn is_exclusive(self) -> bool {
+        self.0 & X != 0
+    }
+
+    /// Whether somebody waits.
+    pub fn queued(self) -> bool {
+        self.0 & QUEUED != 0
+    }
+
+    /// Whether a waiter was told to come.
+    pub fn told(self) -> bool {
+        self.0 & TOLD != 0
+    }
+
+    /// Classes below it do not enter beside a waiter for `X`.
+    pub fn bar(self) -> u32 {
+        ((self.0 & BAR_MASK) >> BAR_SHIFT) as u32
+    }
+
+    /// Whether an exclusive holder has unwound.
+    pub fn poisoned(self) -> bool {
+        self.0 & POISON != 0
+    }
+
+    /// With one more holder, as far as holders go.
+    fn entered(self, mode: Mode, owner: u32) -> Result<Word, Miss> {
+        let taken = match mode {
+            Mode::Shared => self.0 & (X | DRAIN),
+            Mode::Upgradable => self.0 & (X | U | DRAIN),
+            Mode::Exclusive => self.0 & (X | U | DRAIN | READER_MASK),
+        };
+        if taken != 0 {
+            return Err(Miss::Busy);
+        }
+        match mode {
+            Mode::Shared if self.readers() == MAX_READERS => Err(Miss::Full),
+            Mode::Shared => Ok(Word(self.0 + READER_ONE)),
+            Mode::Upgradable => Ok(Word(self.0 | U | u64::from(owner) << OWNER_SHIFT)),
+            Mode::Exclusive => Ok(Word(self.0 | X | u64::from(owner) << OWNER_SHIFT)),
+        }
+    }
+
+    /// Whether holders leave room for one more, as far as they go.
+    pub(super) fn admits(self, mode: Mode) -> bool {
+        self.entered(mode, 0).is_ok()
+    }
+
+    /// Whether a newcomer of this class has to mind who waits.
+    fn is_barred(self, mode: Mode, class: usize) -> bool {
+        let bar = self.bar() as usize;
+        // Of equals, one who wants all may barge, as long as the waiter is patient.
+        let class = if mode == Mode::Exclusive { class + 1 } else { class };
+        class < bar
+    }
+
+    /// The decision of a newcomer.
+    fn join(self, mode: Mode, class: usize, owner: u32) -> Result<Word, Miss> {
+        if self.is_barred(mode, class) { Err(Miss::Busy) } else { self.entered(mode, owner) }
+    }
+}
+
+impl fmt::Debug for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Word")
+            .field("mode", &self.mode())
+            .field("owner", &self.owner())
+            .field("readers", &self.readers())
+            .field("drains", &self.drains())
+            .field("queued", &self.queued())
+            .field("told", &self.told())
+            .field("bar", &self.bar())
+            .field("poisoned", &self.poisoned())
+            .finish()
+    }
+}
+
+/// What a release leaves to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a waiter may have to be looked after"]
+pub enum After {
+    /// Nothing.
+    Nothing,
+    /// Somebody waits who may enter now: the queue is to be looked at.
+    Look,
+    /// Somebody waits, and nothing was released yet: that is to be done under the latch, so that nobody comes between.
+    HandOver,
+}
+
+/// See the head of the file.
+#[derive(Debug)]
+pub struct LockWord(AtomicU64);
+
+impl LockWord {
+    model_const! {
+        /// Free.
+        pub const fn new() -> Self {
+            LockWord(AtomicU64::new(0))
+        }
+    }
+
+    /// The word now, give or take what other threads do.
+    #[inline]
+    pub fn look(&self) -> Word {
+        Word(self.0.load(Ordering::Relaxed))
+    }
+
+    // ---- newcomers and holders ---------------------------------------------------------------------------
+
+    /// Enters as a newcomer. See the table.
+    ///
+    /// # Errors
+    ///
+    /// Nothing changed.
+    #[inline]
+    pub fn try_enter(&self, mode: Mode, class: usize, owner: u32) -> Result<(), Miss> {
+        let mut old = self.look();
+        loop {
+            let new = old.join(mode, class, owner)?;
+            match self.swing(old, new) {
+                Ok(()) => return Ok(()),
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    #[inline]
+    fn swing(&self, old: Word, new: Word) -> Result<(), Word> {
+        // ORDERING: Acquire pairs with the Release of `leave` and of the other ways down: who enters sees what earlier
+        // holders did. (All writes of the word are RMWs, so no release sequence is broken.)
+        let acquire = ordering!(Acquire, mutant = "lockword_enter_relaxed");
+        match self.0.compare_exchange_weak(old.0, new.0, acquire, Ordering::Relaxed) {
+            Ok(_) => Ok(()),
+            Err(now) => Err(Word(now)),
+        }
+    }
+
+    /// Shares it once more. Only for who holds it in some other way than `Exclusive`: nobody can hold it exclusively then,
+    /// and who waits for that may be passed, for it cannot go on before the caller anyway.
+    ///
+    /// # Errors
+    ///
+    /// [`Miss::Full`].
+    pub fn share_again(&self) -> Result<(), Miss> {
+        let mut old = self.look();
+        loop {
+            if old.readers() == MAX_READERS {
+                return Err(Miss::Full);
+            }
+            match self.swing(old, Word(old.0 + READER_ONE)) {
+                Ok(()) => return Ok(()),
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Gives back what was held in this mode; `poison`: and leaves it poisoned.
+    #[inline]
+    pub fn leave(&self, mode: Mode, poison: bool) -> After {
+        match mode {
+            Mode::Shared => self.leave_shared(),
+            Mode::Upgradable => {
+                // ORDERING: Release as in `leave_shared`.
+                let old = Word(self.0.fetch_and(!(U | OWNER_MASK), Ordering::Release));
+                if old.queued() && !old.told() { After::Look } else { After::Nothing }
+            }
+            Mode::Exclusive => self.leave_exclusive(if poison { POISON } else { 0 }),
+        }
+    }
+
+    #[inline]
+    fn leave_shared(&self) -> After {
+        // ORDERING: Release pairs with the Acquire of who enters next: our reads are over before its writes.
+        let release = ordering!(Release, mutant = "lockword_leave_shared_relaxed");
+        let old = Word(self.0.fetch_sub(READER_ONE, release));
+        debug_assert!(old.readers() > 0, "left more often than entered");
+        let last = old.readers() == 1;
+        let waited_for = old.drains() || old.queued() && !old.told() && old.0 & U == 0;
+        if last && waited_for { After::Look } else { After::Nothing }
+    }
+
+    #[inline]
+    fn leave_exclusive(&self, poison: u64) -> After {
+        let mut old = self.look();
+        loop {
+            if old.queued() && !old.told() {
+                if poison != 0 {
+                    self.0.fetch_or(poison, Ordering::Relaxed);
+                }
+                return After::HandOver;
+            }
+            let new = old.0 & !(X | OWNER_MASK) | poison;
+            // ORDERING: Release pairs with the Acquire of who enters next: it sees what we wrote.
+            let release = ordering!(Release, mutant = "lockword_leave_exclusive_relaxed");
+            match self.0.compare_exchange_weak(old.0, new, release, Ordering::Relaxed) {
+                Ok(_) => return After::Nothing,
+                Err(now) => old = Word(now),
+            }
+        }
+    }
+
+    /// From exclusive or upgradable to a weaker mode, with nobody in between.
+    pub fn weaken(&self, from: Mode, to: Mode) -> After {
+        debug_assert!(from > to, "{from:?} to {to:?} is no downgrade");
+        let mut old = self.look();
+        loop {
+            let left = match from {
+                Mode::Exclusive => old.0 & !X,
+                _ => old.0 & !U,
+            };
+            let new = match to {
+                Mode::Upgradable => left | U,
+                _ => (left & !OWNER_MASK) + READER_ONE,
+            };
+            // ORDERING: Release as in `leave`: who shares it now sees what the exclusive holder wrote.
+            let release = ordering!(Release, mutant = "lockword_weaken_relaxed");
+            match self.0.compare_exchange_weak(old.0, new, release, Ordering::Relaxed) {
+                Ok(_) => return if old.queued() { After::Look } else { After::Nothing },
+                Err(now) => old = Word(now),
+            }
+        }
+    }
+
+    /// From upgradable to exclusive, if nobody shares it. The caller is the upgradable holder.
+    #[inline]
+    pub fn try_upgrade(&self) -> bool {
+        let mut old = self.look();
+        while old.readers() == 0 {
+            // ORDERING: Acquire pairs with the Release of `leave_shared`: the readers' reads are over.
+            let acquire = ordering!(Acquire, mutant = "lockword_upgrade_relaxed");
+            match self.0.compare_exchange_weak(old.0, old.0 & !U | X, acquire, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => old = Word(now),
+            }
+        }
+        false
+    }
+
+    /// Forgets that a holder has unwound.
+    pub fn clear_poison(&self) {
+        self.0.fetch_and(!POISON, Ordering::Relaxed);
+    }
+
+    // ---- the latch's holder ------------------------------------------------------------------------------
+
+    /// Enters for a waiter: no bar binds it.
+    pub(super) fn enter_for(&self, mode: Mode, owner: u32) -> bool {
+        let mut old = self.look();
+        while let Ok(new) = old.entered(mode, owner) {
+            match self.swing(old, new) {
+                Ok(()) => return true,
+                Err(now) => old = now,
+            }
+        }
+        false
+    }
+
+    /// From upgradable to exclusive, now or when the readers have left. True: now.
+    pub(super) fn begin_upgrade(&self) -> bool {
+        loop {
+            if self.try_upgrade() {
+                return true;
+            }
+            let old = self.look();
+            if old.readers() > 0
+                && self
+                    .0
+                    .compare_exchange(old.0, old.0 & !U | DRAIN, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok()
+            {
+                return false;
+            }
+        }
+    }
+
+    /// The readers have left: their place is the owner's.
+    pub(super) fn end_upgrade(&self) {
+        // Nobody enters while `DRAIN` is set, and nobody is left: only we change these bits.
+        // ORDERING: Acquire as in `try_upgrade`, on the owner's behalf: the grant that is published after this hands it on.
+        let acquire = ordering!(Acquire, mutant = "lockword_drained_relaxed");
+        self.0.fetch_add(X.wrapping_sub(DRAIN), acquire);
+    }
+
+    /// The owner does not wait for the readers any longer, and is upgradable again. Whoever left or came meanwhile is
+    /// counted by the word, not by a copy of it.
+    pub(super) fn drop_upgrade(&self) {
+        if armed!(mutant = "lockword_upgrade_writes_back") {
+            let saved = self.look();
+            self.0.swap(saved.0 & !DRAIN | U, Ordering::Relaxed);
+            return;
+        }
+        self.0.fetch_add(U.wrapping_sub(DRAIN), Ordering::Relaxed);
+    }
+
+    /// Passes an exclusive hold on to a waiter. Nobody can come between: the word is held.
+    pub(super) fn pass_on(&self, to: Mode, owner: u32) {
+        let mut old = self.look();
+        loop {
+            let free = old.0 & !(X | OWNER_MASK);
+            let new = match to {
+                Mode::Exclusive => free | X | u64::from(owner) << OWNER_SHIFT,
+                Mode::Upgradable => free | U | u64::from(owner) << OWNER_SHIFT,
+                Mode::Shared => free + READER_ONE,
+            };
+            // ORDERING: Release as in `leave_exclusive`, for newcomers that share it with those waiters; the waiters
+            // themselves learn of the grant by their nodes.
+            match self.0.compare_exchange_weak(old.0, new, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => old = Word(now),
+            }
+        }
+    }
+
+    /// Gives an exclusive hold back.
+    pub(super) fn set_free(&self) {
+        // ORDERING: Release as in `leave_exclusive`.
+        let release = ordering!(Release, mutant = "lockword_set_free_relaxed");
+        self.0.fetch_and(!(X | OWNER_MASK), release);
+    }
+
+    /// A told waiter has come: it enters, or it is told no longer. In one step: if the lock is not free then, who gives it
+    /// back sees that nobody was told.
+    pub(super) fn come(&self, mode: Mode, owner: u32) -> bool {
+        let mut old = self.look();
+        loop {
+            let entered = old.entered(mode, owner);
+            let new = Word(entered.unwrap_or(old).0 & !TOLD);
+            match self.swing(old, new) {
+                Ok(()) => return entered.is_ok(),
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// What newcomers and holders are to know of the queue.
+    pub fn set_line(&self, queued: bool, told: bool, bar: u32) {
+        let line =
+            if queued { QUEUED } else { 0 } | if told { TOLD } else { 0 } | u64::from(bar) << BAR_SHIFT;
+        let mut old = self.look();
+        while old.0 & LINE_MASK != line {
+            let new = old.0 & !LINE_MASK | line;
+            // Relaxed: it publishes nothing, and as an RMW it carries the releases on.
+            match self.0.compare_exchange_weak(old.0, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => old = Word(now),
+            }
+        }
+    }
+}
+
+impl Default for LockWord {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::Mode::{Exclusive, Shared, Upgradable};
+    use super::*;
+
+    const NORMAL: usize = 1;
+
+    /// All that can hold at a time: how many share it, and who else.
+    fn states() -> Vec<(LockWord, u32, Option<Mode>)> {
+        let mut states = Vec::new();
+        for readers in 0..3 {
+            for other in [None, Some(Upgradable), Some(Exclusive)] {
+                if other == Some(Exclusive) && readers > 0 {
+                    continue;
+                }
+                let word = LockWord::new();
+                (0..readers).for_each(|_| word.try_enter(Shared, NORMAL, 0).unwrap());
+                if let Some(mode) = other {
+                    word.try_enter(mode, NORMAL, 7).unwrap();
+                }
+                states.push((word, readers, other));
+            }
+        }
+        states
+    }
+
+    #[test]
+    fn who_enters_and_leaves_leaves_no_trace() {
+        for mode in [Shared, Upgradable, Exclusive] {
+            for (word, readers, other) in states() {
+                let before = word.look();
+                let may = match (mode, other) {
+                    (_, Some(Exclusive)) | (Upgradable, Some(Upgradable)) => false,
+                    (Exclusive, other) => readers == 0 && other.is_none(),
+                    _ => true,
+                };
+                assert_eq!(word.try_enter(mode, NORMAL, 9).is_ok(), may, "{mode:?} into {before:?}");
+                if may {
+                    assert_eq!(word.leave(mode, false), After::Nothing);
+                }
+                assert_eq!(word.look(), before);
+            }
+        }
+    }
+
+    #[test]
+    fn the_bar_holds_lower_classes_back() {
+        let word = LockWord::new();
+        word.set_line(true, true, 2); // one of class 1 waits for all of it
+        assert_eq!(word.try_enter(Shared, 1, 0), Err(Miss::Busy));
+        assert_eq!(word.try_enter(Upgradable, 1, 0), Err(Miss::Busy));
+        assert_eq!(word.try_enter(Exclusive, 0, 1), Err(Miss::Busy));
+        assert_eq!(word.try_enter(Exclusive, 1, 1), Ok(()));
+        assert_eq!(word.leave(Exclusive, false), After::Nothing); // he who was told will come
+        assert_eq!(word.try_enter(Shared, 2, 0), Ok(()));
+        assert_eq!(word.leave(Shared, false), After::Nothing);
+        word.set_line(true, false, 2);
+        assert_eq!(word.try_enter(Shared, 2, 0), Ok(()));
+        assert_eq!(word.try_enter(Shared, 2, 0), Ok(()));
+        assert_eq!(word.leave(Shared, false), After::Nothing);
+        assert_eq!(word.leave(Shared, false), After::Look);
+        assert_eq!(word.try_enter(Exclusive, 1, 1), Ok(()));
+        assert_eq!(word.leave(Exclusive, true), After::HandOver);
+        let held = word.look();
+        assert_eq!((held.mode(), held.owner(), held.poisoned()), (Some(Exclusive), 1, true));
+        word.set_free();
+        word.clear_poison();
+        word.set_line(false, false, 0);
+        assert_eq!(word.look(), LockWord::new().look());
+    }
+
+    #[test]
+    fn up_and_down() {
+        let word = LockWord::new();
+        word.try_enter(Upgradable, NORMAL, 5).unwrap();
+        assert!(word.try_upgrade());
+        assert_eq!((word.look().mode(), word.look().owner()), (Some(Exclusive), 5));
+        assert_eq!(word.weaken(Exclusive, Upgradable), After::Nothing);
+        word.try_enter(Shared, NORMAL, 0).unwrap();
+        assert!(!word.try_upgrade() && !word.begin_upgrade());
+        let waiting = word.look();
+        assert!(waiting.drains() && waiting.owner() == 5 && waiting.readers() == 1);
+        assert_eq!(word.try_enter(Shared, 3, 0), Err(Miss::Busy));
+        assert_eq!(word.share_again(), Ok(()));
+        assert_eq!(word.leave(Shared, false), After::Nothing);
+        word.drop_upgrade();
+        assert_eq!((word.look().mode(), word.look().readers()), (Some(Upgradable), 1));
+        assert!(!word.begin_upgrade());
+        assert_eq!(word.leave(Shared, false), After::Look);
+        word.end_upgrade();
+        assert_eq!((word.look().mode(), word.look().owner()), (Some(Exclusive), 5));
+        assert_eq!(word.weaken(Exclusive, Shared), After::Nothing);
+        assert_eq!((word.look().mode(), word.look().owner(), word.look().readers()), (Some(Shared), 0, 1));
+        assert_eq!(word.leave(Shared, false), After::Nothing);
+        word.try_enter(Upgradable, NORMAL, 5).unwrap();
+        assert_eq!(word.weaken(Upgradable, Shared), After::Nothing);
+        assert_eq!((word.look().mode(), word.look().owner()), (Some(Shared), 0));
+    }
+
+    #[test]
+    fn the_count_of_those_who_share_does_not_run_over() {
+        let word = LockWord(AtomicU64::new(READER_MASK));
+        assert_eq!(word.try_enter(Shared, NORMAL, 0), Err(Miss::Full));
+        assert_eq!(word.share_again(), Err(Miss::Full));
+        assert_eq!(word.look().readers(), MAX_READERS);
+        assert_eq!(word.leave(Shared, false), After::Nothing);
+        assert_eq!(word.try_enter(Shared, NORMAL, 0), Ok(()));
+    }
+
+    #[test]
+    fn a_hold_is_passed_on() {
+        let word = LockWord::new();
+        word.try_enter(Exclusive, NORMAL, MAX_OWNER).unwrap();
+        word.set_line(true, false, 3);
+        word.pass_on(Exclusive, 4);
+        assert_eq!((word.look().owner(), word.look().bar()), (4, 3));
+        word.pass_on(Shared, 0);
+        assert_eq!((word.look().owner(), word.look().readers(), word.look().queued()), (0, 1, true));
+    }
+}

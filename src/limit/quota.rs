@@ -12,7 +12,7 @@ use crate::core::permits::{CLASSES, Floors, MAX_LIMIT, Miss, Permits, Word};
 use crate::core::waitlist::{Demand, Fairness, Unmet, WaitList, Waiter};
 use crate::error::Invalid;
 use crate::job::Priority;
-use crate::sync::{Arc, with_parker};
+use crate::sync::{Arc, Parker, with_parker};
 use crate::time::{Clock, Deadline, Timestamp};
 use std::fmt;
 
@@ -447,8 +447,10 @@ impl Inner {
                 priority.class(),
                 start.as_nanos(),
                 parker,
-                || until.is_some_and(|until| self.clock.now() >= until),
-                |parker| self.clock.park(parker, until),
+                (
+                    || until.is_some_and(|until| self.clock.now() >= until),
+                    |parker: &Parker| self.clock.park(parker, until),
+                ),
                 &mut tell,
             )
         });

@@ -29,7 +29,9 @@ const NORMAL: usize = Priority::Normal.class();
 /// - Waiters are served by [`Priority`], then first come, first served, and rise by one class for each 10 s they
 ///   wait. A request that fits may pass a bigger one that does not yet, at most 16 times or until the bigger one has
 ///   waited for 50 ms; then what is given back is kept for it.
-/// - What is given back while somebody waits is handed over: nobody barges in between.
+/// - What is given back while somebody waits is handed over: nobody barges in between. (Who comes and finds too few free
+///   looks a few times more, for some microseconds, before it waits; others that come meanwhile may be quicker. High and
+///   critical requests wait at once.)
 /// - The [limit](Quota::set_limit) may change at any time. Below what is in use it leaves a debt, which the next
 ///   permits given back pay; it never waits.
 /// - Some of it may be [reserved](QuotaBuilder::reserve_for) for high priorities.
@@ -435,6 +437,7 @@ impl Inner {
                 priority.class(),
                 start.as_nanos(),
                 parker,
+                || until.is_some_and(|until| self.clock.now() >= until),
                 |parker| self.clock.park(parker, until),
                 &mut tell,
             )

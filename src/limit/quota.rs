@@ -185,7 +185,8 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](QuotaError::TimedOut), [`NeverFits`](QuotaError::NeverFits) or [`Closed`](QuotaError::Closed).
+    /// [`TimedOut`](QuotaError::TimedOut), [`NeverFits`](QuotaError::NeverFits) or [`Closed`](QuotaError::Closed);
+    /// [`Full`](QuotaError::Full) if 262,143 wait already.
     #[inline]
     pub fn acquire_by(&self, n: u64, deadline: impl Into<Deadline>) -> Result<Permit<'_>, QuotaError> {
         self.acquire_with(n, Priority::Normal, deadline)
@@ -296,6 +297,12 @@ impl Quota {
     /// The limit in force.
     pub fn limit(&self) -> u64 {
         self.inner.list.limit(KIND)
+    }
+
+    /// The most that one request of this class can have.
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn most(&self, priority: Priority) -> u64 {
+        self.limit().saturating_sub(self.inner.word().floor(priority.class()))
     }
 
     /// Permits that are free. Negative when the limit was lowered below what is in use.
@@ -429,6 +436,9 @@ impl Inner {
 
     #[cold]
     fn wait(&self, n: u64, priority: Priority, deadline: Deadline) -> Result<(), QuotaError> {
+        if n == 0 && self.list.is_closed(KIND) {
+            return Err(QuotaError::Closed); // to a list, a demand for nothing is one for no kind
+        }
         let start = self.clock.now();
         let until = deadline.on(&self.clock);
         let outcome = with_parker(|parker| {

@@ -10,6 +10,7 @@
 //! | `claims` | what of a journal's batch is to be claimed, on its way, or ready | blocking, one short latch |
 //! | `epoch` | of all who are told to slow down, who does it | lock-free |
 //! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
+//! | `latch` | a latch for a few dozen instructions | blocking: spins, then naps |
 //! | `lease` | what is held until it is dropped or its time is over, and comes back once | lock-free; the owner's end waits for its holder's edit |
 //! | `leader` | who waits for a rate in order of priority, and who of them watches the clock | blocking, one short latch |
 //! | `lifecycle` | running, draining, stopped, and how many are inside | lock-free |
@@ -32,6 +33,7 @@ pub mod chunk;
 pub mod claims;
 pub mod epoch;
 pub mod laneword;
+pub mod latch;
 pub mod leader;
 pub mod lease;
 pub mod lifecycle;

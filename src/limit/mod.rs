@@ -13,6 +13,7 @@ mod adaptive;
 mod builder;
 mod error;
 mod keyed;
+mod keyed_stats;
 mod lease;
 mod limiter;
 mod limiter_stats;
@@ -30,6 +31,7 @@ pub use self::{
     builder::{Order, Oversize, RateLimiterBuilder},
     error::{Denied, LimitError, QuotaError},
     keyed::KeyedLimiter,
+    keyed_stats::KeyedStats,
     lease::TokenLease,
     limiter::RateLimiter,
     limiter_stats::{LimiterCounts, LimiterStats},

@@ -197,118 +197,126 @@ fn limiter(time: &ManualClock, rate: Rate) -> KeyedLimiter<&'static str> {
 
 #[test]
 fn who_sleeps_is_re_timed() {
-    let time = ManualClock::new();
-    let keyed = limiter(&time, Rate::per_second(1));
-    keyed.acquire(&"a", 1).unwrap();
-    thread::scope(|s| {
-        let waiter = s.spawn(|| keyed.acquire(&"a", 1).unwrap());
-        await_deadline(&time, secs(1));
-        keyed.set_rate(Rate::per_second(4)).unwrap();
-        await_deadline(&time, millis(250));
-        keyed.set_rate(Rate::per_second(2)).unwrap();
-        await_deadline(&time, millis(500));
-        keyed.pause_until(secs(10));
-        await_deadline(&time, millis(10_500));
-        keyed.pause_until(secs(5)); // a pause is not shortened by another
-        assert_eq!(keyed.stats().paused_for, Some(secs(10)));
-        time.advance(secs(3));
-        keyed.resume();
-        await_deadline(&time, millis(3_500));
+    within(|| {
+        let time = ManualClock::new();
+        let keyed = limiter(&time, Rate::per_second(1));
+        keyed.acquire(&"a", 1).unwrap();
+        thread::scope(|s| {
+            let waiter = s.spawn(|| keyed.acquire(&"a", 1).unwrap());
+            await_deadline(&time, secs(1));
+            keyed.set_rate(Rate::per_second(4)).unwrap();
+            await_deadline(&time, millis(250));
+            keyed.set_rate(Rate::per_second(2)).unwrap();
+            await_deadline(&time, millis(500));
+            keyed.pause_until(secs(10));
+            await_deadline(&time, millis(10_500));
+            keyed.pause_until(secs(5)); // a pause is not shortened by another
+            assert_eq!(keyed.stats().paused_for, Some(secs(10)));
+            time.advance(secs(3));
+            keyed.resume();
+            await_deadline(&time, millis(3_500));
+            let stats = keyed.stats();
+            assert_eq!((stats.waiting, stats.oldest_waiter), (1, Some(secs(3))));
+            time.advance(millis(500));
+            let grant = waiter.join().unwrap();
+            assert_eq!((grant.start_at(), grant.waited()), (Timestamp::ZERO + millis(3_500), millis(3_500)));
+        });
         let stats = keyed.stats();
-        assert_eq!((stats.waiting, stats.oldest_waiter), (1, Some(secs(3))));
-        time.advance(millis(500));
-        let grant = waiter.join().unwrap();
-        assert_eq!((grant.start_at(), grant.waited()), (Timestamp::ZERO + millis(3_500), millis(3_500)));
+        assert_eq!((stats.keys, stats.waiting, stats.oldest_waiter), (1, 0, None));
+        let counts = stats.counts.unwrap();
+        assert_eq!((counts.granted, counts.units, counts.longest_queue), (2, 2, 1));
+        assert_eq!((counts.waits.count, counts.waits.max), (1, millis(3_500)));
     });
-    let stats = keyed.stats();
-    assert_eq!((stats.keys, stats.waiting, stats.oldest_waiter), (1, 0, None));
-    let counts = stats.counts.unwrap();
-    assert_eq!((counts.granted, counts.units, counts.longest_queue), (2, 2, 1));
-    assert_eq!((counts.waits.count, counts.waits.max), (1, millis(3_500)));
 }
 
 /// Each key by itself, one by one, and keys that nobody has asked for yet as well.
 #[test]
 fn after_a_pause_each_key_goes_on_one_by_one_from_an_empty_bucket() {
-    let time = ManualClock::new();
-    let keyed = limiter(&time, Rate::per_second(1).burst(3));
-    keyed.acquire(&"a", 3).unwrap();
-    thread::scope(|s| {
-        let waiters: Vec<_> = ["a", "a", "b", "b"]
-            .into_iter()
-            .enumerate()
-            .map(|(i, key)| {
-                if i == 2 {
-                    keyed.pause_until(secs(30));
-                }
-                let keyed = &keyed;
-                let waiter = s.spawn(move || (key, keyed.acquire(&key, 1).unwrap().start_at()));
-                time.wait_for_sleepers(i + 1);
-                waiter
-            })
-            .collect();
-        await_deadline(&time, secs(31));
-        assert_eq!(keyed.try_acquire(&"new", 1).unwrap_err().ready_in, secs(31));
-        time.advance(secs(30));
-        assert!(keyed.try_acquire(&"new", 1).is_err(), "it comes from an empty bucket");
-        keyed.sweep_idle();
-        assert!(keyed.try_acquire(&"new", 1).is_err());
-        time.advance(secs(2));
-        let mut starts: Vec<_> = waiters.into_iter().map(|waiter| waiter.join().unwrap()).collect();
-        starts.sort_unstable();
-        let at = |seconds| Timestamp::ZERO + secs(seconds);
-        assert_eq!(starts, [("a", at(31)), ("a", at(32)), ("b", at(31)), ("b", at(32))]);
+    within(|| {
+        let time = ManualClock::new();
+        let keyed = limiter(&time, Rate::per_second(1).burst(3));
+        keyed.acquire(&"a", 3).unwrap();
+        thread::scope(|s| {
+            let waiters: Vec<_> = ["a", "a", "b", "b"]
+                .into_iter()
+                .enumerate()
+                .map(|(i, key)| {
+                    if i == 2 {
+                        keyed.pause_until(secs(30));
+                    }
+                    let keyed = &keyed;
+                    let waiter = s.spawn(move || (key, keyed.acquire(&key, 1).unwrap().start_at()));
+                    time.wait_for_sleepers(i + 1);
+                    waiter
+                })
+                .collect();
+            await_deadline(&time, secs(31));
+            assert_eq!(keyed.try_acquire(&"new", 1).unwrap_err().ready_in, secs(31));
+            time.advance(secs(30));
+            assert!(keyed.try_acquire(&"new", 1).is_err(), "it comes from an empty bucket");
+            keyed.sweep_idle();
+            assert!(keyed.try_acquire(&"new", 1).is_err());
+            time.advance(secs(2));
+            let mut starts: Vec<_> = waiters.into_iter().map(|waiter| waiter.join().unwrap()).collect();
+            starts.sort_unstable();
+            let at = |seconds| Timestamp::ZERO + secs(seconds);
+            assert_eq!(starts, [("a", at(31)), ("a", at(32)), ("b", at(31)), ("b", at(32))]);
+        });
+        assert!(keyed.try_acquire(&"new", 3).is_err() && keyed.try_acquire(&"new", 2).is_ok());
     });
-    assert!(keyed.try_acquire(&"new", 3).is_err() && keyed.try_acquire(&"new", 2).is_ok());
 }
 
 #[test]
 fn who_is_moved_behind_its_deadline_gives_its_place_back_if_it_is_the_last() {
-    let time = ManualClock::new();
-    let keyed = limiter(&time, Rate::per_second(1));
-    keyed.acquire(&"a", 1).unwrap();
-    thread::scope(|s| {
-        let last = s.spawn(|| keyed.acquire_by(&"a", 1, secs(2)));
-        await_deadline(&time, secs(1));
-        keyed.set_rate(Rate::per_second_f64(0.25)).unwrap();
-        assert_eq!(last.join().unwrap(), Err(LimitError::WouldMissDeadline { ready_in: secs(4) }));
+    within(|| {
+        let time = ManualClock::new();
+        let keyed = limiter(&time, Rate::per_second(1));
+        keyed.acquire(&"a", 1).unwrap();
+        thread::scope(|s| {
+            let last = s.spawn(|| keyed.acquire_by(&"a", 1, secs(2)));
+            await_deadline(&time, secs(1));
+            keyed.set_rate(Rate::per_second_f64(0.25)).unwrap();
+            assert_eq!(last.join().unwrap(), Err(LimitError::WouldMissDeadline { ready_in: secs(4) }));
+        });
+        assert_eq!(keyed.try_acquire(&"a", 1).unwrap_err().ready_in, secs(4), "as if it had never asked");
+        keyed.set_rate(Rate::per_second(1)).unwrap();
+        thread::scope(|s| {
+            let middle = s.spawn(|| keyed.acquire_by(&"a", 1, secs(2)));
+            await_deadline(&time, secs(1));
+            let last = s.spawn(|| keyed.acquire(&"a", 1).unwrap().start_at());
+            time.wait_for_sleepers(2);
+            keyed.pause_until(secs(7));
+            assert_eq!(middle.join().unwrap(), Err(LimitError::WouldMissDeadline { ready_in: secs(8) }));
+            await_deadline(&time, secs(9)); // its place is lost
+            time.advance(secs(9));
+            assert_eq!(last.join().unwrap(), Timestamp::ZERO + secs(9));
+        });
+        let counts = keyed.stats().counts.unwrap();
+        assert_eq!((counts.granted, counts.timed_out, counts.denied), (2, 2, 1));
+        assert_eq!((counts.refunded, counts.dropped), (1, 1));
     });
-    assert_eq!(keyed.try_acquire(&"a", 1).unwrap_err().ready_in, secs(4), "as if it had never asked");
-    keyed.set_rate(Rate::per_second(1)).unwrap();
-    thread::scope(|s| {
-        let middle = s.spawn(|| keyed.acquire_by(&"a", 1, secs(2)));
-        await_deadline(&time, secs(1));
-        let last = s.spawn(|| keyed.acquire(&"a", 1).unwrap().start_at());
-        time.wait_for_sleepers(2);
-        keyed.pause_until(secs(7));
-        assert_eq!(middle.join().unwrap(), Err(LimitError::WouldMissDeadline { ready_in: secs(8) }));
-        await_deadline(&time, secs(9)); // its place is lost
-        time.advance(secs(9));
-        assert_eq!(last.join().unwrap(), Timestamp::ZERO + secs(9));
-    });
-    let counts = keyed.stats().counts.unwrap();
-    assert_eq!((counts.granted, counts.timed_out, counts.denied), (2, 2, 1));
-    assert_eq!((counts.refunded, counts.dropped), (1, 1));
 }
 
 #[test]
 fn who_asks_for_more_than_a_lowered_burst_hears_it() {
-    let time = ManualClock::new();
-    let keyed = limiter(&time, Rate::per_second(1).burst(3));
-    keyed.acquire(&"a", 3).unwrap();
-    thread::scope(|s| {
-        let waiter = s.spawn(|| keyed.acquire(&"a", 3));
-        await_deadline(&time, secs(3));
-        keyed.set_burst(2).unwrap();
-        assert_eq!(waiter.join().unwrap(), Err(LimitError::NeverFits { asked: 3, burst: 2 }));
+    within(|| {
+        let time = ManualClock::new();
+        let keyed = limiter(&time, Rate::per_second(1).burst(3));
+        keyed.acquire(&"a", 3).unwrap();
+        thread::scope(|s| {
+            let waiter = s.spawn(|| keyed.acquire(&"a", 3));
+            await_deadline(&time, secs(3));
+            keyed.set_burst(2).unwrap();
+            assert_eq!(waiter.join().unwrap(), Err(LimitError::NeverFits { asked: 3, burst: 2 }));
+        });
+        assert_eq!(keyed.stats().counts.unwrap().refused, 1);
+        assert_eq!(
+            keyed.try_acquire(&"a", 2).unwrap_err().ready_in,
+            secs(3),
+            "its place went back; a smaller burst is emptier"
+        );
+        assert!(keyed.try_acquire(&"a", 3).unwrap_err().never_fits());
     });
-    assert_eq!(keyed.stats().counts.unwrap().refused, 1);
-    assert_eq!(
-        keyed.try_acquire(&"a", 2).unwrap_err().ready_in,
-        secs(3),
-        "its place went back; a smaller burst is emptier"
-    );
-    assert!(keyed.try_acquire(&"a", 3).unwrap_err().never_fits());
 }
 
 #[test]

@@ -23,6 +23,8 @@ mod quota_stats;
 mod rate;
 mod reservation;
 mod several;
+mod several_builder;
+mod several_stats;
 mod tally;
 mod waiting;
 
@@ -41,6 +43,8 @@ pub use self::{
     rate::Rate,
     reservation::{Grant, Refund, Reservation},
     several::RateLimiters,
+    several_builder::RateLimitersBuilder,
+    several_stats::RateLimitersStats,
 };
 
 pub(crate) use self::quota_builder::floors;

@@ -7,7 +7,7 @@
 use super::error::QuotaError;
 use super::quota_builder::QuotaBuilder;
 use super::quota_stats::{QuotaCounts, QuotaStats};
-use super::tally::Tally;
+use super::tally::Counted;
 use crate::core::permits::{CLASSES, Floors, MAX_LIMIT, Miss, Permits, Word};
 use crate::core::waitlist::{Demand, Fairness, Unmet, WaitList, Waiter};
 use crate::error::Invalid;
@@ -55,7 +55,7 @@ struct Inner {
     list: WaitList,
     clock: Clock,
     /// What is counted, if it is.
-    tally: Option<Box<Tally>>,
+    counted: Option<Box<Counted>>,
 }
 
 impl Quota {
@@ -108,7 +108,7 @@ impl Quota {
 
     pub(super) fn from_parts(limit: u64, floors: Floors, clock: Clock, counted: bool) -> Quota {
         let list = WaitList::with_reserves([(limit, floors)], Fairness::default());
-        Quota { inner: Arc::new(Inner { list, clock, tally: counted.then(Box::default) }) }
+        Quota { inner: Arc::new(Inner { list, clock, counted: counted.then(Box::default) }) }
     }
 
     /// Takes `n` permits if they are free, without waiting.
@@ -331,7 +331,7 @@ impl Quota {
 
     /// What there is to know of it now. Looks through the queue: O(waiters), under its latch.
     pub fn stats(&self) -> QuotaStats {
-        let Inner { list, tally, .. } = &*self.inner;
+        let Inner { list, counted, .. } = &*self.inner;
         let load = list.load(KIND);
         QuotaStats {
             limit: load.limit,
@@ -340,9 +340,9 @@ impl Quota {
             available: load.available,
             waiting: load.waiters as usize,
             oldest_waiter: load.oldest.map(|since| self.inner.clock.now() - Timestamp::from_nanos(since)),
-            counts: tally.as_deref().map(|tally| QuotaCounts {
-                high_water: tally.high_water(),
-                granted: tally.grants(),
+            counts: counted.as_deref().map(|Counted { grants, tally }| QuotaCounts {
+                high_water: grants.high_water(),
+                granted: grants.count(),
                 denied: tally.denied.get(),
                 timed_out: tally.timed_out.get(),
                 refused: tally.refused.get(),
@@ -386,9 +386,9 @@ impl Inner {
 
     #[inline]
     fn count(&self, word: &Permits, now: Word) {
-        if let Some(tally) = &self.tally {
+        if let Some(counted) = &self.counted {
             let in_use = i64::try_from(word.limit()).map_or(0, |limit| limit - now.available());
-            tally.granted(u64::try_from(in_use).unwrap_or(0));
+            counted.grants.granted(u64::try_from(in_use).unwrap_or(0));
         }
     }
 
@@ -400,7 +400,7 @@ impl Inner {
                 self.list.try_take_as(&Demand::of(KIND, n), class, &mut tell).map_err(QuotaError::from)
             }
         };
-        if let Some(tally) = &self.tally {
+        if let Some(Counted { tally, .. }) = self.counted.as_deref() {
             match outcome {
                 Ok(()) => self.count(self.word(), self.word().look()),
                 Err(QuotaError::Full) => tally.denied.add(1),
@@ -444,7 +444,7 @@ impl Inner {
             Err(Unmet::TimedOut) => Err(QuotaError::TimedOut { waited: self.clock.now() - start }),
             Err(Unmet::Refused(refused)) => Err(refused.into()),
         };
-        if let Some(tally) = &self.tally {
+        if let Some(Counted { tally, .. }) = self.counted.as_deref() {
             match outcome {
                 Ok(()) => {
                     self.count(self.word(), self.word().look());

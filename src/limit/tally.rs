@@ -6,19 +6,27 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{CachePadded, Mutex};
 use std::time::Duration;
 
+/// What becomes of those who are not granted, or not at once.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    grants: CachePadded<Grants>,
     pub(crate) denied: Count,
     pub(crate) timed_out: Count,
     pub(crate) refused: Count,
     waits: Mutex<Samples>,
 }
 
+/// What each grant changes: it belongs on a line of its own.
 #[derive(Debug, Default)]
-struct Grants {
+pub(crate) struct Grants {
     granted: Count,
     high_water: Count,
+}
+
+/// Both.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    pub(super) grants: CachePadded<Grants>,
+    pub(super) tally: Tally,
 }
 
 /// A count that any thread raises. Nothing is ordered by it.
@@ -48,25 +56,27 @@ impl Count {
     }
 }
 
-impl Tally {
+impl Grants {
     /// A grant after which so much was in use.
     #[inline]
     pub(crate) fn granted(&self, in_use: u64) {
-        self.grants.granted.add(1);
-        self.grants.high_water.raise(in_use);
+        self.granted.add(1);
+        self.high_water.raise(in_use);
     }
 
-    /// How long somebody waited for a grant.
-    pub(crate) fn waited(&self, time: Duration) {
-        self.waits.lock().record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), 1);
-    }
-
-    pub(crate) fn grants(&self) -> u64 {
-        self.grants.granted.get()
+    pub(crate) fn count(&self) -> u64 {
+        self.granted.get()
     }
 
     pub(crate) fn high_water(&self) -> u64 {
-        self.grants.high_water.get()
+        self.high_water.get()
+    }
+}
+
+impl Tally {
+    /// How long somebody waited for a grant.
+    pub(crate) fn waited(&self, time: Duration) {
+        self.waits.lock().record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), 1);
     }
 
     pub(crate) fn waits(&self) -> Percentiles {

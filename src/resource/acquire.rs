@@ -12,6 +12,7 @@
 //! is lost with a holder comes back by whoever needs it.
 
 use super::builder::checked_lease;
+use super::caller::Caller;
 use super::demand::Demand;
 use super::error::{AcquireError, PermitError};
 use super::holders::Entry;
@@ -26,7 +27,7 @@ use crate::core::lease::NEVER;
 use crate::core::waitlist::{self, Claim, MAX_PARTS, Refused, Unmet};
 use crate::limit::{LimitError, RateLimiter, Reservation};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Parker, thread, with_parker};
+use crate::sync::{Arc, Parker, with_parker};
 use crate::time::Timestamp;
 use std::panic::Location;
 use std::time::Duration;
@@ -241,7 +242,7 @@ impl Inner {
             claim = Claim::Inside { class, above };
         } else if !wait.while_holding
             && let Some(held) =
-                self.holders.held_by(thread::current().id(), wait.owner.as_ref().map(|owner| owner.id()))
+                self.holders.held_by(Caller::id(), wait.owner.as_ref().map(|owner| owner.id()))
         {
             let (kind, _) = held.demand.parts().next().unwrap_or_default();
             let (held, place) = (self.kind(kind), held.place.to_string());
@@ -346,7 +347,7 @@ impl Inner {
     ) -> Permit {
         let now = this.clock.now();
         let (over, on_expiry) = this.terms(wait, now);
-        let owner = wait.name.clone().unwrap_or_else(|| thread::current().name().unwrap_or("unnamed").into());
+        let owner = wait.name.clone().unwrap_or_else(Caller::name);
         if let Some(owner) = &wait.owner {
             owner.note(this);
         }
@@ -355,7 +356,7 @@ impl Inner {
             owner,
             owner_id: inside.map(|inside| inside.attempt).or(wait.owner.as_ref().map(|owner| owner.id())),
             // Inside an item the attempt holds, whose closure may use other threads.
-            thread: inside.is_none().then(|| thread::current().id()),
+            thread: inside.is_none().then(Caller::id),
             priority: wait.priority,
             since: now,
             place,

@@ -30,6 +30,8 @@ enum Step {
     /// With a deadline that far ahead: refused where it would have to wait.
     TakeBy(u8, u64),
     Sweep,
+    /// At a reading so much older.
+    StaleSweep(u64),
     SetRate(u64),
     SetBurst(u64),
     Pause(u64),
@@ -43,12 +45,21 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => (0..KEYS, 0u64..9).prop_map(|(key, n)| Step::Take(key, n)),
         2 => (0..KEYS, 1u64..9).prop_map(|(key, n)| Step::TakeBy(key, n)),
         3 => Just(Step::Sweep),
+        1 => (1u64..2_000_000_000).prop_map(Step::StaleSweep),
         2 => (1..=MOST).prop_map(Step::SetRate),
         1 => (1u64..7).prop_map(Step::SetBurst),
         1 => (1u64..3_000_000_000).prop_map(Step::Pause),
         1 => Just(Step::Resume),
     ];
     prop::collection::vec(step, 1..100)
+}
+
+/// All have the same hash, so they are in one shard, and all but one are twins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Alike(u8);
+
+impl Hash for Alike {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 /// What the rates (since when, which) allow over `[from, to]`, in billionths of a token.
@@ -79,7 +90,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Pass(nanos) => time.advance(Duration::from_nanos(nanos)),
-                Step::Stale(..) => {}
+                Step::Stale(..) | Step::StaleSweep(_) => {}
                 Step::Take(key, n) => {
                     let ours = keyed.try_acquire(&key, n);
                     prop_assert_eq!(&ours, &alone[usize::from(key)].try_acquire(n));
@@ -128,13 +139,13 @@ proptest! {
     }
 
     /// In every window at most the largest burst and what the rates allow that stood when, also by readings that are
-    /// older than the last sweep, the last change, or both.
+    /// older than the last sweep, the last change, or both. All keys are in one shard.
     #[test]
     fn stale_readings_beside_changes_and_sweeps_keep_the_law(
         rate in 1..=MOST, burst in 1u64..6, steps in steps(),
     ) {
         let time = ManualClock::new();
-        let keyed: KeyedLimiter<u8> = RateLimiter::builder(Rate::per_second(rate).burst(burst))
+        let keyed: KeyedLimiter<Alike> = RateLimiter::builder(Rate::per_second(rate).burst(burst))
             .max_rate(Rate::per_second(MOST))
             .clock(time.clock())
             .build_keyed()
@@ -147,14 +158,18 @@ proptest! {
                 Step::Pass(nanos) => present += nanos,
                 Step::Stale(key, n, age) => {
                     time.set(Timestamp::from_nanos(present.saturating_sub(age)));
-                    if let Ok(grant) = keyed.try_acquire(&(key % 2), n) {
-                        grants.push((key % 2, grant.start_at().as_nanos(), n));
+                    if let Ok(grant) = keyed.try_acquire(&Alike(key), n) {
+                        grants.push((key, grant.start_at().as_nanos(), n));
                     }
                 }
                 Step::Take(key, n) | Step::TakeBy(key, n) => {
-                    if let Ok(grant) = keyed.try_acquire(&(key % 2), n) {
-                        grants.push((key % 2, grant.start_at().as_nanos(), n));
+                    if let Ok(grant) = keyed.try_acquire(&Alike(key), n) {
+                        grants.push((key, grant.start_at().as_nanos(), n));
                     }
+                }
+                Step::StaleSweep(age) => {
+                    time.set(Timestamp::from_nanos(present.saturating_sub(age)));
+                    keyed.sweep_idle();
                 }
                 Step::Sweep => {
                     keyed.sweep_idle();

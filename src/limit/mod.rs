@@ -48,5 +48,5 @@ pub use self::{
 };
 
 pub(crate) use self::quota_builder::floors;
-pub(crate) use self::tally::{Count, Grants, Tally};
+pub(crate) use self::tally::{Count, Grants, Tally, Usable};
 pub(crate) use self::waiting::Watch;

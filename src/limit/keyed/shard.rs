@@ -87,6 +87,7 @@ impl<K: Eq> Shard<K> {
         }
         let after = self.len();
         if after < before {
+            // Not below what it was: a piece that was given back may have left a word that an older sweep would have dropped.
             self.dropped_at = self.dropped_at.max(position);
         }
         self.sweep_at = (2 * after).max(SWEEP_FROM);

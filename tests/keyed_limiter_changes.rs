@@ -230,6 +230,7 @@ fn who_sleeps_is_re_timed() {
             time.advance(secs(3));
             keyed.resume();
             await_deadline(&time, millis(3_500));
+            assert_eq!(keyed.try_acquire(&"new", 1).unwrap_err().ready_in, millis(500), "no bucket is full");
             let stats = keyed.stats();
             assert_eq!((stats.waiting, stats.oldest_waiter), (1, Some(secs(3))));
             time.advance(millis(500));

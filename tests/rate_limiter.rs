@@ -314,6 +314,9 @@ fn a_resume_ends_a_pause_and_fills_no_bucket() {
     limiter.try_acquire(3).unwrap();
     limiter.resume(); // there is no pause: nothing changes
     assert_eq!(limiter.remaining(), 7);
+    limiter.pause_until(secs(1));
+    limiter.resume();
+    assert_eq!(limiter.try_acquire(1).unwrap_err().ready_in, millis(500));
     limiter.pause_until(Deadline::NEVER);
     thread::scope(|s| {
         // Nobody can wait for a pause without an end; one with an end is there to be waited for.

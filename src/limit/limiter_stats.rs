@@ -182,13 +182,13 @@ impl Inner {
         LimiterStats {
             waiting,
             oldest_waiter: oldest.map(|since| now - since),
-            counts: self.look(),
+            counts: self.counted(),
             ..self.level_at(self.clock.raw())
         }
     }
 
     /// What it has counted, if it counts.
-    pub(super) fn look(&self) -> Option<LimiterCounts> {
+    pub(super) fn counted(&self) -> Option<LimiterCounts> {
         self.counts.as_deref().map(Counts::look)
     }
 

@@ -240,7 +240,7 @@ impl RateLimiters {
             rates,
             waiting: self.waiting(),
             oldest_waiter: oldest.map(|since| first.clock.now() - since),
-            counts: first.look(),
+            counts: first.counted(),
         }
     }
 }

@@ -1,12 +1,20 @@
 //! Waiting as a thread: the node on the caller's stack, and out of the list before the frame ends.
 
 use super::demand::Demand;
-use super::{Cancelled, Claim, Enqueued, Node, NodeState, Refused, WaitList, Waiter};
+use super::{CLASSES, Cancelled, Claim, Enqueued, Node, NodeState, Refused, WaitList, Waiter};
+use crate::core::permits::Miss;
 use crate::sync::{Parker, armed, thread};
 
 /// How often a waiter yields before it sleeps. A futex wake costs its giver about 7 µs and its taker 20; a yield
 /// with nobody else to run costs under one. With other work to run, the yields hand the processor to the holder.
 const YIELDS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 6 };
+
+/// How often a newcomer yields before it queues. With many more, one thread that never leaves its processor would take
+/// all while the others yield to it.
+const LOOKS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 8 };
+
+/// The lowest class that shall go before others.
+const HIGH: usize = CLASSES / 2;
 
 /// Why a blocking take came back without permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +44,8 @@ impl WaitList {
     /// Takes `d`, waiting for it with this claim as long as `park` does.
     ///
     /// `park` sleeps on the parker and returns true when it took a token, false when it gives up (its deadline is
-    /// over, or it was cancelled). A grant that comes at the same time wins: the answer is then `Ok`.
+    /// over, or it was cancelled). A grant that comes at the same time wins: the answer is then `Ok`. `late` says the
+    /// same before it is queued.
     ///
     /// # Errors
     ///
@@ -47,9 +56,14 @@ impl WaitList {
         claim: impl Into<Claim>,
         now: u64,
         parker: &Parker,
+        late: impl FnMut() -> bool,
         mut park: impl FnMut(&Parker) -> bool,
         wake: &mut W,
     ) -> Result<(), Unmet> {
+        let claim = claim.into();
+        if self.came_by(LOOKS, d, claim, late, wake) {
+            return Ok(());
+        }
         let node = Node::new();
         let mut seated = Seated { list: self, node: &node, demand: d, wake, left: false };
         let waiter = Waiter::Thread(parker.unparker());
@@ -73,6 +87,38 @@ impl WaitList {
         }
         seated.leave(|list, node| list.take_grant(node))
     }
+
+    /// Yields a few times before queueing, and takes what is free in between as the newcomer it still is. True: it took.
+    ///
+    /// Permits that are held for about as long as a hand-over takes would otherwise be handed from one sleeper to the
+    /// next, each hand-over waiting for the next one to get a processor, for as long as the queue does not run empty (a
+    /// lock convoy). Who yields lets the holders run on, and the queue runs empty. The bound on how often a waiter is
+    /// passed counts from when it queues, a few yields after it came. Who shall go before others queues at once, and so
+    /// does who is `late`, what is held back, and what can never be had.
+    pub(crate) fn came_by(
+        &self,
+        looks: u32,
+        d: &Demand,
+        claim: Claim,
+        mut late: impl FnMut() -> bool,
+        wake: &mut impl FnMut(&Waiter),
+    ) -> bool {
+        let Claim::Class(class @ ..HIGH) = claim else { return false };
+        if looks == 0 || self.verdict(d, class).is_err() {
+            return false;
+        }
+        for _ in 0..looks {
+            let look =
+                d.parts().try_for_each(|(kind, n)| self.word(kind).ok_or(Miss::Closed)?.would_take(n, class));
+            match look {
+                Ok(()) if armed!(mutant = "waitlist_look_is_a_take") => return true,
+                Ok(()) if self.try_take_as(d, class, wake).is_ok() => return true,
+                Ok(()) | Err(Miss::Short) if !late() => thread::yield_now(),
+                _ => return false,
+            }
+        }
+        false
+    }
 }
 
 /// Blocking calls for the models, which cannot make a parker.
@@ -88,7 +134,15 @@ impl WaitList {
                 true
             }
         };
-        self.acquire(d, class, 0, &parker, park, &mut Self::unpark)
+        self.acquire(d, class, 0, &parker, || false, park, &mut Self::unpark)
+    }
+
+    /// As [`acquire_alone`](Self::acquire_alone), looking once before it queues.
+    pub fn acquire_looking(&self, d: &Demand, class: usize) -> Result<(), Unmet> {
+        match self.came_by(1, d, Claim::Class(class), || false, &mut Self::unpark) {
+            true => Ok(()),
+            false => self.acquire_alone(d, class, false),
+        }
     }
 
     /// As who runs already: takes the grant of `lane` back, if nobody has taken it up, when there is need.
@@ -104,7 +158,7 @@ impl WaitList {
             }
             true
         };
-        self.acquire(d, Claim::Inside { class: 1, above: 0 }, 0, &parker, park, &mut Self::unpark)
+        self.acquire(d, Claim::Inside { class: 1, above: 0 }, 0, &parker, || false, park, &mut Self::unpark)
     }
 
     /// Tells a thread.

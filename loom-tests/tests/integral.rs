@@ -64,10 +64,14 @@ mod loop_free {
     /// The count goes over into the sum, which is mended before it can be read.
     #[test]
     fn a_reading_where_the_count_wraps() {
-        explore(|| Integral::after(u32::from(u16::MAX)), &[takes, read], |s, seen| {
-            assert_eq!(read(s), Some((2, 186)));
-            seen[1]
-        })
+        explore(
+            || Integral::after(u32::from(u16::MAX)),
+            &[takes, read],
+            |s, seen| {
+                assert_eq!(read(s), Some((2, 186)));
+                seen[1]
+            },
+        )
         .exactly_together([None, Some((0, 0)), Some((2, 186))]);
     }
 
@@ -81,7 +85,13 @@ mod loop_free {
             assert!(after == 3 || after == 2);
             seen[2]
         })
-        .exactly_together([None, Some((1, 99)), Some((3, 99 + 186)), Some((0, 9)), Some((2, 9 + 186))]);
+        .exactly_together([
+            None,
+            Some((1, 99)),
+            Some((3, 99 + 186)),
+            Some((0, 9)),
+            Some((2, 9 + 186)),
+        ]);
     }
 }
 

@@ -23,8 +23,7 @@ struct Row {
 impl Row {
     /// With these slots vacant, the last one on top of stack 0.
     fn new(vacant: &[u32]) -> Row {
-        let row =
-            Row { vacant: Vacant::new(), links: Default::default(), leases: Default::default() };
+        let row = Row { vacant: Vacant::new(), links: Default::default(), leases: Default::default() };
         assert_eq!(row.leases[0].publish(7, 10), Ok(0));
         vacant.iter().for_each(|slot| row.put(0, *slot));
         row
@@ -54,10 +53,14 @@ mod loop_free {
 
     #[test]
     fn one_slot_has_one_taker() {
-        explore(|| Row::new(&[1]), &[|s: &Row| s.take(0), |s: &Row| s.take(1)], |s, seen| {
-            assert!(s.rest().is_empty());
-            (seen[0], seen[1])
-        })
+        explore(
+            || Row::new(&[1]),
+            &[|s: &Row| s.take(0), |s: &Row| s.take(1)],
+            |s, seen| {
+                assert!(s.rest().is_empty());
+                (seen[0], seen[1])
+            },
+        )
         .exactly([(Some(1), None), (None, Some(1))]);
     }
 
@@ -85,13 +88,17 @@ mod loop_free {
             }
             two
         };
-        explore(|| Row::new(&[2, 1]), &[turns, |s: &Row| s.take(0)], |s, seen| {
-            let rest = s.rest();
-            let mut all: Vec<u32> = rest.into_iter().chain(seen.iter().copied().flatten()).collect();
-            all.sort();
-            assert_eq!(all, [0, 1, 2], "each slot once");
-            (seen[0], seen[1])
-        })
+        explore(
+            || Row::new(&[2, 1]),
+            &[turns, |s: &Row| s.take(0)],
+            |s, seen| {
+                let rest = s.rest();
+                let mut all: Vec<u32> = rest.into_iter().chain(seen.iter().copied().flatten()).collect();
+                all.sort();
+                assert_eq!(all, [0, 1, 2], "each slot once");
+                (seen[0], seen[1])
+            },
+        )
         .exactly_together([
             (Some(2), Some(1)),
             (Some(2), None),
@@ -105,22 +112,31 @@ mod loop_free {
     /// A permit is dropped; who finds its slot enters the next.
     #[test]
     fn what_was_done_to_a_slot_is_seen_by_who_takes_it() {
-        explore(|| Row::new(&[]), &[drops, enters], |s, seen| {
-            assert_eq!((seen[0], s.leases[0].take(1)), (Some(7), again(seen[1])));
-            seen[1]
-        })
+        explore(
+            || Row::new(&[]),
+            &[drops, enters],
+            |s, seen| {
+                assert_eq!((seen[0], s.leases[0].take(1)), (Some(7), again(seen[1])));
+                seen[1]
+            },
+        )
         .exactly_together([None, Some(0)]);
     }
 
     /// A permit is dropped while somebody looks at it; who finds its slot enters the next.
     #[test]
     fn a_slot_that_was_left_to_who_looks() {
-        explore_bounded(Some(3), || Row::new(&[]), &[drops, looks, enters], |s, seen| {
-            // In use again, or vacant: once.
-            assert_eq!(s.leases[0].take(1), again(seen[2]));
-            assert_eq!(s.rest().len(), usize::from(seen[2].is_none()));
-            (seen[0], seen[1], seen[2])
-        })
+        explore_bounded(
+            Some(3),
+            || Row::new(&[]),
+            &[drops, looks, enters],
+            |s, seen| {
+                // In use again, or vacant: once.
+                assert_eq!(s.leases[0].take(1), again(seen[2]));
+                assert_eq!(s.rest().len(), usize::from(seen[2].is_none()));
+                (seen[0], seen[1], seen[2])
+            },
+        )
         .exactly_together([
             // The drop has the number, and who looks came before it, after it, or to the next one's.
             (Some(7), Some(7), None),

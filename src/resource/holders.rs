@@ -411,6 +411,41 @@ mod tests {
     use crate::core::lease::NEVER;
     use crate::resource::lapse::begin;
 
+    fn entry_of(name: &str) -> Entry {
+        Entry {
+            demand: Demand::of(0, 1),
+            owner: name.into(),
+            owner_id: None,
+            thread: None,
+            priority: Priority::Normal,
+            since: Timestamp::ZERO,
+            place: Location::caller(),
+            on_expiry: OnExpiry::Report,
+            lost_at: None,
+        }
+    }
+
+    /// All under the latch of the slot, and while its entry is looked at.
+    #[test]
+    fn who_enters_and_who_drops_pass_no_latch_and_leave_the_slot_to_who_looks() {
+        let holders = Holders::new();
+        let (first, _) = holders.enter(entry_of("first"), NEVER);
+        let seen = holders.see(first.slot);
+        let looked = seen.look(|_, _, entry| {
+            assert_eq!((holders.end(first).map(|entry| entry.is_none()), &*entry.owner), (Ok(true), "first"));
+            let (second, _) = holders.enter(entry_of("second"), NEVER);
+            assert_ne!(second.slot, first.slot, "it is not vacant yet");
+            assert_eq!(holders.end(second).map(|entry| entry.is_some()), Ok(true));
+            assert!(holders.end(first).is_err() && holders.end(second).is_err());
+        });
+        assert_eq!(looked, None, "it was left");
+        // Both are vacant now, the one that was left last on top.
+        let again = [(); 2].map(|()| holders.enter(entry_of("again"), NEVER).0.slot);
+        assert_eq!(again, [first.slot, first.slot + 1]);
+        drop(seen);
+        assert_eq!(holders.list().len(), 2);
+    }
+
     /// As `Permit::split` does while the attempt is given up: the part was made of what the whole was before.
     #[test]
     fn a_part_that_was_made_meanwhile_is_lost_with_the_whole() {

@@ -51,7 +51,8 @@ mod loop_free {
         .exactly_together([None, Some((0, 0)), Some((2, 186))]);
     }
 
-    /// The give carries: the sum comes back above zero.
+    /// The give carries: the sum comes back above zero. (Here a carry without its change would be seen; below zero it is taken
+    /// for nothing.)
     #[test]
     fn a_reading_beside_a_give() {
         explore(held, &[gives, read], |s, seen| {

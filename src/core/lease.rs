@@ -285,6 +285,7 @@ impl<T> Lease<T> {
     }
 
     fn look_at<R>(&self, only: Option<u32>, f: impl FnOnce(u32, bool, &mut T) -> R) -> Option<Looked<R, T>> {
+        let unmarked = armed!(mutant = "lease_look_unmarked");
         let mut old = self.look_up();
         loop {
             let other = only.is_some_and(|generation| generation != old.generation());
@@ -292,7 +293,7 @@ impl<T> Lease<T> {
                 return None;
             }
             let new = Word::pack(old.generation(), LOOK, old.expiry());
-            if armed!(mutant = "lease_look_unmarked") {
+            if unmarked {
                 break;
             }
             // ORDERING: Acquire pairs with the Release of `publish` and of the last look.
@@ -310,13 +311,12 @@ impl<T> Lease<T> {
         let left = if armed!(mutant = "lease_look_goes_back_blindly") {
             self.word.swap(old.0, Ordering::AcqRel);
             false
-        } else if armed!(mutant = "lease_look_unmarked") {
-            false
         } else {
             // ORDERING: Release pairs with the Acquire of whoever wins or looks next: it finds what was made of the load.
             // Relaxed where it fails: who left touched no load.
             let release = ordering!(Release, mutant = "lease_look_gives_relaxed");
-            self.word.compare_exchange(looked.0, old.0, release, Ordering::Relaxed).is_err()
+            let back = self.word.compare_exchange(looked.0, old.0, release, Ordering::Relaxed);
+            back.is_err() && !unmarked
         };
         // SAFETY: who left found `LOOK` and keeps away from the load; nobody publishes until this one hands the slot on.
         let left = if left { self.load.with_mut(|slot| unsafe { (*slot).take() }) } else { None };

@@ -161,7 +161,9 @@ fn several_rates_tell_the_level_of_each_and_count_once() {
     both.try_acquire(1).unwrap_err();
     assert!(matches!(both.acquire(5), Err(LimitError::NeverFits { asked: 5, burst: 4 })));
     assert!(matches!(both.acquire_by(3, Deadline::NOW), Err(LimitError::WouldMissDeadline { .. })));
-    let counts = both.stats().counts.unwrap();
+    let stats = both.stats();
+    assert_eq!((stats.remaining, stats.rates[0].remaining, stats.rates[1].remaining), (0, 0, 2));
+    let counts = stats.counts.unwrap();
     assert_eq!((counts.granted, counts.units, counts.denied), (2, 4, 1));
     assert_eq!((counts.refused, counts.timed_out, counts.waits.count), (1, 1, 0));
     time.advance(secs(3));

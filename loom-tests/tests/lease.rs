@@ -1,8 +1,8 @@
 //! Models of `core/lease.rs`, the word of a lease.
 //!
 //! Verified: of a drop, a reap and the owner's end exactly one gets what was leased, and sees what the holder last made
-//! of it; a renewal comes before the reap, or is refused; a slot that is used again owes nothing to a stale handle; a
-//! load that is being edited is nobody else's. In every spawn order, exact outcomes.
+//! of it; a renewal comes before the reap, or is refused; a slot that is used again owes nothing to a stale handle,
+//! drop, reap, renewal or edit; a load that is being edited is nobody else's. In every spawn order, exact outcomes.
 //!
 //! Not verified here: that a slot is published by one thread at a time (the free list's latch, `resource/`); the wrap
 //! of the generation (it does not: unit tests of the file).
@@ -122,6 +122,61 @@ mod loop_free {
     fn a_stale_reap_leaves_the_next_lease_alone() {
         explore(shared, &[|s: &Shared| then_again(s, s.lease.take(0).ok()), reaps], stands_again)
             .exactly(ONE_OF_THEM);
+    }
+
+    /// The holder of before renews late: it moves no other's end.
+    #[test]
+    fn a_stale_renewal_leaves_the_next_lease_alone() {
+        explore(shared, &[|s: &Shared| then_again(s, s.lease.take(0).ok()), renews], |s, seen| {
+            assert_eq!((s.lease.expiry(), s.lease.take(1)), (Some(99), Ok(8)));
+            (seen[0], seen[1])
+        })
+        .exactly([(Did::Got(7), Did::Renewed(true)), (Did::Got(7), Did::Renewed(false))]);
+    }
+
+    /// Nor does he change what it has.
+    #[test]
+    fn a_stale_edit_leaves_the_next_lease_alone() {
+        explore(
+            shared,
+            &[
+                |s: &Shared| then_again(s, s.lease.reap(10)),
+                |s: &Shared| Did::Edited(s.lease.edit(0, |n| *n += 1).is_ok()),
+            ],
+            |s, seen| {
+                let left = match seen[0] {
+                    // The reaper passed by while it was edited.
+                    Did::Nothing => (s.lease.take(0), s.lease.take(1)),
+                    _ => (Err(Gone), s.lease.take(1)),
+                };
+                (seen[0], seen[1], left)
+            },
+        )
+        .exactly([
+            (Did::Nothing, Did::Edited(true), (Ok(8), Err(Gone))),
+            (Did::Got(8), Did::Edited(true), (Err(Gone), Ok(8))),
+            (Did::Got(7), Did::Edited(false), (Err(Gone), Ok(8))),
+        ]);
+    }
+
+    /// A publisher, and who finds its lease by looking: an editor.
+    #[test]
+    fn who_edits_finds_the_load() {
+        explore(
+            || Shared { lease: Lease::new() },
+            &[
+                |s: &Shared| {
+                    assert_eq!(s.lease.publish(7, 10), Ok(0));
+                    Did::Nothing
+                },
+                |s: &Shared| Did::Edited(s.lease.edit(0, |n| *n += 1).is_ok()),
+            ],
+            |s, seen| {
+                assert_eq!(s.lease.take(0), Ok(7 + u32::from(seen[1] == Did::Edited(true))));
+                seen[1]
+            },
+        )
+        .exactly_together([Did::Edited(true), Did::Edited(false)]);
     }
 
     #[test]

@@ -256,7 +256,12 @@ impl Bucket {
         let tat = self.tat.load(Ordering::Relaxed);
         match view.terms.decide(tat, view.point, cost) {
             Some(end) => self.advance(tat, end).ok().map(|()| Ok(view.point.tick)),
-            None => Some(Err(view.short(tat, cost))),
+            None => {
+                if armed!(mutant = "bucket_refusal_writes") {
+                    let _ = self.advance(tat, tat + cost);
+                }
+                Some(Err(view.short(tat, cost)))
+            }
         }
     }
 
@@ -272,6 +277,10 @@ impl Bucket {
             let Some(end) = view.terms.decide_owing(tat, view.point, price) else {
                 return Err(view.short(tat, price.1));
             };
+            if armed!(mutant = "bucket_stores_tat_again") {
+                self.tat.store(end, Ordering::Relaxed);
+                return Ok(view.point.tick);
+            }
             match self.advance(tat, end) {
                 Ok(()) => return Ok(view.point.tick),
                 Err(seen) => tat = seen,
@@ -295,21 +304,28 @@ impl Bucket {
         if n == 0 {
             return Ok(Slot { start: now, made: now, end: 0, before: 0, epoch, n });
         }
-        let mut tat = self.tat.load(Ordering::Relaxed);
+        let seen = self.tat.load(Ordering::Relaxed);
+        let mut tat = seen;
         let price = terms.cost_and_need(n).ok_or_else(|| view.never(tat))?;
         let mut spins = 1;
         loop {
             let (start, end) = match terms.decide_owing(tat, point, price) {
                 Some(end) => (point.tick, end),
                 None => {
-                    let in_time = terms.ready(tat, point, price.1, true).filter(|start| *start <= latest);
+                    let late = tat != seen && armed!(mutant = "bucket_deadline_looked_at_once");
+                    let in_time =
+                        terms.ready(tat, point, price.1, true).filter(|start| *start <= latest || late);
                     let Some(start) = in_time else { return Err(view.short(tat, price.1)) };
                     let end = terms.decide_owing(tat, terms.line.at(start), price);
                     (start, end.expect("`ready` is a tick at which `decide` says yes"))
                 }
             };
             match self.advance(tat, end) {
-                Ok(()) => return Ok(Slot { start, made: point.tick, end, before: tat, epoch, n }),
+                Ok(()) => {
+                    let epoch =
+                        if armed!(mutant = "bucket_slot_of_a_later_epoch") { self.epoch() } else { epoch };
+                    return Ok(Slot { start, made: point.tick, end, before: tat, epoch, n });
+                }
                 Err(seen) => tat = seen,
             }
             back_off(&mut spins);
@@ -361,7 +377,10 @@ impl Bucket {
     /// What started before the first change since it was last brought up to date has started.
     pub fn retime(&self, slot: &mut Slot) -> bool {
         // Not a clock, but to be read while the terms stand, as a clock is.
-        let View { terms, epoch, now: since, .. } = self.view(&|| self.terms.since.load(Ordering::Acquire));
+        // ORDERING: Acquire pairs with the Release stores of `write`, as the loads of the terms do.
+        let since = || self.terms.since.load(ordering!(Acquire, mutant = "bucket_since_relaxed"));
+        let View { terms, epoch, now: since, .. } = self.view(&since);
+        let epoch = if armed!(mutant = "bucket_retimed_to_a_later_epoch") { self.epoch() } else { epoch };
         if slot.epoch == NEVER {
             return false;
         }
@@ -443,8 +462,11 @@ impl Bucket {
                 return Err(());
             }
             terms.line = terms.line.through(until, terms.line.v0);
-            if !armed!(mutant = "bucket_pause_no_barrier") {
-                terms.barrier = terms.barrier.max(terms.line.v0 + terms.burst);
+            let barrier = terms.line.v0 + terms.burst;
+            let spared = armed!(mutant = "bucket_pause_spares_the_barrier")
+                && self.tat.load(Ordering::Relaxed) >= barrier;
+            if !spared && !armed!(mutant = "bucket_pause_no_barrier") {
+                terms.barrier = terms.barrier.max(barrier);
             }
             Ok(terms)
         });
@@ -488,7 +510,8 @@ impl Bucket {
     fn read_once(&self, now: &impl Fn() -> u64, unless: u64) -> Option<View> {
         let shared = &*self.terms;
         // ORDERING: Acquire pairs with the Release at the end of `change`.
-        let epoch = shared.sequence.load(Ordering::Acquire);
+        let epoch = shared.sequence.load(ordering!(Acquire, mutant = "bucket_look_relaxed"));
+        let unless = if armed!(mutant = "bucket_reads_what_is_written") { 0 } else { unless };
         if epoch & unless != 0 {
             return None;
         }

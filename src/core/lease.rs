@@ -161,7 +161,10 @@ impl<T> Lease<T> {
             if stale || old.state() == FREE {
                 return Err(Gone);
             }
-            if old.state() == EDIT {
+            if old.state() == EDIT && !armed!(mutant = "lease_take_during_edit") {
+                if armed!(mutant = "lease_take_passes_an_edit") {
+                    return Err(Gone);
+                }
                 hint::spin_loop();
                 old = self.look();
                 continue;
@@ -208,10 +211,11 @@ impl<T> Lease<T> {
         let mut old = self.look();
         loop {
             let held = old.state() == HELD && (old.expiry() > now || old.expiry() == NEVER);
-            if old.generation() != generation || !(held || old.state() == OVERDUE) {
+            let stale = old.generation() != generation && !armed!(mutant = "lease_renew_ignores_generation");
+            if stale || !(held || old.state() == OVERDUE) {
                 return Err(Gone);
             }
-            let new = Word::pack(generation, HELD, expiry);
+            let new = Word::pack(old.generation(), HELD, expiry);
             if armed!(mutant = "lease_renew_by_store") {
                 self.word.swap(new.0, Ordering::Relaxed);
                 return Ok(());
@@ -231,6 +235,10 @@ impl<T> Lease<T> {
             return false;
         }
         let new = Word::pack(old.generation(), OVERDUE, old.expiry());
+        if armed!(mutant = "lease_mark_by_store") {
+            self.word.swap(new.0, Ordering::Relaxed);
+            return true;
+        }
         // Relaxed: as in `renew`.
         self.word.compare_exchange(old.0, new.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -243,15 +251,17 @@ impl<T> Lease<T> {
     pub fn edit<R>(&self, generation: u32, f: impl FnOnce(&mut T) -> R) -> Result<R, Gone> {
         let mut old = self.look();
         loop {
-            if old.generation() != generation || !matches!(old.state(), HELD | OVERDUE) {
+            let stale = old.generation() != generation && !armed!(mutant = "lease_edit_ignores_generation");
+            if stale || !matches!(old.state(), HELD | OVERDUE) {
                 return Err(Gone);
             }
-            let new = Word::pack(generation, EDIT, old.expiry());
+            let new = Word::pack(old.generation(), EDIT, old.expiry());
             if armed!(mutant = "lease_edit_unmarked") {
                 break;
             }
             // ORDERING: Acquire pairs with the Release of `publish` and of the last edit.
-            match self.word.compare_exchange(old.0, new.0, Ordering::Acquire, Ordering::Relaxed) {
+            let acquire = ordering!(Acquire, mutant = "lease_edit_unseen");
+            match self.word.compare_exchange(old.0, new.0, acquire, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(now) => old = Word(now),
             }

@@ -49,6 +49,7 @@ fn nothing_is_always_to_be_had_until_closed() {
     assert_eq!(quota.try_acquire(0).unwrap().n(), 0);
     quota.close();
     assert_eq!(quota.try_acquire(0).unwrap_err(), QuotaError::Closed);
+    assert_eq!(quota.acquire(0).unwrap_err(), QuotaError::Closed);
     assert!(quota.is_closed());
 }
 

@@ -215,7 +215,8 @@ impl Slot {
     }
 
     pub(crate) fn beat(&self, now: u64) {
-        self.heartbeat.store(now, Ordering::Relaxed);
+        // At a clock's very first reading, too, it is not before the start.
+        self.heartbeat.store(now.max(1), Ordering::Relaxed);
     }
 
     /// Enters a sleeper that a cancellation must wake. It tests for the cancellation after this.

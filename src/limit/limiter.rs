@@ -345,6 +345,15 @@ impl RateLimiter {
         }
     }
 
+    /// Whether `n` tokens are there now, and if not, what [`try_acquire`](Self::try_acquire) would say. Takes nothing.
+    pub(crate) fn look(&self, n: u64) -> Result<(), Denied> {
+        let inner = &*self.inner;
+        match inner.bucket.behind(|| inner.clock.raw(), 0, n) {
+            Short::Until { tick: Some(tick), now, .. } if tick <= now => Ok(()),
+            short => Err(inner.denied(short)),
+        }
+    }
+
     /// As [`reserve`](Self::reserve): a reservation holds its limiter.
     pub(crate) fn reserve_owned(&self, n: u64) -> Result<Reservation, LimitError> {
         let inner = &*self.inner;

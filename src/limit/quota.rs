@@ -29,7 +29,9 @@ const NORMAL: usize = Priority::Normal.class();
 /// - Waiters are served by [`Priority`], then first come, first served, and rise by one class for each 10 s they
 ///   wait. A request that fits may pass a bigger one that does not yet, at most 16 times or until the bigger one has
 ///   waited for 50 ms; then what is given back is kept for it.
-/// - What is given back while somebody waits is handed over: nobody barges in between.
+/// - What is given back while somebody waits is handed over: nobody barges in between. (Who comes and finds too few free
+///   looks a few times more, for some microseconds, before it waits; others that come meanwhile may be quicker. High and
+///   critical requests wait at once.)
 /// - The [limit](Quota::set_limit) may change at any time. Below what is in use it leaves a debt, which the next
 ///   permits given back pay; it never waits.
 /// - Some of it may be [reserved](QuotaBuilder::reserve_for) for high priorities.
@@ -183,7 +185,8 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](QuotaError::TimedOut), [`NeverFits`](QuotaError::NeverFits) or [`Closed`](QuotaError::Closed).
+    /// [`TimedOut`](QuotaError::TimedOut), [`NeverFits`](QuotaError::NeverFits) or [`Closed`](QuotaError::Closed);
+    /// [`Full`](QuotaError::Full) if 262,143 wait already.
     #[inline]
     pub fn acquire_by(&self, n: u64, deadline: impl Into<Deadline>) -> Result<Permit<'_>, QuotaError> {
         self.acquire_with(n, Priority::Normal, deadline)
@@ -294,6 +297,12 @@ impl Quota {
     /// The limit in force.
     pub fn limit(&self) -> u64 {
         self.inner.list.limit(KIND)
+    }
+
+    /// The most that one request of this class can have.
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn most(&self, priority: Priority) -> u64 {
+        self.limit().saturating_sub(self.inner.word().floor(priority.class()))
     }
 
     /// Permits that are free. Negative when the limit was lowered below what is in use.
@@ -427,6 +436,9 @@ impl Inner {
 
     #[cold]
     fn wait(&self, n: u64, priority: Priority, deadline: Deadline) -> Result<(), QuotaError> {
+        if n == 0 && self.list.is_closed(KIND) {
+            return Err(QuotaError::Closed); // to a list, a demand for nothing is one for no kind
+        }
         let start = self.clock.now();
         let until = deadline.on(&self.clock);
         let outcome = with_parker(|parker| {
@@ -435,6 +447,7 @@ impl Inner {
                 priority.class(),
                 start.as_nanos(),
                 parker,
+                || until.is_some_and(|until| self.clock.now() >= until),
                 |parker| self.clock.park(parker, until),
                 &mut tell,
             )

@@ -63,6 +63,10 @@ pub(super) struct Inner {
     hidden: usize,
     index: BTreeMap<ResourceKind, u16>,
     pub(super) rates: BTreeMap<ResourceKind, RateLimiter>,
+    /// Whoever takes tokens of several rates at once.
+    pub(super) paying: Mutex<()>,
+    /// Whose turn it is at each rate, by its place among them.
+    pub(super) turns: WaitList,
     books: Vec<Book>,
     pub(super) holders: Holders,
     /// Who sleeps until a lease is over, to be told of one that is over earlier.
@@ -98,7 +102,9 @@ impl Inner {
             kinds,
             hidden,
             index,
+            turns: WaitList::new(&vec![1; rates.len()]),
             rates,
+            paying: Mutex::default(),
             holders: Holders::new(),
             asleep: Mutex::default(),
             waiting: AtomicUsize::new(0),
@@ -360,9 +366,14 @@ impl ResourceManager {
         Some(self.inner.list.in_use(self.inner.number(&kind.into())?))
     }
 
-    /// How many calls wait for a kind. `None`: there is none such.
+    /// How many calls wait for a kind; of a rate, how many wait for their turn at it. `None`: there is none such.
     pub fn waiting(&self, kind: impl Into<ResourceKind>) -> Option<usize> {
-        Some(self.inner.list.waiters(self.inner.number(&kind.into())?) as usize)
+        let (inner, kind) = (&self.inner, kind.into());
+        let waiters = match inner.number(&kind) {
+            Some(number) => inner.list.waiters(number),
+            None => inner.turns.waiters(inner.rates.keys().position(|rate| *rate == kind)? as u16),
+        };
+        Some(waiters as usize)
     }
 
     /// The rate of this name.

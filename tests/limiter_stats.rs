@@ -192,6 +192,7 @@ fn who_waits_for_several_rates_is_seen_and_its_wait_is_counted() {
     let time = ManualClock::new();
     let both = several(&time, [Rate::per_second(1), Rate::per_second(5)]);
     both.acquire(1).unwrap();
+    let mut seen = None;
     thread::scope(|s| {
         for _ in 0..3 {
             s.spawn(|| both.acquire(1).unwrap());
@@ -200,10 +201,11 @@ fn who_waits_for_several_rates_is_seen_and_its_wait_is_counted() {
             thread::yield_now();
         }
         time.advance(millis(400));
-        let stats = both.stats();
-        assert_eq!((stats.waiting, stats.oldest_waiter), (3, Some(millis(400))));
+        seen = Some(both.stats());
         time.advance(secs(3));
     });
+    let seen = seen.unwrap();
+    assert_eq!((seen.waiting, seen.oldest_waiter), (3, Some(millis(400))));
     let stats = both.stats();
     assert_eq!((stats.waiting, stats.oldest_waiter), (0, None));
     let counts = stats.counts.unwrap();

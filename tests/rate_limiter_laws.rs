@@ -64,6 +64,7 @@ enum Step {
     SetRate(u64),
     SetBurst(u64),
     Pause(u64),
+    Resume,
 }
 
 /// From a nanosecond to a hundred years, each size as likely as another.
@@ -98,6 +99,7 @@ fn everything(burst: u64) -> impl Strategy<Value = Vec<Step>> {
         1 => rate().prop_map(Step::SetRate),
         1 => (1..=burst).prop_map(Step::SetBurst),
         1 => (1u64..10_000_000_000).prop_map(Step::Pause),
+        1 => Just(Step::Resume),
     ];
     prop::collection::vec(step, 1..80)
 }
@@ -175,6 +177,7 @@ fn run(rate: u64, burst: u64, steps: &[Step]) -> Result<(Vec<(u64, u64)>, Vec<Pi
             }
             Step::SetBurst(burst) => limiter.set_burst(burst).unwrap(),
             Step::Pause(nanos) => limiter.pause_until(Duration::from_nanos(nanos)),
+            Step::Resume => limiter.resume(),
         }
         time.set(present);
         // A place follows the changes that are made while somebody looks.

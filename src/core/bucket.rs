@@ -141,6 +141,16 @@ impl Slot {
     pub fn at_once(&self) -> bool {
         self.start <= self.made
     }
+
+    /// The word of the bucket after its piece was taken.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The word before, to which it goes back when the piece is given back as the last one. `None`: it is not the last one.
+    pub fn undone(&self, tat: u64) -> Option<u64> {
+        (tat == self.end).then_some(self.before)
+    }
 }
 
 /// See the head of the file. All times are raw ticks of one clock.
@@ -291,25 +301,16 @@ impl Bucket {
 
     /// [`reserve`](Self::reserve) by terms and a time that were read before.
     pub fn reserve_by(&self, view: &View, n: u64, latest: u64) -> Result<Slot, Short> {
-        let View { terms, point, now, epoch } = *view;
         if n == 0 {
+            let View { now, epoch, .. } = *view;
             return Ok(Slot { start: now, made: now, end: 0, before: 0, epoch, n });
         }
         let mut tat = self.tat.load(Ordering::Relaxed);
-        let price = terms.cost_and_need(n).ok_or_else(|| view.never(tat))?;
         let mut spins = 1;
         loop {
-            let (start, end) = match terms.decide_owing(tat, point, price) {
-                Some(end) => (point.tick, end),
-                None => {
-                    let in_time = terms.ready(tat, point, price.1, true).filter(|start| *start <= latest);
-                    let Some(start) = in_time else { return Err(view.short(tat, price.1)) };
-                    let end = terms.decide_owing(tat, terms.line.at(start), price);
-                    (start, end.expect("`ready` is a tick at which `decide` says yes"))
-                }
-            };
-            match self.advance(tat, end) {
-                Ok(()) => return Ok(Slot { start, made: point.tick, end, before: tat, epoch, n }),
+            let slot = view.reserve(tat, n, latest)?;
+            match self.advance(tat, slot.end) {
+                Ok(()) => return Ok(slot),
                 Err(seen) => tat = seen,
             }
             back_off(&mut spins);
@@ -450,6 +451,19 @@ impl Bucket {
         });
         // An instant that has passed, or lies within the present pause, asks for nothing.
         let (Ok(()) | Err(())) = paused;
+    }
+
+    /// Ends a pause now. Tokens come from now on, into a bucket that the pause has emptied.
+    pub fn resume(&self, now: impl FnOnce() -> u64) {
+        let resumed: Result<(), ()> = self.change(now, |mut terms, now| {
+            if now >= terms.line.t0 {
+                return Err(());
+            }
+            terms.line = terms.line.through(now, terms.line.v0);
+            Ok(terms)
+        });
+        // There is none.
+        let (Ok(()) | Err(())) = resumed;
     }
 
     /// Changes with every change of the terms.

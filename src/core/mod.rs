@@ -11,6 +11,7 @@
 //! | `epoch` | of all who are told to slow down, who does it | lock-free |
 //! | `integral` | how much is held, and was for how long, while many take and give | lock-free; a reading waits for who is in the middle |
 //! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
+//! | `latch` | a latch for a few dozen instructions | blocking: spins, then naps |
 //! | `lease` | what is held until it is dropped or its time is over, and comes back once; who looks at it meanwhile | lock-free; one at a time looks |
 //! | `leader` | who waits for a rate in order of priority, and who of them watches the clock | blocking, one short latch |
 //! | `lifecycle` | running, draining, stopped, and how many are inside | lock-free |
@@ -35,6 +36,7 @@ pub mod claims;
 pub mod epoch;
 pub mod integral;
 pub mod laneword;
+pub mod latch;
 pub mod leader;
 pub mod lease;
 pub mod lifecycle;

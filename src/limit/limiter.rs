@@ -277,15 +277,11 @@ impl RateLimiter {
     ///
     /// [`LimitError::Invalid`] for zero, and for what is too large to be counted at this rate.
     pub fn set_burst(&self, tokens: u64) -> Result<(), LimitError> {
-        valid_burst(tokens)?;
         let inner = &*self.inner;
-        let mut settings = inner.settings.lock();
-        inner.bucket.set_burst(|| inner.clock.raw(), tokens).map_err(|unfit| invalid(unfit, "burst"))?;
-        settings.rate = settings.rate.burst(tokens);
-        drop(settings);
-        inner.refuse_above(tokens);
+        let set = inner.put_burst(tokens);
+        inner.refuse_above_burst();
         inner.wake_all();
-        Ok(())
+        set
     }
 
     /// Nobody passes before `until`; then they go one by one from an empty bucket, the first after one period, and
@@ -299,8 +295,26 @@ impl RateLimiter {
     /// assert_eq!(limiter.try_acquire(1).unwrap_err().ready_in, secs(31));
     /// # Ok::<(), batchyard::limit::LimitError>(())
     /// ```
+    #[doc(alias = "pause_for")]
     pub fn pause_until(&self, until: impl Into<Deadline>) {
         self.inner.pause_until(until.into());
+    }
+
+    /// Ends a pause now, whoever made it: they go one by one from an empty bucket, the first after one period; sleepers are
+    /// re-timed. Without a pause nothing changes.
+    ///
+    /// ```
+    /// use batchyard::{Deadline, ManualClock, Rate, RateLimiter, secs};
+    /// let time = ManualClock::new();
+    /// let limiter = RateLimiter::builder(Rate::per_second(1).burst(9)).clock(time.clock()).build()?;
+    /// limiter.pause_until(Deadline::NEVER);
+    /// limiter.resume();
+    /// assert_eq!(limiter.try_acquire(1).unwrap_err().ready_in, secs(1));
+    /// # Ok::<(), batchyard::limit::LimitError>(())
+    /// ```
+    pub fn resume(&self) {
+        self.inner.put_resume();
+        self.inner.wake_all();
     }
 
     /// The rate that is set.
@@ -462,6 +476,16 @@ impl Inner {
     }
 
     pub(super) fn set_rate(&self, rate: Rate) -> Result<(), LimitError> {
+        let set = self.put_rate(rate);
+        if rate.said_burst().is_some() {
+            self.refuse_above_burst();
+        }
+        self.wake_all();
+        set
+    }
+
+    /// As [`set_rate`](Self::set_rate), and nobody who waits is told yet.
+    pub(super) fn put_rate(&self, rate: Rate) -> Result<(), LimitError> {
         rate.validate("rate")?;
         if let Some(burst) = rate.said_burst() {
             valid_burst(burst)?;
@@ -479,18 +503,29 @@ impl Inner {
         }
         let set = self.bucket.set_pace(now, pace);
         settings.rate = rate.burst(rate.said_burst().unwrap_or(settings.rate.burst_size()));
-        drop(settings);
-        if let Some(burst) = rate.said_burst() {
-            self.refuse_above(burst);
-        }
-        self.wake_all();
         set.map_err(|unfit| invalid(unfit, "rate").into())
     }
 
+    pub(super) fn put_burst(&self, tokens: u64) -> Result<(), LimitError> {
+        valid_burst(tokens)?;
+        let mut settings = self.settings.lock();
+        self.bucket.set_burst(|| self.clock.raw(), tokens).map_err(|unfit| invalid(unfit, "burst"))?;
+        settings.rate = settings.rate.burst(tokens);
+        Ok(())
+    }
+
     pub(super) fn pause_until(&self, until: Deadline) {
+        self.put_pause(until);
+        self.wake_all();
+    }
+
+    pub(super) fn put_pause(&self, until: Deadline) {
         let until = until.on(&self.clock).map_or(u64::MAX, |until| self.clock.raw_at(until));
         self.bucket.pause(|| self.clock.raw(), until);
-        self.wake_all();
+    }
+
+    pub(super) fn put_resume(&self) {
+        self.bucket.resume(|| self.clock.raw());
     }
 
     pub(super) fn never_fits(&self, asked: u64) -> LimitError {

@@ -380,7 +380,7 @@ impl Inner {
                 let cancelled = wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled());
                 cancelled || until.is_some_and(|until| self.clock.now() >= until)
             };
-            list.acquire(d, claim, start, parker, late, park, &mut |w| self.tell(w))
+            list.acquire(d, claim, start, parker, (late, park), &mut |w| self.tell(w))
         });
         match (outcome, stopped) {
             (Err(Unmet::TimedOut), Some(stop)) => Err(stop),

@@ -7,8 +7,8 @@ use super::kind::ResourceKind;
 use super::stats::KindStats;
 use crate::core::integral::Integral;
 use crate::core::waitlist::Load;
-use crate::limit::{Count, Grants, Tally};
-use crate::sync::{CachePadded, Mutex};
+use crate::limit::{Count, Grants, Tally, Usable};
+use crate::sync::CachePadded;
 use crate::time::Timestamp;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) struct Book {
     pub(super) expired: Count,
     pub(super) late_returns: Count,
     began: Timestamp,
-    usable: Mutex<Usable>,
+    usable: Usable,
 }
 
 /// What each grant changes.
@@ -28,22 +28,6 @@ pub(super) struct Book {
 struct Line {
     integral: Integral,
     grants: Grants,
-}
-
-/// The limit over time, brought up to date by each change.
-#[derive(Debug)]
-struct Usable {
-    limit: u64,
-    since: Timestamp,
-    /// Unit-nanoseconds until then.
-    sum: u128,
-}
-
-impl Usable {
-    fn until(&self, now: Timestamp) -> u128 {
-        // Another thread's reading may be older than the last one: no time has passed then.
-        self.sum + u128::from(self.limit) * (now - self.since).as_nanos()
-    }
 }
 
 impl Book {
@@ -55,7 +39,7 @@ impl Book {
             expired: Count::default(),
             late_returns: Count::default(),
             began: now,
-            usable: Mutex::new(Usable { limit, since: now, sum: 0 }),
+            usable: Usable::new(limit, now),
         }
     }
 
@@ -81,17 +65,14 @@ impl Book {
         now.as_nanos().saturating_sub(self.began.as_nanos())
     }
 
-    /// `limit` is asked under the latch, so that what was set last is what the book has last.
+    /// `limit` is asked when nobody else sets one here.
     pub(super) fn set_limit(&self, limit: impl FnOnce() -> u64, now: Timestamp) {
-        let mut usable = self.usable.lock();
-        usable.sum = usable.until(now);
-        usable.since = usable.since.max(now);
-        usable.limit = limit();
+        self.usable.set(limit, now);
     }
 
     pub(super) fn read(&self, kind: &ResourceKind, load: Load, reserved: u64, now: Timestamp) -> KindStats {
         let used = self.line.integral.read().until(self.nanos(now));
-        let usable = self.usable.lock().until(now);
+        let usable = self.usable.until(now);
         KindStats {
             kind: kind.clone(),
             limit: load.limit,

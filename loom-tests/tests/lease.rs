@@ -167,6 +167,36 @@ mod loop_free {
             .exactly(ONE_OF_THEM);
     }
 
+    /// The holder of before renews late: it moves no other's end.
+    #[test]
+    fn a_stale_renewal_leaves_the_next_lease_alone() {
+        explore(shared, &[|s: &Shared| and_again(s, drops(s)), renews], |s, seen| {
+            assert_eq!((s.lease.expiry(), s.lease.take(1)), (Some(99), Ok(Some(20))));
+            (seen[0], seen[1])
+        })
+        .exactly([(Did::Got(7), Did::Renewed(true)), (Did::Got(7), Did::Renewed(false))]);
+    }
+
+    /// Nor does he change what it has.
+    #[test]
+    fn a_stale_edit_leaves_the_next_lease_alone() {
+        let edits = |s: &Shared| match s.lease.edit(0, |n| *n += 1) {
+            Ok(Looked::Stands(())) => Did::Looked(0),
+            Ok(Looked::Left(n)) => Did::Got(n),
+            Err(Gone) => Did::Nothing,
+        };
+        explore(shared, &[|s: &Shared| and_again(s, drops(s)), edits], |s, seen| {
+            let again = if seen[0] == Did::Left { Err(Gone) } else { Ok(Some(20)) };
+            assert_eq!(s.lease.take(1), again, "{seen:?}");
+            (seen[0], seen[1])
+        })
+        .exactly_together([
+            (Did::Got(8), Did::Looked(0)),
+            (Did::Got(7), Did::Nothing),
+            (Did::Left, Did::Got(8)),
+        ]);
+    }
+
     /// Neither waits. The load is with one of them, and the slot can be used again at once.
     #[test]
     fn a_drop_beside_a_look() {

@@ -266,7 +266,12 @@ impl Bucket {
         let tat = self.tat.load(Ordering::Relaxed);
         match view.terms.decide(tat, view.point, cost) {
             Some(end) => self.advance(tat, end).ok().map(|()| Ok(view.point.tick)),
-            None => Some(Err(view.short(tat, cost))),
+            None => {
+                if armed!(mutant = "bucket_refusal_writes") {
+                    let _ = self.advance(tat, tat + cost);
+                }
+                Some(Err(view.short(tat, cost)))
+            }
         }
     }
 
@@ -282,6 +287,10 @@ impl Bucket {
             let Some(end) = view.terms.decide_owing(tat, view.point, price) else {
                 return Err(view.short(tat, price.1));
             };
+            if armed!(mutant = "bucket_stores_tat_again") {
+                self.tat.store(end, Ordering::Relaxed);
+                return Ok(view.point.tick);
+            }
             match self.advance(tat, end) {
                 Ok(()) => return Ok(view.point.tick),
                 Err(seen) => tat = seen,
@@ -305,12 +314,19 @@ impl Bucket {
             let View { now, epoch, .. } = *view;
             return Ok(Slot { start: now, made: now, end: 0, before: 0, epoch, n });
         }
-        let mut tat = self.tat.load(Ordering::Relaxed);
+        let seen = self.tat.load(Ordering::Relaxed);
+        let mut tat = seen;
         let mut spins = 1;
         loop {
-            let slot = view.reserve(tat, n, latest)?;
+            let late = tat != seen && armed!(mutant = "bucket_deadline_looked_at_once");
+            let mut slot = view.reserve(tat, n, if late { u64::MAX } else { latest })?;
             match self.advance(tat, slot.end) {
-                Ok(()) => return Ok(slot),
+                Ok(()) => {
+                    if armed!(mutant = "bucket_slot_of_a_later_epoch") {
+                        slot.epoch = self.epoch();
+                    }
+                    return Ok(slot);
+                }
                 Err(seen) => tat = seen,
             }
             back_off(&mut spins);
@@ -362,7 +378,10 @@ impl Bucket {
     /// What started before the first change since it was last brought up to date has started.
     pub fn retime(&self, slot: &mut Slot) -> bool {
         // Not a clock, but to be read while the terms stand, as a clock is.
-        let View { terms, epoch, now: since, .. } = self.view(&|| self.terms.since.load(Ordering::Acquire));
+        // ORDERING: Acquire pairs with the Release stores of `write`, as the loads of the terms do.
+        let since = || self.terms.since.load(ordering!(Acquire, mutant = "bucket_since_relaxed"));
+        let View { terms, epoch, now: since, .. } = self.view(&since);
+        let epoch = if armed!(mutant = "bucket_retimed_to_a_later_epoch") { self.epoch() } else { epoch };
         if slot.epoch == NEVER {
             return false;
         }
@@ -444,8 +463,11 @@ impl Bucket {
                 return Err(());
             }
             terms.line = terms.line.through(until, terms.line.v0);
-            if !armed!(mutant = "bucket_pause_no_barrier") {
-                terms.barrier = terms.barrier.max(terms.line.v0 + terms.burst);
+            let barrier = terms.line.v0 + terms.burst;
+            let spared = armed!(mutant = "bucket_pause_spares_the_barrier")
+                && self.tat.load(Ordering::Relaxed) >= barrier;
+            if !spared && !armed!(mutant = "bucket_pause_no_barrier") {
+                terms.barrier = terms.barrier.max(barrier);
             }
             Ok(terms)
         });
@@ -502,7 +524,8 @@ impl Bucket {
     fn read_once(&self, now: &impl Fn() -> u64, unless: u64) -> Option<View> {
         let shared = &*self.terms;
         // ORDERING: Acquire pairs with the Release at the end of `change`.
-        let epoch = shared.sequence.load(Ordering::Acquire);
+        let epoch = shared.sequence.load(ordering!(Acquire, mutant = "bucket_look_relaxed"));
+        let unless = if armed!(mutant = "bucket_reads_what_is_written") { 0 } else { unless };
         if epoch & unless != 0 {
             return None;
         }

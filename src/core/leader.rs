@@ -223,13 +223,21 @@ impl Leader {
         wake: &mut impl FnMut(&Waiter),
     ) -> Option<Turn> {
         let mut q = self.enter(now);
+        let follows = armed!(mutant = "leader_follower_leaves_silently")
+            && Self::standing(node).is_none()
+            // SAFETY: as below.
+            && unsafe { Seat::new(node) }.with(|e| e.seq != q.leader);
+        if armed!(mutant = "leader_follower_leaves_silently") {
+            drop(q);
+            q = self.enter(now);
+        }
         if let Some(turn) = Self::standing(node) {
             return Some(turn);
         }
         // SAFETY: the latch is held, and the node waits: it is linked.
         let seat = unsafe { Seat::new(node) };
         self.unseat(&mut q, seat, NodeState::Idle);
-        if !armed!(mutant = "leader_leaves_silently") {
+        if !armed!(mutant = "leader_leaves_silently") && !follows {
             self.settle(q, None, take, wake);
         }
         None
@@ -298,6 +306,9 @@ impl Leader {
     fn count(&self, q: &mut Queue, waiters: i64, units: i128) {
         q.units = q.units.wrapping_add_signed(units);
         self.units.store(u64::try_from(q.units).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if armed!(mutant = "leader_shuts_no_gate") {
+            return;
+        }
         self.waiting.fetch_add(waiters as u64, Ordering::Relaxed);
     }
 
@@ -367,7 +378,9 @@ impl Leader {
                 }
                 Take::Never => (NodeState::Never, Turn::Never),
                 Take::Until(due) => {
-                    if q.leader != seq && !armed!(mutant = "leader_no_hand_over") {
+                    let within = armed!(mutant = "leader_hands_over_within_its_class")
+                        && mine.is_some_and(|mine| mine.with(|e| e.class) != head.with(|e| e.class));
+                    if q.leader != seq && !within && !armed!(mutant = "leader_no_hand_over") {
                         q.leader = seq;
                         if !is_mine {
                             told.push(head.with(|e| e.waiter.clone()));

@@ -238,10 +238,11 @@ impl<T> Lease<T> {
         let mut old = self.look_up();
         loop {
             let held = old.state() == HELD && (old.expiry() > now || old.expiry() == NEVER);
-            if old.generation() != generation || !(held || old.state() == OVERDUE) {
+            let stale = old.generation() != generation && !armed!(mutant = "lease_renew_ignores_generation");
+            if stale || !(held || old.state() == OVERDUE) {
                 return Err(Gone);
             }
-            let new = Word::pack(generation, HELD, expiry);
+            let new = Word::pack(old.generation(), HELD, expiry);
             if armed!(mutant = "lease_renew_by_store") {
                 self.word.swap(new.0, Ordering::Relaxed);
                 return Ok(());
@@ -265,6 +266,10 @@ impl<T> Lease<T> {
             return false;
         }
         let new = Word::pack(old.generation(), OVERDUE, old.expiry());
+        if armed!(mutant = "lease_mark_by_store") {
+            self.word.swap(new.0, Ordering::Relaxed);
+            return true;
+        }
         // Relaxed: as in `renew`.
         self.word.compare_exchange(old.0, new.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -288,7 +293,8 @@ impl<T> Lease<T> {
         let unmarked = armed!(mutant = "lease_look_unmarked");
         let mut old = self.look_up();
         loop {
-            let other = only.is_some_and(|generation| generation != old.generation());
+            let other = only.is_some_and(|generation| generation != old.generation())
+                && !armed!(mutant = "lease_edit_ignores_generation");
             if other || !matches!(old.state(), HELD | OVERDUE) {
                 return None;
             }

@@ -176,6 +176,7 @@ impl<W: FnMut(&Waiter)> Seated<'_, W> {
         match found {
             Cancelled::WasGranted if armed!(mutant = "waitlist_loser_drops") => Err(Unmet::TimedOut),
             Cancelled::WasGranted => Ok(()),
+            Cancelled::WasClosed if armed!(mutant = "waitlist_refusal_is_a_grant") => Ok(()),
             Cancelled::WasClosed => Err(self.why()),
             Cancelled::Removed | Cancelled::WasIdle => Err(Unmet::TimedOut),
         }

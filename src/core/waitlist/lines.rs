@@ -12,8 +12,8 @@
 use super::demand::Demand;
 use super::{NodeState, Refused, Waiter};
 use crate::core::permits::CLASSES;
-use crate::sync::UnsafeCell;
 use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::sync::{UnsafeCell, ordering};
 use std::fmt;
 use std::marker::PhantomPinned;
 use std::ptr;
@@ -130,7 +130,7 @@ impl Node {
     pub(in crate::core) fn state(&self) -> NodeState {
         // ORDERING: Acquire pairs with the Release of who published the state: what was written into the entry before
         // is seen.
-        NodeState::of(self.state.load(Ordering::Acquire))
+        NodeState::of(self.state.load(ordering!(Acquire, mutant = "leader_standing_relaxed")))
     }
 }
 

@@ -282,6 +282,15 @@ fn no_part_outlives_its_owner() {
     }
 }
 
+/// Counts itself out, whatever becomes of it: who waits for that does not wait for ever.
+struct Going<'a>(&'a AtomicUsize);
+
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Permits come and go in every way while others look at all of them. What is seen belongs together, and in the end all
 /// is back.
 #[test]
@@ -292,6 +301,7 @@ fn who_looks_sees_each_permit_whole_while_they_come_and_go() {
         for i in 1..=3_u64 {
             let (manager, going) = (&manager, &going);
             s.spawn(move || {
+                let _going = Going(going);
                 let (name, mut owner) = (format!("{i}"), Owner::new(format!("{}", i + 10)));
                 let mine = Demand::new().need("gpu", i).need("cpu", i);
                 let more = Demand::new().need("gpu", i + 10);
@@ -305,7 +315,6 @@ fn who_looks_sees_each_permit_whole_while_they_come_and_go() {
                     }
                     drop(permit);
                 }
-                going.fetch_sub(1, Ordering::Relaxed);
             });
         }
         s.spawn(|| {

@@ -464,6 +464,15 @@ fn limits_that_two_change_at_once_are_one() {
     }
 }
 
+/// Counts itself out, whatever becomes of it: who waits for that does not wait for ever.
+struct Going<'a>(&'a AtomicUsize);
+
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The clock stands while others take and give, so what they hold counts for nothing: each reading is exactly what one
 /// permit held, whoever is in the middle of a grant.
 #[test]
@@ -477,9 +486,9 @@ fn utilisation_is_exact_beside_grants() {
         for n in [1, 1 << 20] {
             let (manager, going) = (&manager, &going);
             s.spawn(move || {
+                let _going = Going(going);
                 let demand = Demand::new().need("k", n);
                 (0..20_000).for_each(|_| drop(manager.try_acquire(&demand).unwrap()));
-                going.fetch_sub(1, Ordering::Relaxed);
             });
         }
         while going.load(Ordering::Relaxed) > 0 {

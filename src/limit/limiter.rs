@@ -457,31 +457,42 @@ impl Inner {
         if let Some(burst) = rate.said_burst() {
             valid_burst(burst)?;
         }
-        let now = || self.clock.raw();
+        self.change_rate(|_| Some(rate)).map(drop)
+    }
+
+    /// To the rate that `next` makes of the present one, while nobody else sets one; `rate` and burst have been validated.
+    /// The raw reading from which on it stands; `None`: `next` leaves it as it is.
+    pub(super) fn change_rate(
+        &self,
+        next: impl FnOnce(Rate) -> Option<Rate>,
+    ) -> Result<Option<u64>, LimitError> {
         let mut settings = self.settings.lock();
+        let Some(rate) = next(settings.rate) else { return Ok(None) };
         if !rate.at_most(&settings.max_rate) {
             let problem = format!("{rate} is above the max_rate, {}", settings.max_rate);
             return Err(Invalid::new("rate", problem).into());
         }
         let pace = rate.pace(&self.clock, 1).ok_or_else(|| too_fast("rate"))?;
-        // The burst first: it is the one that may not fit.
-        if let Some(burst) = rate.said_burst() {
-            self.bucket.set_burst(now, burst).map_err(|unfit| invalid(unfit, "burst"))?;
-        }
-        let set = self.bucket.set_pace(now, pace);
-        settings.rate = rate.burst(rate.said_burst().unwrap_or(settings.rate.burst_size()));
+        let burst = rate.said_burst();
+        let since = self
+            .bucket
+            .set(|| self.clock.raw(), Some(pace), burst)
+            .map_err(|unfit| invalid(unfit, "rate"))?;
+        settings.rate = rate.burst(burst.unwrap_or(settings.rate.burst_size()));
         drop(settings);
-        if let Some(burst) = rate.said_burst() {
+        if let Some(burst) = burst {
             self.refuse_above(burst);
         }
         self.wake_all();
-        set.map_err(|unfit| invalid(unfit, "rate").into())
+        Ok(Some(since))
     }
 
     pub(super) fn pause_until(&self, until: Deadline) {
         let until = until.on(&self.clock).map_or(u64::MAX, |until| self.clock.raw_at(until));
-        self.bucket.pause(|| self.clock.raw(), until);
-        self.wake_all();
+        // What prolongs nothing moves nobody.
+        if self.bucket.pause(|| self.clock.raw(), until) {
+            self.wake_all();
+        }
     }
 
     pub(super) fn never_fits(&self, asked: u64) -> LimitError {

@@ -128,7 +128,8 @@ impl Reservation {
     }
 
     /// When its tokens will be there, by the rate, burst and pause of now: a change of them moves it.
-    /// One that nobody looked at between two changes may count as started at the later one.
+    /// It does not matter who looks at it when: what came due between two changes came due then. (Only if nobody looks for
+    /// more than thirty changes may it have to give up its place for one at the end.)
     /// [`Timestamp::MAX`] when a pause has moved it out of the clock's reach, or the burst was lowered below its tokens.
     pub fn start_at(&self) -> Timestamp {
         let mut slot = self.slot.lock();
@@ -180,10 +181,10 @@ impl Reservation {
     /// Spends its tokens if its time has come; comes back if not, or not any more. Never sleeps: for who holds a latch.
     pub(crate) fn spend(mut self) -> Result<(), Reservation> {
         let mut slot = self.slot.lock();
-        let has_come = self.limiter.bucket().retime(&mut slot) && slot.start <= self.limiter.clock().raw();
+        let has_come = self.limiter.bucket().has_come(|| self.limiter.clock().raw(), &mut slot);
         let start = self.limiter.slot_time(&slot);
         drop(slot);
-        if !has_come {
+        if has_come != Some(true) {
             return Err(self);
         }
         self.held = false;

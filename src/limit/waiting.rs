@@ -77,18 +77,18 @@ impl Inner {
     }
 
     pub(super) fn sleep_until(&self, slot: &mut Slot, n: u64, latest: u64) -> Result<(), LimitError> {
-        if slot.start <= self.clock.raw() && self.bucket.retime(slot) && slot.start <= self.clock.raw() {
+        let now = || self.clock.raw();
+        if slot.start <= now() && self.bucket.has_come(now, slot) == Some(true) {
             return Ok(());
         }
         with_parker(|parker| {
             // Entered first, then the terms are read: a change before the entry is seen here, a later one wakes us.
             let _entry = Sleeper::new(self, parker.unparker(), Some(self.clock.now()));
             loop {
-                if !self.bucket.retime(slot) {
-                    return Err(self.never_fits(n));
-                }
-                if slot.start <= self.clock.raw() {
-                    return Ok(());
+                match self.bucket.has_come(now, slot) {
+                    None => return Err(self.never_fits(n)),
+                    Some(true) => return Ok(()),
+                    Some(false) => {}
                 }
                 if slot.start > latest {
                     let tick = (slot.start < u64::MAX).then_some(slot.start);

@@ -114,7 +114,9 @@ impl Context {
                 Some(AcquireError::NeverFits { kind, asked, limit: limit.saturating_sub(lost) })
             },
         };
+        let asked = shared.clock.now();
         let permit = shared.gate.manager.acquire_inside(&demand, &wait, &inside, place)?;
+        self.note_paid(&demand, asked);
         // Looked at behind the entry of what it holds: either who abandons the attempt finds that, or we see it here.
         if self.check().is_err() {
             return Err(AcquireError::Cancelled);

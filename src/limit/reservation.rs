@@ -121,6 +121,15 @@ pub struct Reservation {
     held: bool,
 }
 
+/// Tokens of a reservation that have been spent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spent {
+    /// The stamp of the grant.
+    pub(crate) at: Timestamp,
+    /// They were there when it was made.
+    pub(crate) at_once: bool,
+}
+
 impl Reservation {
     pub(super) fn new(limiter: RateLimiter, slot: Slot, n: u64) -> Self {
         let made = limiter.clock().now();
@@ -178,11 +187,17 @@ impl Reservation {
         Ok(grant)
     }
 
-    /// Spends its tokens if its time has come; comes back if not, or not any more. Never sleeps: for who holds a latch.
-    pub(crate) fn spend(mut self) -> Result<(), Reservation> {
+    /// Its limiter.
+    pub(crate) fn limiter(&self) -> &RateLimiter {
+        &self.limiter
+    }
+
+    /// Spends its tokens if its time has come, and says that time; comes back if not, or not any more. Never sleeps: for who
+    /// holds a latch.
+    pub(crate) fn spend(mut self) -> Result<Spent, Reservation> {
         let mut slot = self.slot.lock();
         let has_come = self.limiter.bucket().has_come(|| self.limiter.clock().raw(), &mut slot);
-        let start = self.limiter.slot_time(&slot);
+        let (start, at_once) = (self.limiter.slot_time(&slot), slot.at_once());
         drop(slot);
         if has_come != Some(true) {
             return Err(self);
@@ -191,7 +206,7 @@ impl Reservation {
         if let Some(counts) = self.limiter.inner().counts.as_ref().filter(|_| self.n > 0) {
             counts.granted_after(self.n, start - self.made);
         }
-        Ok(())
+        Ok(Spent { at: start, at_once })
     }
 
     /// Gives its tokens back if it is the last reservation; no clock is involved, so neither is when.

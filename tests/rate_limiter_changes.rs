@@ -98,6 +98,33 @@ fn retry_after_is_no_herd_of_those_who_were_due() {
     assert_eq!(starts, [1_100_000, 1_200_000, 1_300_000, resumed + 500_000 / 7, resumed + 1_500_000 / 7]);
 }
 
+/// A reading behind the last change is no pause: the tokens that were saved stay.
+#[test]
+fn a_clock_behind_a_change_pauses_nothing() {
+    let (time, limiter) = manual(Rate::per_second(1).burst(3));
+    time.advance(secs(10));
+    limiter.set_rate(Rate::per_second(2)).unwrap();
+    time.set(Timestamp::ZERO + secs(9));
+    limiter.set_burst(4).unwrap();
+    assert_eq!(limiter.remaining(), 4);
+    // A pause that ends behind that change is one all the same.
+    limiter.pause_until(Timestamp::ZERO + millis(9500));
+    assert_eq!(limiter.remaining(), 0);
+    time.set(Timestamp::ZERO + secs(10));
+    assert_eq!(limiter.try_acquire(1).unwrap_err().ready_in, millis(500));
+}
+
+#[test]
+fn a_rate_and_a_burst_are_set_together_or_not_at_all() {
+    let (_, limiter) = manual(Rate::per_second(1).burst(3));
+    for wrong in
+        [Rate::per_second(101).burst(5), Rate::per_second(5).burst(u64::MAX), Rate::per_second(0).burst(5)]
+    {
+        limiter.set_rate(wrong).unwrap_err();
+        assert_eq!((limiter.rate(), limiter.remaining()), (Rate::per_second(1).burst(3), 3));
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Pass(u64),

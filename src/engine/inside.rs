@@ -49,7 +49,7 @@ impl Context {
 
     /// Takes `n` tokens of one of the engine's rates, waiting for them if need be: for items that make several calls, or
     /// find out how many on the way. (A batch that is [`paced_by`](crate::BatchBuilder::paced_by) a rate has paid one
-    /// token for the start of each item.)
+    /// token for the start of each item.) An [adaptive](crate::limit::Adaptive) rate hears how the attempt fared.
     ///
     /// ```
     /// use batchyard::{Engine, Rate};

@@ -48,6 +48,12 @@ pub enum Outcome {
 /// flight say the same thing. As long as half the rate or more is used and goes well, it adds a step each second. A
 /// `Retry-After` pauses it, and then they go one by one.
 ///
+/// A limiter of an engine hears from items: of those that went well, that their tokens were well spent, whether they were
+/// taken for the start ([`paced_by`](crate::BatchBuilder::paced_by)) or by [`Context::pace`](crate::Context::pace); of
+/// [`Failure::retry_after`](crate::Failure::retry_after), that it was too much. The latter is one call's refusal, so not all rates that an
+/// item has used hear it: only those of its last demand for tokens, and if that was of several rates, the one whose tokens
+/// had to be waited for longest, which set the pace (all of them if none had to be waited for).
+///
 /// ```
 /// use batchyard::limit::{Adaptive, Outcome, RateLimiter};
 /// use batchyard::{ManualClock, Rate, secs};

@@ -10,9 +10,10 @@ use super::error::{Denied, LimitError};
 use super::limiter_stats::Counts;
 use super::rate::Rate;
 use super::reservation::{Grant, Refund, Reservation};
-use super::waiting::{Sleeper, Sleepers, Watch};
+use super::waiting::Watch;
 use crate::core::bucket::{Bucket, Short, Slot};
 use crate::core::leader::Leader;
+use crate::core::sleepers::Sleepers;
 use crate::error::Invalid;
 use crate::job::Priority;
 use crate::sync::{Arc, Mutex, Unparker};
@@ -46,7 +47,7 @@ use std::time::Duration;
 /// | `try_acquire`, granted | a clock reading, one CAS |
 /// | `try_acquire`, denied | a clock reading, no write |
 /// | sleeping | one entry in a map under a latch, O(log sleepers) |
-/// | `set_rate`, `set_burst`, `pause_until` | wakes every sleeper, to look again; by priority, one |
+/// | `set_rate`, `set_burst`, `pause_until` | wakes every sleeper, to look again (by priority, one), if it changes anything |
 ///
 /// A demand above the burst is refused, or owed: see [`Oversize`](super::Oversize).
 ///
@@ -63,7 +64,8 @@ pub(super) struct Inner {
     /// Whether a raw tick is a nanosecond.
     nanos: bool,
     pub(super) settings: Mutex<Settings>,
-    pub(super) sleepers: Mutex<Sleepers>,
+    /// Who sleeps to a place of its own, and who else looks at changes.
+    pub(super) sleepers: Sleepers,
     /// Who waits in order of priority, if that is the order.
     pub(super) line: Option<Leader>,
     /// What it has learnt, if it learns.
@@ -123,7 +125,7 @@ impl RateLimiter {
                 scale,
                 nanos: nanos == ticks,
                 settings: Mutex::new(Settings { rate, max_rate }),
-                sleepers: Mutex::default(),
+                sleepers: Sleepers::default(),
                 line,
                 adapting,
                 counts: counted.then(Box::default),
@@ -289,7 +291,8 @@ impl RateLimiter {
     }
 
     /// Nobody passes before `until`; then they go one by one from an empty bucket, the first after one period, and
-    /// those who sleep already keep their order. For a `Retry-After`. A pause is never shortened by another.
+    /// those who sleep already keep their order. For a `Retry-After`. A pause is never shortened by another, and what
+    /// prolongs none wakes nobody. Whose time had come before keeps that, also if nobody has looked since.
     ///
     /// ```
     /// use batchyard::{ManualClock, Rate, RateLimiter, secs};
@@ -370,7 +373,7 @@ impl RateLimiter {
 
     /// Wakes `who` at each change of the rate, the burst or a pause, until it is dropped.
     pub(crate) fn watch(&self, who: Unparker) -> impl Sized + '_ {
-        Sleeper::new(&self.inner, who, None)
+        self.inner.sleepers.enter(who, None)
     }
 
     /// As [`watch`](Self::watch), without holding on to this handle.

@@ -174,9 +174,10 @@ impl Inner {
         let level = self.bucket.level(|| self.clock.raw());
         let now = self.clock.now();
         let (waiting, oldest) = match &self.line {
-            Some(line) => (line.waiting() as usize, line.oldest().map(Timestamp::from_nanos)),
-            None => self.sleepers.lock().waiting(),
+            Some(line) => (line.waiting() as usize, line.oldest()),
+            None => (self.sleepers.waiting(), self.sleepers.oldest()),
         };
+        let oldest = oldest.map(Timestamp::from_nanos);
         LimiterStats {
             rate,
             burst: rate.burst_size(),

@@ -11,7 +11,7 @@
 //!   be if somebody had looked in between; and who finds that its time has come is ahead of every change after that.
 //!
 //! Not verified here: the arithmetic and the window law over many grants (property tests, `tests/rate_limiter_laws.rs`
-//! and `core/bucket/line.rs`), and that sleepers are woken by a change (a map under a latch in `limit/limiter.rs`).
+//! and `core/bucket/line.rs`), and that sleepers are woken by a change (`tests/sleepers.rs`).
 //! The readers of changing terms retry while one is being written, so those models stay out of the
 //! `loom_rmw_loads` pass; the others are in `loop_free`.
 

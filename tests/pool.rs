@@ -65,6 +65,9 @@ fn settings_are_checked() {
     assert_eq!(field(b.builder().quota(Quota::new(40_000).unwrap())), "quota");
     assert_eq!(field(b.builder().quota(Quota::new(4).unwrap()).max_size(4)), "max_size");
     assert_eq!(field(b.builder().max_size(4).min_idle(5)), "min_idle");
+    let reserved = Quota::builder(10).reserve_for(Priority::High, 5).build().unwrap();
+    assert_eq!(field(b.builder().quota(reserved.clone()).min_idle(6)), "min_idle");
+    assert_eq!(b.builder().quota(reserved).min_idle(5).build().unwrap().stats().idle, 5);
     assert_eq!(field(b.builder().timeout(Duration::ZERO)), "timeout");
     assert_eq!(field(b.builder().max_lifetime(Duration::ZERO)), "max_lifetime");
     assert_eq!(field(b.builder().idle_timeout(Duration::ZERO)), "idle_timeout");

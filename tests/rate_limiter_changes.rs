@@ -110,8 +110,21 @@ fn a_clock_behind_a_change_pauses_nothing() {
     // A pause that ends behind that change is one all the same.
     limiter.pause_until(Timestamp::ZERO + millis(9500));
     assert_eq!(limiter.remaining(), 0);
+    // And what is no pause cannot be ended, nor time pass twice by it.
     time.set(Timestamp::ZERO + secs(10));
     assert_eq!(limiter.try_acquire(1).unwrap_err().ready_in, millis(500));
+    time.advance(secs(10));
+    limiter.set_rate(Rate::per_second(1)).unwrap();
+    limiter.acquire(4).unwrap();
+    time.set(Timestamp::ZERO + secs(15));
+    limiter.resume();
+    time.set(Timestamp::ZERO + secs(20));
+    assert_eq!(limiter.remaining(), 0);
+    limiter.pause_until(Timestamp::ZERO + secs(30));
+    time.set(Timestamp::ZERO + secs(15));
+    limiter.resume();
+    time.set(Timestamp::ZERO + secs(20));
+    assert_eq!(limiter.remaining(), 0);
 }
 
 #[test]
@@ -133,6 +146,7 @@ enum Step {
     SetBurst(u64),
     SetBoth(u64, u64),
     Pause(u64),
+    Resume,
 }
 
 /// Fewer changes than are remembered.
@@ -144,6 +158,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (1u64..6).prop_map(Step::SetBurst),
         2 => (1u64..50, 1u64..6).prop_map(|(rate, burst)| Step::SetBoth(rate, burst)),
         2 => (1u64..5_000_000_000).prop_map(Step::Pause),
+        1 => Just(Step::Resume),
     ];
     prop::collection::vec(step, 1..32)
 }
@@ -165,6 +180,7 @@ fn play(steps: &[Step], owes: bool, look: impl Fn(usize) -> bool) -> Vec<Timesta
             Step::SetBurst(burst) => limiter.set_burst(burst).unwrap(),
             Step::SetBoth(rate, burst) => limiter.set_rate(Rate::per_second(rate).burst(burst)).unwrap(),
             Step::Pause(nanos) => limiter.pause_until(Duration::from_nanos(nanos)),
+            Step::Resume => limiter.resume(),
         }
         if look(i) {
             places.iter().for_each(|place| {

@@ -84,6 +84,7 @@ enum Step {
     Pause(u64),
     /// Brings all places up to date.
     Look,
+    Resume,
 }
 
 /// From a nanosecond to a hundred years, each size as likely as another.
@@ -141,6 +142,7 @@ fn changes(burst: u64) -> impl Strategy<Value = Step> {
         (1..=burst).prop_map(Step::SetBurst),
         (rate(), 1..=burst).prop_map(|(rate, burst)| Step::SetBoth(rate, burst)),
         (1u64..10_000_000_000).prop_map(Step::Pause),
+        Just(Step::Resume),
     ]
 }
 
@@ -228,6 +230,7 @@ fn run(
                 pieces.push(Piece { since: stamp(present), rate });
             }
             Step::Pause(nanos) => limiter.pause_until(Duration::from_nanos(nanos)),
+            Step::Resume => limiter.resume(),
             Step::Look => places.iter().for_each(|place| {
                 place.start_at();
             }),

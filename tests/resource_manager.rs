@@ -5,6 +5,8 @@
 
 use batchyard::resource::{AcquireError, Cancel, Demand, Owner, PermitError, SetLimitError, Wait};
 use batchyard::{Deadline, ManualClock, Priority, Rate, RateLimiter, ResourceKind, ResourceManager, secs};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Instant;
 
@@ -239,6 +241,112 @@ fn rates_are_paid_last_and_nothing_is_held_meanwhile() {
     drop(manager.try_acquire(&demand).unwrap());
 }
 
+/// Places whose time came while the permit was another's are not all used in one moment.
+#[test]
+fn tokens_that_came_while_a_permit_was_waited_for_are_no_burst() {
+    const WAITERS: usize = 5;
+    let time = ManualClock::new();
+    let rate = RateLimiter::builder(Rate::per_second(10)).clock(time.clock()).build().unwrap();
+    let manager =
+        ResourceManager::builder().quota("gpu", 1).rate("api", rate).clock(time.clock()).build().unwrap();
+    let demand = Demand::new().need("gpu", 1).pace("api", 1);
+    drop(manager.acquire(&demand).unwrap());
+    let granted = Arc::new(AtomicUsize::new(0));
+    let until = |what: &str, is: &dyn Fn() -> bool| {
+        let start = Instant::now();
+        while !is() {
+            assert!(start.elapsed() < secs(20), "never: {what}; {granted:?} were granted");
+            thread::yield_now();
+        }
+    };
+    let one_sleeps = || until("one waits for its token", &|| time.next_deadline().is_some());
+    let all_of = |n| until("so many", &|| granted.load(Ordering::Relaxed) >= n);
+    for _ in 0..WAITERS {
+        let (manager, demand, granted) = (manager.clone(), demand.clone(), Arc::clone(&granted));
+        thread::spawn(move || {
+            drop(manager.acquire(&demand).unwrap());
+            granted.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+    one_sleeps();
+    until("the others wait for their turn", &|| manager.waiting("api") == Some(WAITERS - 1));
+    let held = manager.acquire(&"gpu".into()).unwrap();
+    time.advance(secs(60));
+    until("one waits for the permit", &|| manager.waiting("gpu") > Some(0));
+    drop(held);
+    // The one place that was late, and the burst of one.
+    all_of(2);
+    one_sleeps();
+    assert_eq!(granted.load(Ordering::Relaxed), 2);
+    for all in 3..=WAITERS {
+        one_sleeps();
+        time.advance(batchyard::millis(100));
+        all_of(all);
+        assert_eq!(granted.load(Ordering::Relaxed), all);
+    }
+    assert_eq!(manager.available("gpu"), Some(1));
+}
+
+/// So many tokens that they do not run out.
+const MANY: u64 = 1 << 40;
+
+/// Two rates; of the first one there are many tokens, and hardly any come.
+fn two_rates(time: &ManualClock, second: Rate) -> (ResourceManager, Demand) {
+    let limiter = |rate: Rate| RateLimiter::builder(rate).clock(time.clock()).build().unwrap();
+    let manager = ResourceManager::builder()
+        .rate("many", limiter(Rate::per(1, secs(1_000_000)).burst(MANY)))
+        .rate("few", limiter(second))
+        .clock(time.clock())
+        .build()
+        .unwrap();
+    (manager, Demand::new().pace("many", 1).pace("few", 1))
+}
+
+#[test]
+fn a_demand_that_is_refused_for_one_rate_costs_the_other_nothing() {
+    let time = ManualClock::new();
+    let (manager, both) = two_rates(&time, Rate::per_hour(1));
+    manager.rate("few").unwrap().try_acquire(1).unwrap();
+    let (over, taken) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|s| {
+        s.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                drop(manager.try_acquire(&Demand::new().pace("many", 1)).unwrap());
+                taken.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for _ in 0..50_000 {
+            let refused = manager.try_acquire(&both).unwrap_err();
+            assert_eq!(refused, AcquireError::Paced { rate: "few".into(), ready_in: secs(3600) });
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(manager.rate("many").unwrap().remaining(), MANY - taken.load(Ordering::Relaxed) as u64);
+}
+
+#[test]
+fn of_demands_over_two_rates_one_has_the_last_token_and_the_others_lose_none() {
+    const ROUNDS: u64 = 1000;
+    let time = ManualClock::new();
+    let (manager, both) = two_rates(&time, Rate::per_second(1));
+    let (round, granted) = (Barrier::new(3), AtomicUsize::new(0));
+    thread::scope(|s| {
+        for _ in 0..3 {
+            s.spawn(|| {
+                for _ in 0..ROUNDS {
+                    round.wait();
+                    granted.fetch_add(usize::from(manager.try_acquire(&both).is_ok()), Ordering::Relaxed);
+                    if round.wait().is_leader() {
+                        time.advance(secs(1));
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(granted.load(Ordering::Relaxed) as u64, ROUNDS);
+    assert_eq!(manager.rate("many").unwrap().remaining(), MANY - ROUNDS);
+}
+
 /// A sleeper hears of a burst below its tokens, also if it is as before when it looks; and not, if it may owe.
 #[test]
 fn a_burst_that_falls_below_what_is_waited_for_ends_the_wait() {
@@ -354,4 +462,34 @@ fn limits_that_two_change_at_once_are_one() {
         let stats = manager.kind_stats("gpu").unwrap();
         assert_eq!((stats.usable - before).round() as u64, stats.limit);
     }
+}
+
+/// The clock stands while others take and give, so what they hold counts for nothing: each reading is exactly what one
+/// permit held, whoever is in the middle of a grant.
+#[test]
+fn utilisation_is_exact_beside_grants() {
+    let time = ManualClock::new();
+    let manager = ResourceManager::builder().quota("k", 1 << 30).clock(time.clock()).build().unwrap();
+    let kept = manager.try_acquire(&Demand::new().need("k", 5)).unwrap();
+    let going = AtomicUsize::new(2);
+    time.advance(secs(1000));
+    thread::scope(|s| {
+        for n in [1, 1 << 20] {
+            let (manager, going) = (&manager, &going);
+            s.spawn(move || {
+                let demand = Demand::new().need("k", n);
+                (0..20_000).for_each(|_| drop(manager.try_acquire(&demand).unwrap()));
+                going.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+        while going.load(Ordering::Relaxed) > 0 {
+            let stats = manager.kind_stats("k").unwrap();
+            assert_eq!(stats.used, 5000.0, "{stats:?}");
+        }
+    });
+    drop(kept);
+    time.advance(secs(1000));
+    let stats = manager.kind_stats("k").unwrap();
+    assert_eq!((stats.used, stats.granted, stats.in_use), (5000.0, 40_001, 0));
+    assert!([5 + (1 << 20), 6 + (1 << 20)].contains(&stats.high_water), "{stats:?}");
 }

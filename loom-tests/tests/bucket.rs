@@ -261,6 +261,28 @@ mod changing {
         .exactly([Until(1), Until(51)]);
     }
 
+    /// The end of a pause, then time passes: what comes from then on comes into an empty bucket.
+    #[test]
+    fn a_resume_and_a_taker_and_the_time() {
+        explore(
+            || {
+                let bucket = bucket(1, 1);
+                bucket.pause(|| 0, 50);
+                (bucket, AtomicU64::new(3))
+            },
+            &[
+                |(bucket, clock): &(Bucket, AtomicU64)| {
+                    bucket.resume(|| clock.load(Ordering::Acquire));
+                    clock.store(4, Ordering::Release);
+                    Until(0)
+                },
+                |(bucket, clock)| take(bucket, || clock.load(Ordering::Acquire), 1),
+            ],
+            |_, seen| seen[1],
+        )
+        .exactly_together([Until(51), Until(4), Granted(4)]);
+    }
+
     #[test]
     fn a_larger_burst_and_a_reserver() {
         explore(

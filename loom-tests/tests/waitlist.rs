@@ -104,6 +104,26 @@ const BOUND: Option<usize> = Some(2);
 mod loop_free {
     use super::*;
 
+    /// Who looks once more before it queues, and another: the permit is the one's, then the other's.
+    #[test]
+    fn a_look_before_queueing_takes_or_leaves() {
+        fn holds(y: &Yard, got: Result<(), Unmet>) -> Did {
+            y.data.touch();
+            y.put(&ONE);
+            Did::Acquire(got)
+        }
+        explore_bounded(
+            BOUND,
+            || Yard::new(&[1], &Demand::new()),
+            &[|y: &Yard| holds(y, y.list.acquire_looking(&ONE, 1)), |y: &Yard| holds(y, y.acquire(&ONE))],
+            |y, seen| {
+                assert_eq!((y.list.available(0), y.list.waiters(0)), (1, 0));
+                (seen[0], seen[1])
+            },
+        )
+        .exactly([(Did::Acquire(Ok(())), Did::Acquire(Ok(())))]);
+    }
+
     #[test]
     fn a_waiter_is_granted_what_is_put() {
         explore(

@@ -58,7 +58,7 @@ mod view;
 
 pub use self::line::{Pace, fraction_below};
 
-use self::history::{Latest, Moved};
+use self::history::{Latest, Moved, Stop};
 use self::line::{Line, Point};
 use self::terms::{Shared, Terms};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -70,6 +70,8 @@ const MOST: u64 = 1 << 60;
 const FINEST: u64 = 1 << 44;
 /// The epoch of a slot that started before a change, so that no further one can move it.
 const STARTED: u64 = u64::MAX;
+/// The epoch of a slot that started in a forgotten era, and cannot be had anew here.
+const LOST: u64 = u64::MAX - 1;
 /// The epoch of a slot that the burst no longer held at some time.
 const NEVER: u64 = u64::MAX - 2;
 /// The sequence, in parts: being written; attended, for life; the number of the change.
@@ -114,6 +116,8 @@ pub struct Slot {
     pub start: u64,
     /// Its tokens were there when it was made, and no change moves it.
     at_once: bool,
+    /// It is a piece of the bucket's own word, not of another that goes by its terms.
+    own: bool,
     end: u64,
     before: u64,
     epoch: u64,
@@ -144,6 +148,22 @@ impl Slot {
     /// Whether its tokens were there when it was made.
     pub fn at_once(&self) -> bool {
         self.at_once
+    }
+
+    /// Whether nobody knows any more when it started: it is to be given back, and another to be taken. Said of a place that
+    /// [`View::reserve`] took, by a [`Bucket::retime`] that is false.
+    pub fn is_lost(&self) -> bool {
+        self.epoch == LOST
+    }
+
+    /// The word of the bucket after its piece was taken.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The word before, to which it goes back when the piece is given back as the last one. `None`: it is not the last one.
+    pub fn undone(&self, tat: u64) -> Option<u64> {
+        (tat == self.end).then_some(self.before)
     }
 }
 
@@ -286,25 +306,16 @@ impl Bucket {
 
     /// [`reserve`](Self::reserve) by terms and a time that were read before.
     pub fn reserve_by(&self, view: &View, n: u64, latest: u64) -> Result<Slot, Short> {
-        let View { terms, point, now, epoch } = *view;
         if n == 0 {
-            return Ok(Slot { start: now, at_once: true, end: 0, before: 0, epoch, n });
+            let View { now, epoch, .. } = *view;
+            return Ok(Slot { start: now, at_once: true, own: true, end: 0, before: 0, epoch, n });
         }
         let mut tat = self.tat.load(Ordering::Relaxed);
-        let price = terms.cost_and_need(n).ok_or_else(|| view.never(tat))?;
         let mut spins = 1;
         loop {
-            let (start, end, at_once) = match terms.decide_owing(tat, point, price) {
-                Some(end) => (point.tick, end, true),
-                None => {
-                    let in_time = terms.ready(tat, point, price.1, true).filter(|start| *start <= latest);
-                    let Some(start) = in_time else { return Err(view.short(tat, price.1)) };
-                    let end = terms.decide_owing(tat, terms.line.at(start), price);
-                    (start, end.expect("`ready` is a tick at which `decide` says yes"), false)
-                }
-            };
-            match self.advance(tat, end) {
-                Ok(()) => return Ok(Slot { start, at_once, end, before: tat, epoch, n }),
+            let slot = view.reserve(tat, n, latest)?;
+            match self.advance(tat, slot.end) {
+                Ok(()) => return Ok(Slot { own: true, ..slot }),
                 Err(seen) => tat = seen,
             }
             back_off(&mut spins);
@@ -355,10 +366,11 @@ impl Bucket {
     ///
     /// It is as if somebody had looked after each change: what had started then has started, and no further one moves it.
     /// Of a place that nobody looked at for longer than the [history](Latest) goes back it may be unknown when it started:
-    /// it is given up, and stands for a new one at the end.
+    /// it is given up, and stands for a new one at the end; or false, and it [is lost](Slot::is_lost), if it is of another's
+    /// word.
     #[inline]
     pub fn retime(&self, slot: &mut Slot) -> bool {
-        if slot.epoch == NEVER {
+        if slot.epoch == NEVER || slot.epoch == LOST {
             return false;
         }
         // While a change is being made it has not been made.
@@ -372,7 +384,12 @@ impl Bucket {
         match latest.follow(slot) {
             Moved::Known => true,
             Moved::Never => false,
+            Moved::Lost if !slot.own => {
+                (slot.epoch, slot.start) = (LOST, u64::MAX);
+                false
+            }
             Moved::Lost => {
+                self.cancel(slot);
                 let (terms, now, epoch) = (latest.terms, latest.since, latest.epoch);
                 let view = View { terms, now, point: terms.line.at(now), epoch };
                 match self.reserve_by(&view, slot.n, u64::MAX) {
@@ -438,7 +455,7 @@ impl Bucket {
         pace: Option<Pace>,
         burst: Option<u64>,
     ) -> Result<u64, Unfit> {
-        self.change(now, |terms, paused, now| {
+        self.change(now, |terms, stop, now| {
             let most = MOST / terms.grains;
             if burst.is_some_and(|burst| burst > most) {
                 return Err(Unfit::Burst(most));
@@ -450,7 +467,7 @@ impl Bucket {
             }
             if let Some(burst) = burst {
                 terms.burst = burst * terms.grains;
-                if terms.stands_still(now) && terms.line.t0 == *paused {
+                if stop.lasts(&terms, now) {
                     terms.barrier = terms.barrier.max(terms.line.v0 + terms.burst);
                 }
             }
@@ -461,18 +478,31 @@ impl Bucket {
     /// Nobody passes until `until`, then they pass one by one from an empty bucket. Never shortens a pause. False: an
     /// instant that has passed, or lies within the present pause, asks for nothing.
     pub fn pause(&self, now: impl FnOnce() -> u64, until: u64) -> bool {
-        let changed = self.change(now, |terms, paused, now| {
+        let changed = self.change(now, |terms, stop, now| {
             let mut terms = terms.rebased(now);
             let Line { t0, v0, .. } = terms.line;
-            let lasts = terms.stands_still(now) && t0 == *paused;
-            if until <= now || (lasts && until <= t0) {
+            if until <= now || (stop.lasts(&terms, now) && until <= t0) {
                 return Err(());
             }
             terms.line = terms.line.through(until.max(t0), v0);
-            *paused = terms.line.t0;
+            stop.until = terms.line.t0;
             if !armed!(mutant = "bucket_pause_no_barrier") {
                 terms.barrier = terms.barrier.max(v0 + terms.burst);
             }
+            Ok(terms)
+        });
+        changed.is_ok()
+    }
+
+    /// Ends a pause now. Tokens come from now on, into a bucket that the pause has emptied. False: there is none.
+    pub fn resume(&self, now: impl FnOnce() -> u64) -> bool {
+        let changed = self.change(now, |mut terms, stop, now| {
+            if !stop.lasts(&terms, now) {
+                return Err(());
+            }
+            // A clock that has stepped back does not make time pass twice.
+            terms.line = terms.line.through(now.max(stop.since), terms.line.v0);
+            stop.until = 0;
             Ok(terms)
         });
         changed.is_ok()
@@ -530,15 +560,16 @@ impl Bucket {
     }
 
     /// Replaces the terms, under the latch of those who change them; its tick. The latch guards a copy of the terms, so
-    /// nothing here loads what readers race for. `make` is also given until when the last pause lasts.
+    /// nothing here loads what readers race for. `make` is also given the last pause, to be changed with them.
     #[cold]
     fn change<E>(
         &self,
         now: impl FnOnce() -> u64,
-        make: impl FnOnce(Terms, &mut u64, u64) -> Result<Terms, E>,
+        make: impl FnOnce(Terms, &mut Stop, u64) -> Result<Terms, E>,
     ) -> Result<u64, E> {
         let mut latched = self.latest.lock();
-        let Latest { terms: old, epoch, mut paused, .. } = *latched;
+        let Latest { terms: old, epoch, since, paused, .. } = *latched;
+        let mut stop = Stop { since, until: paused };
         if armed!(mutant = "bucket_change_no_latch") {
             drop(latched);
             latched = self.latest.lock();
@@ -549,12 +580,12 @@ impl Bucket {
             shared.sequence.store(epoch | WRITING, Ordering::Relaxed);
         }
         let now = now();
-        let made = make(old, &mut paused, now);
+        let made = make(old, &mut stop, now);
         let mut next = epoch;
         if let Ok(new) = made {
             shared.write(&old, &new);
             next = epoch + if armed!(mutant = "bucket_attention_lost") { ATTENDED } else { CHANGE };
-            latched.becomes(new, now, next, paused);
+            latched.becomes(new, now, next, stop.until);
         }
         // ORDERING: Release publishes the terms to who loads the sequence. A change that was refused changed no
         // term, so it gives the old epoch back and nobody looks again for nothing.

@@ -9,8 +9,10 @@
 //! | `chunk` | a range of items taken one by one or from the back; who holds its buffer | lock-free |
 //! | `claims` | what of a journal's batch is to be claimed, on its way, or ready | blocking, one short latch |
 //! | `epoch` | of all who are told to slow down, who does it | blocking, one short latch; who is not concerned, wait-free |
+//! | `integral` | how much is held, and was for how long, while many take and give | lock-free; a reading waits for who is in the middle |
 //! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
-//! | `lease` | what is held until it is dropped or its time is over, and comes back once | lock-free; the owner's end waits for its holder's edit |
+//! | `latch` | a latch for a few dozen instructions | blocking: spins, then naps |
+//! | `lease` | what is held until it is dropped or its time is over, and comes back once; who looks at it meanwhile | lock-free; one at a time looks |
 //! | `leader` | who waits for a rate in order of priority, and who of them watches the clock | blocking, one short latch |
 //! | `lifecycle` | running, draining, stopped, and how many are inside | lock-free |
 //! | `permits` | a counting semaphore's word: free permits and waiters | lock-free |
@@ -21,6 +23,7 @@
 //! | `soonest` | the earliest end of all leases, while some enter and one looks at all | lock-free |
 //! | `tenancy` | lanes' numbers that are used again: whose hint is cleared | wait-free |
 //! | `turns` | whose turn it is while items are suspected of having crashed a process | blocking, one short latch |
+//! | `vacant` | slots of a growing row that are used again | lock-free |
 //! | `waitlist` | who waits for permits, over several kinds, all or nothing | blocking, one short latch per list |
 
 // `pub`, not `pub(crate)`: the model checkers reach these through `__model`, and some of it the engine does not use.
@@ -32,7 +35,9 @@ pub mod bucket;
 pub mod chunk;
 pub mod claims;
 pub mod epoch;
+pub mod integral;
 pub mod laneword;
+pub mod latch;
 pub mod leader;
 pub mod lease;
 pub mod lifecycle;
@@ -44,4 +49,5 @@ pub mod sleepers;
 pub mod soonest;
 pub mod tenancy;
 pub mod turns;
+pub mod vacant;
 pub mod waitlist;

@@ -244,7 +244,7 @@ impl Inner {
 
     /// To the rate that `next` makes of the present one, in millionths; as of when that stands.
     fn step_to(&self, next: impl FnOnce(u64) -> u64) -> Timestamp {
-        let stepped = self.change_rate(|rate| {
+        let stepped = self.step_rate(|rate| {
             let now = rate.millionths();
             Some(next(now)).filter(|next| *next != now).map(Rate::of_millionths)
         });
@@ -260,7 +260,8 @@ impl Inner {
 mod tests {
     use super::*;
     use crate::sync::thread::{Builder, JoinHandle};
-    use crate::time::ManualClock;
+    use crate::sync::with_parker;
+    use crate::time::{Clock, ManualClock, millis};
 
     fn spawn(run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
         Builder::new().spawn(run).unwrap()
@@ -292,16 +293,18 @@ mod tests {
             .build()
             .unwrap();
         let operator = limiter.clone();
-        let (tell, hear) = std::sync::mpsc::channel();
-        let mut thread = None;
-        limiter.inner().step_to(|rate| {
-            thread = Some(spawn(move || {
-                operator.set_rate(Rate::per_second(5)).unwrap();
-                let _ = tell.send(());
-            }));
-            // It sets it now, if it can.
-            let _ = hear.recv_timeout(Duration::from_millis(200));
-            rate + 10_000_000
+        let (clock, mut thread) = (Clock::os(), None);
+        with_parker(|parker| {
+            limiter.inner().step_to(|rate| {
+                let me = parker.unparker();
+                thread = Some(spawn(move || {
+                    operator.set_rate(Rate::per_second(5)).unwrap();
+                    me.unpark();
+                }));
+                // It sets it now, if it can.
+                clock.park(parker, Some(clock.now() + millis(200)));
+                rate + 10_000_000
+            });
         });
         thread.unwrap().join().unwrap();
         assert_eq!(limiter.rate(), Rate::per_second(5));

@@ -279,13 +279,9 @@ impl RateLimiter {
     ///
     /// [`LimitError::Invalid`] for zero, and for what is too large to be counted at this rate.
     pub fn set_burst(&self, tokens: u64) -> Result<(), LimitError> {
-        valid_burst(tokens)?;
         let inner = &*self.inner;
-        let mut settings = inner.settings.lock();
-        inner.bucket.set_burst(|| inner.clock.raw(), tokens).map_err(|unfit| invalid(unfit, "burst"))?;
-        settings.rate = settings.rate.burst(tokens);
-        drop(settings);
-        inner.refuse_above(tokens);
+        inner.put_burst(tokens)?;
+        inner.refuse_above_burst();
         inner.wake_all();
         Ok(())
     }
@@ -302,8 +298,27 @@ impl RateLimiter {
     /// assert_eq!(limiter.try_acquire(1).unwrap_err().ready_in, secs(31));
     /// # Ok::<(), batchyard::limit::LimitError>(())
     /// ```
+    #[doc(alias = "pause_for")]
     pub fn pause_until(&self, until: impl Into<Deadline>) {
         self.inner.pause_until(until.into());
+    }
+
+    /// Ends a pause now, whoever made it: they go one by one from an empty bucket, the first after one period; sleepers are
+    /// re-timed. Without a pause nothing changes.
+    ///
+    /// ```
+    /// use batchyard::{Deadline, ManualClock, Rate, RateLimiter, secs};
+    /// let time = ManualClock::new();
+    /// let limiter = RateLimiter::builder(Rate::per_second(1).burst(9)).clock(time.clock()).build()?;
+    /// limiter.pause_until(Deadline::NEVER);
+    /// limiter.resume();
+    /// assert_eq!(limiter.try_acquire(1).unwrap_err().ready_in, secs(1));
+    /// # Ok::<(), batchyard::limit::LimitError>(())
+    /// ```
+    pub fn resume(&self) {
+        if self.inner.put_resume() {
+            self.inner.wake_all();
+        }
     }
 
     /// The rate that is set.
@@ -345,6 +360,15 @@ impl RateLimiter {
             Ok(_) => Ok(()),
             Err(Short::Until { tick: Some(tick), .. }) => Err(tick.saturating_sub(raw_now).max(1)),
             Err(Short::Until { tick: None, .. } | Short::NeverFits { .. }) => Err(u64::MAX),
+        }
+    }
+
+    /// Whether `n` tokens are there now, and if not, what [`try_acquire`](Self::try_acquire) would say. Takes nothing.
+    pub(crate) fn look(&self, n: u64) -> Result<(), Denied> {
+        let inner = &*self.inner;
+        match inner.bucket.behind(|| inner.clock.raw(), 0, n) {
+            Short::Until { tick: Some(tick), now, .. } if tick <= now => Ok(()),
+            short => Err(inner.denied(short)),
         }
     }
 
@@ -456,19 +480,38 @@ impl Inner {
     }
 
     pub(super) fn set_rate(&self, rate: Rate) -> Result<(), LimitError> {
+        self.put_rate(rate)?;
+        if rate.said_burst().is_some() {
+            self.refuse_above_burst();
+        }
+        self.wake_all();
+        Ok(())
+    }
+
+    /// As [`set_rate`](Self::set_rate), and nobody who waits is told yet.
+    pub(super) fn put_rate(&self, rate: Rate) -> Result<(), LimitError> {
         rate.validate("rate")?;
         if let Some(burst) = rate.said_burst() {
             valid_burst(burst)?;
         }
-        self.change_rate(|_| Some(rate)).map(drop)
+        self.put_next(|_| Some(rate)).map(drop)
     }
 
-    /// To the rate that `next` makes of the present one, while nobody else sets one; `rate` and burst have been validated.
-    /// The raw reading from which on it stands; `None`: `next` leaves it as it is.
-    pub(super) fn change_rate(
+    /// To the rate that `next` makes of the present one, while nobody else sets one; its burst stays. The raw reading from
+    /// which on it stands; `None`: `next` leaves it as it is.
+    pub(super) fn step_rate(
         &self,
         next: impl FnOnce(Rate) -> Option<Rate>,
     ) -> Result<Option<u64>, LimitError> {
+        let since = self.put_next(next)?;
+        if since.is_some() {
+            self.wake_all();
+        }
+        Ok(since)
+    }
+
+    /// What `next` makes has been validated.
+    fn put_next(&self, next: impl FnOnce(Rate) -> Option<Rate>) -> Result<Option<u64>, LimitError> {
         let mut settings = self.settings.lock();
         let Some(rate) = next(settings.rate) else { return Ok(None) };
         if !rate.at_most(&settings.max_rate) {
@@ -482,20 +525,33 @@ impl Inner {
             .set(|| self.clock.raw(), Some(pace), burst)
             .map_err(|unfit| invalid(unfit, "rate"))?;
         settings.rate = rate.burst(burst.unwrap_or(settings.rate.burst_size()));
-        drop(settings);
-        if let Some(burst) = burst {
-            self.refuse_above(burst);
-        }
-        self.wake_all();
         Ok(Some(since))
     }
 
+    pub(super) fn put_burst(&self, tokens: u64) -> Result<(), LimitError> {
+        valid_burst(tokens)?;
+        let mut settings = self.settings.lock();
+        self.bucket.set_burst(|| self.clock.raw(), tokens).map_err(|unfit| invalid(unfit, "burst"))?;
+        settings.rate = settings.rate.burst(tokens);
+        Ok(())
+    }
+
     pub(super) fn pause_until(&self, until: Deadline) {
-        let until = until.on(&self.clock).map_or(u64::MAX, |until| self.clock.raw_at(until));
         // What prolongs nothing moves nobody.
-        if self.bucket.pause(|| self.clock.raw(), until) {
+        if self.put_pause(until) {
             self.wake_all();
         }
+    }
+
+    /// As [`pause_until`](Self::pause_until), and nobody who waits is told yet; whether it prolongs anything.
+    pub(super) fn put_pause(&self, until: Deadline) -> bool {
+        let until = until.on(&self.clock).map_or(u64::MAX, |until| self.clock.raw_at(until));
+        self.bucket.pause(|| self.clock.raw(), until)
+    }
+
+    /// Whether there was a pause to be ended.
+    pub(super) fn put_resume(&self) -> bool {
+        self.bucket.resume(|| self.clock.raw())
     }
 
     pub(super) fn never_fits(&self, asked: u64) -> LimitError {

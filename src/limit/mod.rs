@@ -15,6 +15,7 @@ mod adaptive;
 mod builder;
 mod error;
 mod keyed;
+mod keyed_stats;
 mod lease;
 mod limiter;
 mod limiter_stats;
@@ -24,6 +25,8 @@ mod quota_stats;
 mod rate;
 mod reservation;
 mod several;
+mod several_builder;
+mod several_stats;
 mod tally;
 mod waiting;
 
@@ -32,6 +35,7 @@ pub use self::{
     builder::{Order, Oversize, RateLimiterBuilder},
     error::{Denied, LimitError, QuotaError},
     keyed::KeyedLimiter,
+    keyed_stats::KeyedStats,
     lease::TokenLease,
     limiter::RateLimiter,
     limiter_stats::{LimiterCounts, LimiterStats},
@@ -41,8 +45,10 @@ pub use self::{
     rate::Rate,
     reservation::{Grant, Refund, Reservation},
     several::RateLimiters,
+    several_builder::RateLimitersBuilder,
+    several_stats::RateLimitersStats,
 };
 
 pub(crate) use self::quota_builder::floors;
-pub(crate) use self::tally::{Count, Tally};
+pub(crate) use self::tally::{Count, Grants, Tally, Usable};
 pub(crate) use self::waiting::Watch;

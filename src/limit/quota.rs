@@ -6,13 +6,13 @@
 
 use super::error::QuotaError;
 use super::quota_builder::QuotaBuilder;
-use super::quota_stats::{QuotaCounts, QuotaStats};
-use super::tally::Tally;
-use crate::core::permits::{CLASSES, Floors, MAX_LIMIT, Miss, Permits, Word};
+use super::quota_stats::QuotaStats;
+use super::tally::Counted;
+use crate::core::permits::{CLASSES, Floors, MAX_LIMIT, Miss, Permits};
 use crate::core::waitlist::{Demand, Fairness, Unmet, WaitList, Waiter};
 use crate::error::Invalid;
 use crate::job::Priority;
-use crate::sync::{Arc, with_parker};
+use crate::sync::{Arc, Parker, with_parker};
 use crate::time::{Clock, Deadline, Timestamp};
 use std::fmt;
 
@@ -29,7 +29,9 @@ const NORMAL: usize = Priority::Normal.class();
 /// - Waiters are served by [`Priority`], then first come, first served, and rise by one class for each 10 s they
 ///   wait. A request that fits may pass a bigger one that does not yet, at most 16 times or until the bigger one has
 ///   waited for 50 ms; then what is given back is kept for it.
-/// - What is given back while somebody waits is handed over: nobody barges in between.
+/// - What is given back while somebody waits is handed over: nobody barges in between. (Who comes and finds too few free
+///   looks a few times more, for some microseconds, before it waits; others that come meanwhile may be quicker. High and
+///   critical requests wait at once.)
 /// - The [limit](Quota::set_limit) may change at any time. Below what is in use it leaves a debt, which the next
 ///   permits given back pay; it never waits.
 /// - Some of it may be [reserved](QuotaBuilder::reserve_for) for high priorities.
@@ -55,12 +57,12 @@ struct Inner {
     list: WaitList,
     clock: Clock,
     /// What is counted, if it is.
-    tally: Option<Box<Tally>>,
+    counted: Option<Box<Counted>>,
 }
 
 impl Quota {
     /// A quota of `limit` permits, 1 to 2^38. Deadlines are on the [OS clock](Clock::os), which is not read unless a
-    /// call has to wait.
+    /// call has to wait, or it is counted.
     ///
     /// ```
     /// assert_eq!(batchyard::limit::Quota::new(3)?.available(), 3);
@@ -108,7 +110,8 @@ impl Quota {
 
     pub(super) fn from_parts(limit: u64, floors: Floors, clock: Clock, counted: bool) -> Quota {
         let list = WaitList::with_reserves([(limit, floors)], Fairness::default());
-        Quota { inner: Arc::new(Inner { list, clock, tally: counted.then(Box::default) }) }
+        let counted = counted.then(|| Box::new(Counted::new(limit, clock.now())));
+        Quota { inner: Arc::new(Inner { list, clock, counted }) }
     }
 
     /// Takes `n` permits if they are free, without waiting.
@@ -183,7 +186,8 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](QuotaError::TimedOut), [`NeverFits`](QuotaError::NeverFits) or [`Closed`](QuotaError::Closed).
+    /// [`TimedOut`](QuotaError::TimedOut), [`NeverFits`](QuotaError::NeverFits) or [`Closed`](QuotaError::Closed);
+    /// [`Full`](QuotaError::Full) if 262,143 wait already.
     #[inline]
     pub fn acquire_by(&self, n: u64, deadline: impl Into<Deadline>) -> Result<Permit<'_>, QuotaError> {
         self.acquire_with(n, Priority::Normal, deadline)
@@ -287,13 +291,23 @@ impl Quota {
     /// The limit is zero or above 2^38; nothing changes.
     pub fn set_limit(&self, limit: u64) -> Result<(), Invalid> {
         let limit = checked(limit)?;
-        self.inner.list.set_limit(KIND, limit, self.inner.now(), &mut tell);
+        let now = self.inner.clock.now();
+        self.inner.list.set_limit(KIND, limit, now.as_nanos(), &mut tell);
+        if let Some(counted) = &self.inner.counted {
+            counted.usable.set(|| self.limit(), now);
+        }
         Ok(())
     }
 
     /// The limit in force.
     pub fn limit(&self) -> u64 {
         self.inner.list.limit(KIND)
+    }
+
+    /// The most that one request of this class can have.
+    #[cfg(feature = "r2d2")]
+    pub(crate) fn most(&self, priority: Priority) -> u64 {
+        self.limit().saturating_sub(self.inner.word().floor(priority.class()))
     }
 
     /// Permits that are free. Negative when the limit was lowered below what is in use.
@@ -331,7 +345,7 @@ impl Quota {
 
     /// What there is to know of it now. Looks through the queue: O(waiters), under its latch.
     pub fn stats(&self) -> QuotaStats {
-        let Inner { list, tally, .. } = &*self.inner;
+        let Inner { list, counted, .. } = &*self.inner;
         let load = list.load(KIND);
         QuotaStats {
             limit: load.limit,
@@ -340,14 +354,7 @@ impl Quota {
             available: load.available,
             waiting: load.waiters as usize,
             oldest_waiter: load.oldest.map(|since| self.inner.clock.now() - Timestamp::from_nanos(since)),
-            counts: tally.as_deref().map(|tally| QuotaCounts {
-                high_water: tally.high_water(),
-                granted: tally.grants(),
-                denied: tally.denied.get(),
-                timed_out: tally.timed_out.get(),
-                refused: tally.refused.get(),
-                waits: tally.waits(),
-            }),
+            counts: counted.as_deref().map(|counted| counted.look(self.inner.clock.now())),
         }
     }
 }
@@ -378,17 +385,17 @@ impl Inner {
     fn try_take(&self, n: u64, class: usize) -> Result<&Permits, QuotaError> {
         let word = self.word();
         match word.try_take_as(n, class) {
-            Ok(now) => self.count(word, now),
+            Ok(_) => self.count(n),
             Err(miss) => self.missed(n, class, miss)?,
         }
         Ok(word)
     }
 
+    /// After a take.
     #[inline]
-    fn count(&self, word: &Permits, now: Word) {
-        if let Some(tally) = &self.tally {
-            let in_use = i64::try_from(word.limit()).map_or(0, |limit| limit - now.available());
-            tally.granted(u64::try_from(in_use).unwrap_or(0));
+    fn count(&self, n: u64) {
+        if let Some(counted) = &self.counted {
+            counted.took(n, self.clock.now());
         }
     }
 
@@ -400,9 +407,9 @@ impl Inner {
                 self.list.try_take_as(&Demand::of(KIND, n), class, &mut tell).map_err(QuotaError::from)
             }
         };
-        if let Some(tally) = &self.tally {
+        if let Some(Counted { tally, .. }) = self.counted.as_deref() {
             match outcome {
-                Ok(()) => self.count(self.word(), self.word().look()),
+                Ok(()) => self.count(n),
                 Err(QuotaError::Full) => tally.denied.add(1),
                 Err(_) => tally.refused.add(1),
             }
@@ -419,7 +426,7 @@ impl Inner {
     ) -> Result<&Permits, QuotaError> {
         let word = self.word();
         match word.try_take_as(n, priority.class()) {
-            Ok(now) => self.count(word, now),
+            Ok(_) => self.count(n),
             Err(_) => self.wait(n, priority, deadline.into())?,
         }
         Ok(word)
@@ -427,6 +434,9 @@ impl Inner {
 
     #[cold]
     fn wait(&self, n: u64, priority: Priority, deadline: Deadline) -> Result<(), QuotaError> {
+        if n == 0 && self.list.is_closed(KIND) {
+            return Err(QuotaError::Closed); // to a list, a demand for nothing is one for no kind
+        }
         let start = self.clock.now();
         let until = deadline.on(&self.clock);
         let outcome = with_parker(|parker| {
@@ -435,7 +445,10 @@ impl Inner {
                 priority.class(),
                 start.as_nanos(),
                 parker,
-                |parker| self.clock.park(parker, until),
+                (
+                    || until.is_some_and(|until| self.clock.now() >= until),
+                    |parker: &Parker| self.clock.park(parker, until),
+                ),
                 &mut tell,
             )
         });
@@ -444,10 +457,10 @@ impl Inner {
             Err(Unmet::TimedOut) => Err(QuotaError::TimedOut { waited: self.clock.now() - start }),
             Err(Unmet::Refused(refused)) => Err(refused.into()),
         };
-        if let Some(tally) = &self.tally {
+        if let Some(Counted { tally, .. }) = self.counted.as_deref() {
             match outcome {
                 Ok(()) => {
-                    self.count(self.word(), self.word().look());
+                    self.count(n);
                     tally.waited(self.clock.now() - start);
                 }
                 Err(QuotaError::TimedOut { .. }) => tally.timed_out.add(1),
@@ -459,6 +472,9 @@ impl Inner {
 
     #[inline]
     fn give(&self, word: &Permits, n: u64) {
+        if let Some(counted) = &self.counted {
+            counted.gives(n, self.clock.now());
+        }
         if word.put(n) {
             self.hand_over();
         }

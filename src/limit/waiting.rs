@@ -165,9 +165,10 @@ impl Inner {
         self.sleepers.wake_all();
     }
 
-    /// After the burst was lowered: who asks for more hears it now.
-    pub(super) fn refuse_above(&self, burst: u64) {
+    /// After the burst may have been lowered: who asks for more hears it now.
+    pub(super) fn refuse_above_burst(&self) {
         if let Some(line) = self.line.as_ref().filter(|_| !self.bucket.owes()) {
+            let burst = self.settings.lock().rate.burst_size();
             line.refuse_above(burst, &mut |claim| self.take_for(claim), &mut tell);
         }
     }

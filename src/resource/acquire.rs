@@ -12,6 +12,7 @@
 //! is lost with a holder comes back by whoever needs it.
 
 use super::builder::checked_lease;
+use super::caller::Caller;
 use super::demand::Demand;
 use super::error::{AcquireError, PermitError};
 use super::holders::Entry;
@@ -23,10 +24,10 @@ use super::owner::Owner;
 use super::permit::Permit;
 use super::wait::{Entry as Asleep, Wait};
 use crate::core::lease::NEVER;
-use crate::core::waitlist::{self, Claim, MAX_PARTS, Refused, Unmet};
-use crate::limit::{LimitError, RateLimiter, Reservation};
+use crate::core::waitlist::{self, Claim, MAX_PARTS, Refused, Unmet, WaitList};
+use crate::limit::{Denied, LimitError, RateLimiter, Reservation};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Parker, thread, with_parker};
+use crate::sync::{Arc, Parker, with_parker};
 use crate::time::{Clock, Timestamp};
 use std::panic::Location;
 use std::time::Duration;
@@ -46,6 +47,21 @@ struct Taken<'a> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         self.inner.put(self.needs);
+    }
+}
+
+/// The turns at some rates, to be passed on.
+struct Turn<'a> {
+    inner: &'a Inner,
+    turns: waitlist::Demand,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let inner = self.inner;
+        if inner.turns.give(&self.turns) {
+            inner.turns.drain(inner.clock.now().as_nanos(), &mut |w| inner.tell(w));
+        }
     }
 }
 
@@ -151,16 +167,14 @@ impl Inner {
     fn pay_now(&self, want: &Resolved<'_>) -> Result<(), AcquireError> {
         match &*want.paces {
             [] => Ok(()),
-            [(rate, limiter, n)] => match limiter.try_acquire(*n) {
-                Ok(_) => Ok(()),
-                // The burst fell since it was looked at.
-                Err(denied) if denied.never_fits() => {
-                    let (kind, limit) = ((*rate).clone(), limiter.burst());
-                    Err(AcquireError::NeverFits { kind, asked: *n, limit })
+            [one] => one.1.try_acquire(one.2).map(drop).map_err(|denied| short_of(one, denied)),
+            several => {
+                // One at a time, and looked at first: a place that is given back when another was taken behind it is
+                // lost. (Takers of one rate may still come between; then tokens are lost, not the law.)
+                let _paying = self.paying.lock();
+                for pace in several {
+                    pace.1.look(pace.2).map_err(|denied| short_of(pace, denied))?;
                 }
-                Err(denied) => Err(AcquireError::Paced { rate: (*rate).clone(), ready_in: denied.ready_in }),
-            },
-            _ => {
                 let mut tokens = Self::reserve(want)?;
                 loop {
                     if let Some(Due { rate, now, at, .. }) = latest(&tokens)? {
@@ -193,6 +207,7 @@ impl Inner {
     ) -> Result<Taken<'a>, AcquireError> {
         let until = wait.deadline.and_then(|deadline| deadline.on(&self.clock));
         let mut tokens: Option<Tokens<'_>> = None;
+        let mut turn = None;
         loop {
             let taken = match self.take_now(&want.needs, wait) {
                 Ok(taken) => taken,
@@ -201,6 +216,11 @@ impl Inner {
             };
             if tokens.is_none() && self.pay_now(want).is_ok() {
                 return Ok(taken);
+            }
+            if turn.is_none() {
+                drop(taken);
+                turn = Some(self.turn(want, wait, inside, asked, until)?);
+                continue;
             }
             let mut places = match tokens.take() {
                 Some(places) => places,
@@ -228,27 +248,101 @@ impl Inner {
         asked: Timestamp,
         until: Option<Timestamp>,
     ) -> Result<Taken<'a>, AcquireError> {
-        let counted = Counted(&self.waiting);
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
-            return Err(AcquireError::QueueFull { most: self.max_waiters });
-        }
+        let class = wait.priority.class();
+        let mut claim = Claim::Class(class);
         if inside.is_none() && self.forbidden.get().is_some_and(|is_forbidden| is_forbidden()) {
             return Err(AcquireError::WouldBlockWorker { kind: short });
         }
-        let class = wait.priority.class();
-        let mut claim = Claim::Class(class);
         if let Some(inside) = inside {
             let above = self.in_order(want, &short, inside)?;
             claim = Claim::Inside { class, above };
         } else if !wait.while_holding
-            && let Some(held) =
-                self.holders.held_by(thread::current().id(), wait.owner.as_ref().map(|owner| owner.id()))
+            && let Some(held) = self.held_by_asker(wait)
         {
             let (kind, _) = held.demand.parts().next().unwrap_or_default();
             let (held, place) = (self.kind(kind), held.place.to_string());
             return Err(AcquireError::WouldHoldAndWait { kind: short, held, place });
         }
-        let (mut cancelled, mut stopped, mut queued) = (false, None, false);
+        match self.wait_in(&self.list, &want.needs, claim, (wait, inside), until)? {
+            Ok(()) => Ok(Taken { inner: self, needs: &want.needs }),
+            Err(Unmet::Refused(Refused::Short { .. })) => {
+                Err(AcquireError::QueueFull { most: self.max_waiters })
+            }
+            Err(Unmet::Refused(refused)) => Err(self.refused(refused)),
+            Err(Unmet::TimedOut) => {
+                let short = |(kind, n): &(u16, u64)| {
+                    let word = self.list.word(*kind);
+                    word.is_some_and(|word| word.would_take(*n, class).is_err())
+                };
+                let kind = want.needs.parts().find(short).or(want.needs.parts().next());
+                let kind = self.kind(kind.unwrap_or_default().0);
+                Err(AcquireError::TimedOut { kind, waited: self.clock.now() - asked })
+            }
+        }
+    }
+
+    /// What the asker holds already: as the owner it names, or as this thread.
+    fn held_by_asker(&self, wait: &Wait) -> Option<Entry> {
+        self.holders.held_by(Caller::id(), wait.owner.as_ref().map(|owner| owner.id()))
+    }
+
+    /// Waits for its turn at the rates it asks for. `None`: it needs none.
+    ///
+    /// A place in a rate whose time has come while something else is waited for is used late, beside what the bucket has
+    /// filled up with since. So of those who wait for a rate and for something else, too, one at a time has a place in it.
+    /// Who holds something does not wait for the turn of another, who may be waiting for that.
+    fn turn<'a>(
+        &'a self,
+        want: &Resolved<'_>,
+        wait: &Wait,
+        inside: Option<&Inside<'_>>,
+        asked: Timestamp,
+        until: Option<Timestamp>,
+    ) -> Result<Option<Turn<'a>>, AcquireError> {
+        let alone = want.paces.len() + usize::from(!want.needs.is_empty()) < 2;
+        if alone || inside.is_some() || wait.while_holding || self.held_by_asker(wait).is_some() {
+            return Ok(None);
+        }
+        let Some((rate, ..)) = want.paces.first() else { return Ok(None) };
+        for pace in &want.paces {
+            let left = until.map_or(Duration::MAX, |until| until - self.clock.now());
+            match pace.1.look(pace.2).map_err(|denied| short_of(pace, denied)) {
+                Err(AcquireError::Paced { ready_in, .. }) if ready_in <= left => {}
+                looked => looked?,
+            }
+        }
+        if self.forbidden.get().is_some_and(|is_forbidden| is_forbidden()) {
+            return Err(AcquireError::WouldBlockWorker { kind: (*rate).clone() });
+        }
+        let numbered = self.rates.keys().zip(0..);
+        let turns = numbered
+            .filter(|(rate, _)| want.paces.iter().any(|(wanted, ..)| wanted == rate))
+            .fold(waitlist::Demand::new(), |turns, (_, number)| turns.and(number, 1));
+        match self.wait_in(&self.turns, &turns, Claim::Class(wait.priority.class()), (wait, None), until)? {
+            Ok(()) => Ok(Some(Turn { inner: self, turns })),
+            // More rates than a demand has parts: it goes without.
+            Err(Unmet::Refused(Refused::Never { .. })) => Ok(None),
+            Err(Unmet::Refused(_)) => Err(AcquireError::QueueFull { most: self.max_waiters }),
+            Err(Unmet::TimedOut) => {
+                Err(AcquireError::TimedOut { kind: (*rate).clone(), waited: self.clock.now() - asked })
+            }
+        }
+    }
+
+    /// Sleeps in a list until it grants.
+    fn wait_in(
+        &self,
+        list: &WaitList,
+        d: &waitlist::Demand,
+        claim: Claim,
+        (wait, inside): (&Wait, Option<&Inside<'_>>),
+        until: Option<Timestamp>,
+    ) -> Result<Result<(), Unmet>, AcquireError> {
+        let _counted = Counted(&self.waiting);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
+            return Err(AcquireError::QueueFull { most: self.max_waiters });
+        }
+        let (mut stopped, mut queued) = (None, false);
         let outcome = with_parker(|parker| {
             // Entered before the first look at what ends the wait, so that one of the two sees the other.
             let _asleep = Asleep::new(&self.asleep, parker.unparker());
@@ -259,17 +353,17 @@ impl Inner {
                 // Read before the sign of life that `look` gives, so that the next one is not late.
                 let beat = inside.and_then(|inside| inside.next_beat(self.clock.now()));
                 if let Some(inside) = inside {
-                    stopped = inside.look(parker, &want.needs);
+                    stopped = inside.look(parker, d);
                     if stopped.is_some() {
                         return false;
                     }
                     if !std::mem::replace(&mut queued, true) {
-                        (inside.queued)(&want.needs);
+                        (inside.queued)(d);
                         return true; // there may be a grant now
                     }
                 }
-                cancelled = wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled());
-                if cancelled {
+                if wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
+                    stopped = Some(AcquireError::Cancelled);
                     return false;
                 }
                 let lapse = begin(self.holders.soonest());
@@ -282,26 +376,15 @@ impl Inner {
                 }
                 true // the list looks for itself whether there is a grant
             };
-            self.list.acquire(&want.needs, claim, start, parker, park, &mut |w| self.tell(w))
+            let late = || {
+                let cancelled = wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled());
+                cancelled || until.is_some_and(|until| self.clock.now() >= until)
+            };
+            list.acquire(d, claim, start, parker, (late, park), &mut |w| self.tell(w))
         });
-        drop(counted);
-        match outcome {
-            Ok(()) => Ok(Taken { inner: self, needs: &want.needs }),
-            Err(Unmet::Refused(Refused::Short { .. })) => {
-                Err(AcquireError::QueueFull { most: self.max_waiters })
-            }
-            Err(Unmet::Refused(refused)) => Err(self.refused(refused)),
-            Err(Unmet::TimedOut) if cancelled => Err(AcquireError::Cancelled),
-            Err(Unmet::TimedOut) if stopped.is_some() => Err(stopped.expect("just looked at")),
-            Err(Unmet::TimedOut) => {
-                let short = |(kind, n): &(u16, u64)| {
-                    let word = self.list.word(*kind);
-                    word.is_some_and(|word| word.would_take(*n, wait.priority.class()).is_err())
-                };
-                let kind = want.needs.parts().find(short).or(want.needs.parts().next());
-                let kind = self.kind(kind.unwrap_or_default().0);
-                Err(AcquireError::TimedOut { kind, waited: self.clock.now() - asked })
-            }
+        match (outcome, stopped) {
+            (Err(Unmet::TimedOut), Some(stop)) => Err(stop),
+            (outcome, _) => Ok(outcome),
         }
     }
 
@@ -349,7 +432,7 @@ impl Inner {
     ) -> Permit {
         let now = this.clock.now();
         let (over, on_expiry) = this.terms(wait, now);
-        let owner = wait.name.clone().unwrap_or_else(|| thread::current().name().unwrap_or("unnamed").into());
+        let owner = wait.name.clone().unwrap_or_else(Caller::name);
         if let Some(owner) = &wait.owner {
             owner.note(this);
         }
@@ -358,7 +441,7 @@ impl Inner {
             owner,
             owner_id: inside.map(|inside| inside.attempt).or(wait.owner.as_ref().map(|owner| owner.id())),
             // Inside an item the attempt holds, whose closure may use other threads.
-            thread: inside.is_none().then(|| thread::current().id()),
+            thread: inside.is_none().then(Caller::id),
             priority: wait.priority,
             since: now,
             place,
@@ -444,6 +527,16 @@ fn latest<'a>(tokens: &Tokens<'a>) -> Result<Option<Due<'a>>, AcquireError> {
         }
     }
     Ok(latest)
+}
+
+/// Why tokens of a rate cannot be had now.
+fn short_of((rate, limiter, n): &(&ResourceKind, &RateLimiter, u64), denied: Denied) -> AcquireError {
+    let kind = (*rate).clone();
+    match denied.never_fits() {
+        // The burst fell since it was looked at.
+        true => AcquireError::NeverFits { kind, asked: *n, limit: limiter.burst() },
+        false => AcquireError::Paced { rate: kind, ready_in: denied.ready_in },
+    }
 }
 
 /// Uses tokens that have come. Those are left that a change has moved just now.

@@ -19,8 +19,9 @@ pub enum OnExpiry {
     /// that are gone.
     Reclaim,
     /// This is called, to close what the permit stood for; then what it held is given to others. It runs in whatever
-    /// thread noticed: one that waits for the permit, that sweeps, or that drops the [`Owner`](crate::resource::Owner)'s
-    /// last clone, with whatever locks of yours that thread holds there. It may use the manager, whose latches are all
+    /// thread noticed: one that asks for more than is free, waiting or not, that extends, checks or renews a permit, that
+    /// sweeps, or that drops the [`Owner`](crate::resource::Owner)'s last clone; with whatever locks of yours that thread
+    /// holds there, and in that call's time. It may use the manager, whose latches are all
     /// free then, and the engine. What an engine's supervisor notices runs in a thread of its own. A panic in it is
     /// swallowed.
     Revoke(Arc<dyn Fn(&Holder) + Send + Sync>),

@@ -52,6 +52,21 @@ pub(super) struct Latest {
     eras: Box<[Era; REMEMBERED]>,
 }
 
+/// The last pause, for who makes a change.
+pub(super) struct Stop {
+    /// The tick of the last change: `V` has not moved since if it stands still.
+    pub(super) since: u64,
+    /// Until when it lasts; 0: there was none, or it was ended.
+    pub(super) until: u64,
+}
+
+impl Stop {
+    /// Whether the pause lasts at `now`: `V` stands still also where `now` lies behind a change.
+    pub(super) fn lasts(&self, terms: &Terms, now: u64) -> bool {
+        now < terms.line.t0 && terms.line.t0 == self.until
+    }
+}
+
 /// What became of a place.
 pub(super) enum Moved {
     /// Its start is known.
@@ -137,5 +152,30 @@ impl Latest {
             return false;
         }
         true
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::core::bucket::{Bucket, Pace};
+
+    /// One token a tick. A place that has come, and then more changes than are remembered.
+    #[test]
+    fn who_misses_too_much_has_a_place_at_the_end_or_none() {
+        let pace = Pace::new(1, 1).unwrap();
+        let bucket = Bucket::new(0, pace, pace, 1).unwrap();
+        bucket.try_take(|| 0, 1).unwrap();
+        let mut own = bucket.reserve(|| 0, 1, u64::MAX).unwrap();
+        let mut kept = bucket.reserve(|| 0, 1, u64::MAX).unwrap();
+        let mut others = bucket.view(&|| 0).reserve(9, 1, u64::MAX).unwrap();
+        for tick in 0..=REMEMBERED as u64 {
+            bucket.set_pace(|| 100 + tick, pace).unwrap();
+            assert!(bucket.retime(&mut kept));
+        }
+        assert_eq!(kept.start, 2);
+        assert!(bucket.retime(&mut own) && own.start == 132 && own.at_once());
+        assert!(!bucket.retime(&mut others) && others.is_lost());
+        assert!(!bucket.retime(&mut others), "for good");
     }
 }

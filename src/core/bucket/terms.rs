@@ -72,12 +72,8 @@ impl Terms {
         (point.floor + self.burst).saturating_sub(t).checked_div(self.grains).unwrap_or(0)
     }
 
-    /// Whether `V` stands still at `now`: in a pause, or because `now` lies behind a change.
-    pub(super) fn stands_still(&self, now: u64) -> bool {
-        now < self.line.t0
-    }
-
-    /// `line` continued from `now` on; where it [stands still](Self::stands_still) it is left as it is.
+    /// `line` continued from `now` on; where `V` stands still, in a pause or because `now` lies behind a change, it is left as
+    /// it is.
     pub(super) fn rebased(mut self, now: u64) -> Terms {
         if now > self.line.t0 {
             let point = self.line.at(now);

@@ -44,7 +44,8 @@ impl WaitList {
     /// Takes `d`, waiting for it with this claim as long as `park` does.
     ///
     /// `park` sleeps on the parker and returns true when it took a token, false when it gives up (its deadline is
-    /// over, or it was cancelled). A grant that comes at the same time wins: the answer is then `Ok`.
+    /// over, or it was cancelled). A grant that comes at the same time wins: the answer is then `Ok`. `late` says the
+    /// same before it is queued.
     ///
     /// # Errors
     ///
@@ -55,11 +56,11 @@ impl WaitList {
         claim: impl Into<Claim>,
         now: u64,
         parker: &Parker,
-        mut park: impl FnMut(&Parker) -> bool,
+        (late, mut park): (impl FnMut() -> bool, impl FnMut(&Parker) -> bool),
         wake: &mut W,
     ) -> Result<(), Unmet> {
         let claim = claim.into();
-        if self.came_by(d, claim, wake) {
+        if self.came_by(LOOKS, d, claim, late, wake) {
             return Ok(());
         }
         let node = Node::new();
@@ -91,17 +92,28 @@ impl WaitList {
     /// Permits that are held for about as long as a hand-over takes would otherwise be handed from one sleeper to the
     /// next, each hand-over waiting for the next one to get a processor, for as long as the queue does not run empty (a
     /// lock convoy). Who yields lets the holders run on, and the queue runs empty. The bound on how often a waiter is
-    /// passed counts from when it queues, a few yields after it came. Who shall go before others queues at once.
-    fn came_by(&self, d: &Demand, claim: Claim, wake: &mut impl FnMut(&Waiter)) -> bool {
+    /// passed counts from when it queues, a few yields after it came. Who shall go before others queues at once, and so
+    /// does who is `late`, what is held back, and what can never be had.
+    pub(crate) fn came_by(
+        &self,
+        looks: u32,
+        d: &Demand,
+        claim: Claim,
+        mut late: impl FnMut() -> bool,
+        wake: &mut impl FnMut(&Waiter),
+    ) -> bool {
         let Claim::Class(class @ ..HIGH) = claim else { return false };
-        for _ in 0..LOOKS {
-            let looks =
+        if looks == 0 || self.verdict(d, class).is_err() {
+            return false;
+        }
+        for _ in 0..looks {
+            let look =
                 d.parts().try_for_each(|(kind, n)| self.word(kind).ok_or(Miss::Closed)?.would_take(n, class));
-            match looks {
+            match look {
+                Ok(()) if armed!(mutant = "waitlist_look_is_a_take") => return true,
                 Ok(()) if self.try_take_as(d, class, wake).is_ok() => return true,
-                Ok(()) | Err(Miss::Short) => thread::yield_now(),
-                // Somebody holds back, or there is nothing to wait for.
-                Err(Miss::Gated | Miss::Closed) => return false,
+                Ok(()) | Err(Miss::Short) if !late() => thread::yield_now(),
+                _ => return false,
             }
         }
         false
@@ -121,7 +133,15 @@ impl WaitList {
                 true
             }
         };
-        self.acquire(d, class, 0, &parker, park, &mut Self::unpark)
+        self.acquire(d, class, 0, &parker, (|| false, park), &mut Self::unpark)
+    }
+
+    /// As [`acquire_alone`](Self::acquire_alone), looking once before it queues.
+    pub fn acquire_looking(&self, d: &Demand, class: usize) -> Result<(), Unmet> {
+        match self.came_by(1, d, Claim::Class(class), || false, &mut Self::unpark) {
+            true => Ok(()),
+            false => self.acquire_alone(d, class, false),
+        }
     }
 
     /// As who runs already: takes the grant of `lane` back, if nobody has taken it up, when there is need.
@@ -137,7 +157,7 @@ impl WaitList {
             }
             true
         };
-        self.acquire(d, Claim::Inside { class: 1, above: 0 }, 0, &parker, park, &mut Self::unpark)
+        self.acquire(d, Claim::Inside { class: 1, above: 0 }, 0, &parker, (|| false, park), &mut Self::unpark)
     }
 
     /// Tells a thread.

@@ -146,7 +146,8 @@ impl<M: ManageConnection> PoolBuilder<M> {
 
     /// A connection that is out for this long is reported as leaked: counted, told to [`on_leak`](Self::on_leak), and, with
     /// the feature `tracing`, as a warning. It stays out: nobody can take it from its user. Costs two more short latches, of
-    /// its own, for each connection used. `None`: not looked for.
+    /// its own, for each connection used. `None`: not looked for. Of the connections that a quota raised after `build` allows
+    /// in addition, nobody knows this.
     pub fn leak_after(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.leak_after = limit.into();
         self
@@ -214,6 +215,14 @@ impl<M: ManageConnection> PoolBuilder<M> {
         })?;
         if self.min_idle > slots {
             let problem = format!("{} is above the greatest number of connections, {slots}", self.min_idle);
+            return Err(Invalid::new("min_idle", problem));
+        }
+        let most = quota.most(Priority::Normal);
+        if self.min_idle as u64 > most {
+            let problem = format!(
+                "{} is above {most}, the greatest number of connections less what the quota reserves",
+                self.min_idle
+            );
             return Err(Invalid::new("min_idle", problem));
         }
         let looked_after =

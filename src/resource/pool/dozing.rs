@@ -49,7 +49,7 @@ impl<C> Dozing<C> {
         sleepers.iter().any(|sleeper| sleeper.thread.same(thread) && sleeper.handed.is_some())
     }
 
-    /// A hint: a sleeper that is not seen finds what was shelved at its next attempt.
+    /// Whether somebody sleeps. A hint, but behind the fence of who brings something: see `pass_on`.
     #[inline]
     pub(super) fn anybody(&self) -> bool {
         self.count.load(Ordering::Relaxed) != 0

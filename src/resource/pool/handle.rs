@@ -161,7 +161,8 @@ impl<M: ManageConnection> Pool<M> {
     }
 
     /// The connections that are out, with the places that took them. Known only where
-    /// [`leak_after`](PoolBuilder::leak_after) is set; empty else.
+    /// [`leak_after`](PoolBuilder::leak_after) is set; empty else. Without those that a quota raised after `build` allows in
+    /// addition.
     pub fn held(&self) -> Vec<Held> {
         self.shared.holders.all(self.shared.clock.now())
     }

@@ -11,7 +11,7 @@ use crate::limit::{Permit, Quota, QuotaError};
 use crate::policy::backoff;
 use crate::policy::rng::{Rng, scale};
 use crate::resource::guarded::guarded;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::sync::{Arc, with_parker};
 use crate::time::{Clock, Deadline, Timestamp};
 use r2d2::ManageConnection;
@@ -260,8 +260,10 @@ impl<M: ManageConnection> Shared<M> {
         with_parker(|parker| {
             let me = parker.unparker();
             self.dozing.enter(called, me.clone());
+            // ORDERING: see `pass_on`.
+            fence(Ordering::SeqCst);
             // Who closes the pool marks it, then wakes all in the list: under the list's latch one of both sees the other.
-            // What was shelved before we were seen to sleep is on the shelf.
+            // What was shelved before we were seen to sleep is on the shelf when we look; what was shelved later is handed to us.
             while !self.shelf.is_closed() && self.shelf.is_empty() && !self.dozing.has_something(&me) {
                 if self.clock.now() >= until {
                     break;
@@ -343,6 +345,20 @@ impl<M: ManageConnection> Shared<M> {
             return self.hand_over(place, idle);
         }
         self.shelve(place, idle);
+        // ORDERING: SeqCst fences here and in `doze`: we write the shelf, then read who sleeps; a sleeper writes itself down,
+        // then reads the shelf. One of the two sees the other.
+        fence(Ordering::SeqCst);
+        if self.dozing.anybody() {
+            self.hand_over_one();
+        }
+    }
+
+    /// Somebody fell asleep while we shelved.
+    #[cold]
+    fn hand_over_one(&self) {
+        if let Some((place, idle)) = self.shelf.take() {
+            self.hand_over(place, idle);
+        }
     }
 
     #[cold]

@@ -313,7 +313,6 @@ impl<T> Mutex<T> {
     }
 
     /// The lock if nobody holds it at this moment.
-    #[cfg(not(any(loom, shuttle)))]
     #[inline]
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.0.try_lock() {

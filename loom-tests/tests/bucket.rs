@@ -7,10 +7,12 @@
 //! - nobody decides by half-written terms, by the old rate with a time after the change, or without a barrier after a
 //!   pause; two changes at a time both take effect; a cancel does not open a pause;
 //! - who has more to look at than the bucket is told to, before and after a change;
-//! - a reservation is made and re-timed by the old terms or the new ones, never by a mixture, and by the new ones in the end.
+//! - a reservation is made and re-timed by the old terms or the new ones, never by a mixture, and by the new ones in the end;
+//!   after two changes it is where it would be if somebody had looked in between; and who finds that its time has come is
+//!   ahead of every change after that.
 //!
 //! Not verified here: the arithmetic and the window law over many grants (property tests, `tests/rate_limiter_laws.rs`
-//! and `core/bucket/line.rs`), and that sleepers are woken by a change (a map under a latch in `limit/limiter.rs`).
+//! and `core/bucket/line.rs`), and that sleepers are woken by a change (`tests/sleepers.rs`).
 //! The readers of changing terms retry while one is being written, so those models stay out of the
 //! `loom_rmw_loads` pass; the others are in `loop_free`.
 
@@ -332,37 +334,65 @@ mod changing {
         .exactly([(2, 8), (8, 8)]);
     }
 
-    /// A pause in time, and a longer one after the tick at which the slot would have started: with the terms of the first
-    /// and the time of the second it had started.
+    /// A token in 2 ticks, in 8 from tick 3 on, none from tick 10 to 50: the first place starts before all that, the second
+    /// half-way between the changes, the third behind the pause.
     #[test]
-    fn two_changes_and_a_waiter() {
-        explore_bounded(
-            Some(2),
+    fn two_changes_and_who_comes_due_between_them() {
+        explore(
             || {
                 let bucket = empty(2);
-                let slot = bucket.reserve(|| 0, 1, u64::MAX).unwrap();
-                (bucket, slot)
+                let slots = [0; 3].map(|_| bucket.reserve(|| 0, 1, u64::MAX).unwrap());
+                (bucket, slots)
             },
             &[
-                |(bucket, _): &(Bucket, Slot)| {
-                    bucket.pause(|| 0, 50);
-                    bucket.pause(|| 5, 60);
-                    None
+                |(bucket, _): &(Bucket, [Slot; 3])| {
+                    bucket.set_pace(|| 3, per_ticks(8)).unwrap();
+                    bucket.pause(|| 10, 50);
+                    [0; 3]
                 },
-                |(bucket, slot)| {
-                    let mut slot = *slot;
-                    assert!(bucket.retime(&mut slot));
-                    Some(slot)
+                |(bucket, slots)| {
+                    slots.map(|mut slot| {
+                        assert!(bucket.retime(&mut slot));
+                        slot.start
+                    })
                 },
             ],
-            |(bucket, _), seen| {
-                let then = seen[1].unwrap();
-                let mut slot = then;
-                assert!(bucket.retime(&mut slot));
-                (then.start, slot.start)
+            |(bucket, slots), seen| {
+                let last = slots.map(|mut slot| {
+                    bucket.retime(&mut slot);
+                    slot.start
+                });
+                assert_eq!(last, [2, 7, 55]);
+                seen[1]
             },
         )
-        .exactly([(2, 62), (52, 62), (62, 62)]);
+        // One look a place: changes may come between those, too.
+        .exactly([[2, 4, 6], [2, 4, 15], [2, 4, 55], [2, 7, 15], [2, 7, 55]]);
+    }
+
+    /// The token is there at tick 1; a pause at 0, and only then does time pass.
+    #[test]
+    fn a_pause_and_a_waiter_and_the_time() {
+        explore(
+            || {
+                let bucket = empty(1);
+                let slot = bucket.reserve(|| 0, 1, u64::MAX).unwrap();
+                (bucket, slot, AtomicU64::new(0))
+            },
+            &[
+                |(bucket, _, clock): &(Bucket, Slot, AtomicU64)| {
+                    bucket.pause(|| clock.load(Ordering::Acquire), 50);
+                    clock.store(3, Ordering::Release);
+                    (None, 0)
+                },
+                |(bucket, slot, clock)| {
+                    let mut slot = *slot;
+                    (bucket.has_come(|| clock.load(Ordering::Acquire), &mut slot), slot.start)
+                },
+            ],
+            |_, seen| seen[1],
+        )
+        .exactly([(Some(false), 1), (Some(false), 51)]);
     }
 
     #[test]

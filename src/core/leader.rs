@@ -260,12 +260,17 @@ impl Leader {
                 found.is_none()
             });
             let Some(seat) = found else {
-                self.settle(q, None, take, wake);
+                if !armed!(mutant = "leader_refuses_without_a_look") {
+                    self.settle(q, None, take, wake);
+                }
                 return;
             };
-            told.push(self.unseat(&mut q, seat, NodeState::Never));
+            let refused = self.unseat(&mut q, seat, NodeState::Never);
             drop(q);
-            told.deliver(wake);
+            if !armed!(mutant = "leader_refuses_silently") {
+                told.push(refused);
+                told.deliver(wake);
+            }
         }
     }
 
@@ -275,7 +280,9 @@ impl Leader {
         let mut leader = None;
         q.lines.each(|seat| {
             seat.with(|e| {
-                if e.seq == q.leader {
+                let leads = e.seq == q.leader;
+                let kicked = if armed!(mutant = "leader_kicks_a_follower") { !leads } else { leads };
+                if kicked {
                     leader = e.waiter.clone();
                 }
             });
@@ -480,8 +487,9 @@ impl Leader {
 /// Blocking calls for the models, which cannot make a parker.
 #[cfg(any(loom, shuttle))]
 impl Leader {
-    /// [`acquire`](Self::acquire) with a parker of its own. `lead` is what the leader's sleep does and says; followers
-    /// sleep until they are told, or do not sleep and give up (`patient` is false).
+    /// [`acquire`](Self::acquire) with a parker of its own. `lead` is what the leader's sleep does and says, where its time
+    /// comes at all: it sleeps until it is told where that is `u64::MAX`; followers sleep until they are told, or do not
+    /// sleep and give up (`patient` is false).
     pub fn acquire_alone(
         &self,
         (n, class): (u64, usize),
@@ -491,7 +499,7 @@ impl Leader {
     ) -> Result<u64, Left> {
         let parker = Parker::new();
         let park = |parker: &Parker, turn: Turn| match turn {
-            Turn::Lead { due, .. } => lead(due),
+            Turn::Lead { due, .. } if due < u64::MAX => lead(due),
             _ if patient => {
                 parker.park();
                 true

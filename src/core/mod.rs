@@ -1,5 +1,5 @@
-//! Floor 1: the lock-free words, and wait lists under a short latch. No clock, no I/O, no allocation after `new`,
-//! no third-party atomics: every file here runs under loom and shuttle as it stands. Each has its model in
+//! Floor 1: the lock-free words, and wait lists under a short latch. No clock, no I/O, no allocation after `new` (but for
+//! who enters `sleepers`), no third-party atomics: every file here runs under loom and shuttle as it stands. Each has its model in
 //! `loom-tests/tests/` under the same name.
 //!
 //! | file | structure | progress |
@@ -8,7 +8,7 @@
 //! | `bucket` | a token bucket in virtual tokens: one word per limiter | lock-free; changing its terms takes a latch |
 //! | `chunk` | a range of items taken one by one or from the back; who holds its buffer | lock-free |
 //! | `claims` | what of a journal's batch is to be claimed, on its way, or ready | blocking, one short latch |
-//! | `epoch` | of all who are told to slow down, who does it | lock-free |
+//! | `epoch` | of all who are told to slow down, who does it | blocking, one short latch; who is not concerned, wait-free |
 //! | `integral` | how much is held, and was for how long, while many take and give | lock-free; a reading waits for who is in the middle |
 //! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
 //! | `latch` | a latch for a few dozen instructions | blocking: spins, then naps |
@@ -19,6 +19,7 @@
 //! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
 //! | `seat` | what a worker has in hand, and a stop that nothing escapes | one short latch beside a lock-free word |
 //! | `shelf` | values put and taken, the last one first, in a fixed number of slots | lock-free |
+//! | `sleepers` | who sleeps to a time that a change may move | blocking, one short latch |
 //! | `soonest` | the earliest end of all leases, while some enter and one looks at all | lock-free |
 //! | `tenancy` | lanes' numbers that are used again: whose hint is cleared | wait-free |
 //! | `turns` | whose turn it is while items are suspected of having crashed a process | blocking, one short latch |
@@ -44,6 +45,7 @@ pub mod permits;
 pub mod ready;
 pub mod seat;
 pub mod shelf;
+pub mod sleepers;
 pub mod soonest;
 pub mod tenancy;
 pub mod turns;

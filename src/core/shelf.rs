@@ -266,7 +266,10 @@ impl<T> Shelf<T> {
             let next = self.slots[usize::from(top)].next.load(Ordering::Relaxed) as u16;
             let new = old.without_top(next);
             let claims = std::ptr::eq(stack, &*self.vacant);
-            if armed!(mutant = "shelf_pop_blind") || armed!(mutant = "shelf_claim_blind") && claims {
+            let (pops, claims_blindly) =
+                (armed!(mutant = "shelf_pop_blind"), armed!(mutant = "shelf_claim_blind"));
+            let blind = if claims { claims_blindly } else { pops };
+            if blind {
                 stack.store(new.0, Ordering::Release);
                 return Some(Place(top));
             }

@@ -381,20 +381,24 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
         let inner = self.terms.inner();
         let asked = inner.clock.now();
         let latest = deadline.on(&inner.clock).map_or(u64::MAX, |deadline| inner.clock.raw_at(deadline));
-        let mut slot = self
-            .with_word(key, self.detour(key), |view, word| view.reserve(word, n, latest))
-            .map_err(|short| inner.refused(short, n))?;
-        if slot.at_once() {
-            return Ok(Grant::at_once(slot.start, inner.scale, n));
-        }
-        match inner.sleep_until(&mut slot, n, latest) {
-            Ok(()) => Ok(Grant::after(asked, inner.slot_time(&slot), n)),
-            Err(error) => {
-                let refund = if self.undo(key, &slot) { Refund::Exact } else { Refund::Dropped(n) };
-                if let Some(counts) = &inner.counts {
-                    counts.given_back(n, refund);
-                }
-                Err(error)
+        loop {
+            let mut slot = self
+                .with_word(key, self.detour(key), |view, word| view.reserve(word, n, latest))
+                .map_err(|short| inner.refused(short, n))?;
+            if slot.at_once() {
+                return Ok(Grant::at_once(slot.start, inner.scale, n));
+            }
+            let slept = inner.sleep_until(&mut slot, n, latest);
+            if slept.is_ok() {
+                return Ok(Grant::after(asked, inner.slot_time(&slot), n));
+            }
+            let refund = if self.undo(key, &slot) { Refund::Exact } else { Refund::Dropped(n) };
+            if let Some(counts) = &inner.counts {
+                counts.given_back(n, refund);
+            }
+            // It slept through more changes than are remembered: a place at the end, as for any limiter.
+            if !slot.is_lost() {
+                slept?;
             }
         }
     }

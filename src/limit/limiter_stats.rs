@@ -175,9 +175,10 @@ impl RateLimiter {
 impl Inner {
     fn stats(&self) -> LimiterStats {
         let (waiting, oldest) = match &self.line {
-            Some(line) => (line.waiting() as usize, line.oldest().map(Timestamp::from_nanos)),
-            None => self.sleepers.lock().waiting(),
+            Some(line) => (line.waiting() as usize, line.oldest()),
+            None => (self.sleepers.waiting(), self.sleepers.oldest()),
         };
+        let oldest = oldest.map(Timestamp::from_nanos);
         let now = self.clock.now();
         LimiterStats {
             waiting,

@@ -5,6 +5,8 @@
 //! | rate | how many calls a second, with what burst | [`RateLimiter`], set by a [`Rate`] |
 //! | several rates at once | the same, all or none | [`RateLimiters`] |
 //! | a rate for each key | the same, for each user or host | [`KeyedLimiter`] |
+//! | a stock for each worker | the same, without touching what the workers share | [`TokenLease`], of [`RateLimiter::lease`] |
+//! | a rate that is not known | the same, found out from how calls go | [`Adaptive`], which is told an [`Outcome`] |
 //! | quota | how many at once | [`Quota`], which gives a [`Permit`] |
 //!
 //! governor's `Quota` (cells a period, a burst) is our [`Rate`]; our [`Quota`] is a semaphore.

@@ -26,16 +26,16 @@ impl View {
     pub fn reserve(&self, tat: u64, n: u64, latest: u64) -> Result<Slot, Short> {
         let View { terms, point, epoch, .. } = *self;
         let price = terms.cost_and_need(n).ok_or_else(|| self.never(tat))?;
-        let (start, end) = match terms.decide_owing(tat, point, price) {
-            Some(end) => (point.tick, end),
+        let (start, end, at_once) = match terms.decide_owing(tat, point, price) {
+            Some(end) => (point.tick, end, true),
             None => {
                 let in_time = terms.ready(tat, point, price.1, true).filter(|start| *start <= latest);
                 let Some(start) = in_time else { return Err(self.short(tat, price.1)) };
                 let end = terms.decide_owing(tat, terms.line.at(start), price);
-                (start, end.expect("`ready` is a tick at which `decide` says yes"))
+                (start, end.expect("`ready` is a tick at which `decide` says yes"), false)
             }
         };
-        Ok(Slot { start, made: point.tick, end, before: tat, epoch, n })
+        Ok(Slot { start, at_once, own: false, end, before: tat, epoch, n })
     }
 
     /// Where `V` is: who has a word at or below it is full.

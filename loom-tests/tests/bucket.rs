@@ -216,7 +216,7 @@ mod loop_free {
 #[cfg(loom)]
 mod changing {
     use super::*;
-    use batchyard_loom_tests::{explore, explore_bounded};
+    use batchyard_loom_tests::explore;
 
     /// One token in `ticks`, none there at tick 0.
     fn empty(ticks: u128) -> Bucket {

@@ -7,7 +7,7 @@
 
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "measures real threads in real time")]
 
-use batchyard::{Context, Engine, Failure, Rate, RateLimiter};
+use batchyard::{Context, Engine, Failure, Rate, RateLimiter, Timestamp};
 use hdrhistogram::Histogram;
 use std::env;
 use std::hint::spin_loop;
@@ -73,22 +73,28 @@ fn paced(test: bool) {
         });
         lateness(&format!("RateLimiter::acquire, {threads} threads"), &late.into_inner().expect("no panic"));
     }
+    let limiter = RateLimiter::new(Rate::per_second(PACE)).expect("a valid rate");
     let engine =
-        Engine::builder().in_memory().rate("pace", Rate::per_second(PACE)).open().expect("valid settings");
-    let clock = quanta::Clock::new();
+        Engine::builder().in_memory().limiter("pace", limiter.clone()).open().expect("valid settings");
+    let begun = limiter.clock().now();
     let starts = engine
         .batch("paced")
         .paced_by("pace")
-        .map(0..count, |_, _| Ok(clock.raw()))
+        .map(0..count, |_, _| Ok(limiter.clock().now()))
         .expect("a batch in memory");
-    let mut starts: Vec<u64> = starts.into_iter().map(|start| start.expect("it does nothing")).collect();
+    let mut starts: Vec<Timestamp> =
+        starts.into_iter().map(|start| start.expect("it does nothing")).collect();
     starts.sort_unstable();
     let mut late = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid bounds");
-    for (i, start) in starts.iter().enumerate() {
-        let due = i as u64 * (1_000_000_000 / PACE);
-        let after = clock.delta_as_nanos(starts[0], *start);
-        // The first may itself have been late; that much another may seem early.
-        late.saturating_record(after.saturating_sub(due));
+    for (i, start) in (0..).zip(&starts) {
+        let ahead = Duration::from_nanos(i * (1_000_000_000 / PACE));
+        // The first token was taken after `begun`. Readings are rounded to nanoseconds.
+        assert!(
+            *start + Duration::from_nanos(2) >= begun + ahead,
+            "start {i} is early: {start:?} of {begun:?}"
+        );
+        // The first may itself have been late: by so much another seems less late than it is.
+        late.saturating_record((*start - (starts[0] + ahead)).as_nanos() as u64);
     }
     lateness("items of an engine", &late);
 }

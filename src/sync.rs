@@ -260,7 +260,7 @@ pub(crate) mod thread {
     pub(crate) use loom::thread::yield_now;
     #[cfg(shuttle)]
     pub(crate) use shuttle::thread::yield_now;
-    #[cfg(all(feature = "sqlite", not(any(loom, shuttle))))]
+    #[cfg(all(any(feature = "sqlite", test), not(any(loom, shuttle))))]
     pub(crate) use std::thread::JoinHandle;
     #[cfg(all(test, not(any(loom, shuttle))))]
     pub(crate) use std::thread::scope;
@@ -313,7 +313,6 @@ impl<T> Mutex<T> {
     }
 
     /// The lock if nobody holds it at this moment.
-    #[cfg(not(any(loom, shuttle)))]
     #[inline]
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.0.try_lock() {

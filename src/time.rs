@@ -504,23 +504,29 @@ impl From<Instant> for Deadline {
 /// let ticker = Ticker::new(&clock);
 /// let coarse = ticker.recent();
 /// assert!(coarse <= clock.now());
-/// ticker.tick(&clock);
+/// ticker.tick();
 /// assert!(ticker.recent() >= coarse);
 /// ```
 #[derive(Debug)]
 pub struct Ticker {
     nanos: AtomicU64,
+    clock: Clock,
 }
 
 impl Ticker {
     /// A ticker that shows the clock's present time.
     pub fn new(clock: &Clock) -> Self {
-        Self { nanos: AtomicU64::new(clock.now().0) }
+        Self { nanos: AtomicU64::new(clock.now().0), clock: clock.clone() }
     }
 
-    /// Takes a reading of the clock for all to see.
-    pub fn tick(&self, clock: &Clock) {
-        self.nanos.fetch_max(clock.now().0, Ordering::Relaxed);
+    /// Takes a reading of its clock for all to see.
+    pub fn tick(&self) {
+        self.nanos.fetch_max(self.clock.now().0, Ordering::Relaxed);
+    }
+
+    /// The clock that it goes by.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The last reading.

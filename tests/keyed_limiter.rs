@@ -36,7 +36,7 @@ proptest! {
         let time = ManualClock::new();
         let rate = Rate::per_second(rate).burst(burst);
         let keyed = KeyedLimiter::with_clock(rate, time.clock()).unwrap();
-        let own = || RateLimiter::builder(rate).max_rate(rate).clock(time.clock()).build().unwrap();
+        let own = || RateLimiter::builder(rate).clock(time.clock()).build().unwrap();
         let alone: Vec<RateLimiter> = (0..5).map(|_| own()).collect();
         for step in steps {
             match step {

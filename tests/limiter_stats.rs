@@ -1,8 +1,9 @@
-//! `RateLimiter::stats`: what can be told at any time, and what a counted limiter has counted.
+//! `RateLimiter::stats` and `RateLimiters::stats`: what can be told at any time, and what a counted limiter has counted.
+//! (That of a `KeyedLimiter`: `keyed_limiter_changes.rs`.)
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads of tests are plain ones
 
-use batchyard::limit::{Adaptive, LimitError, LimiterCounts, Order, RateLimiterBuilder};
+use batchyard::limit::{Adaptive, LimitError, LimiterCounts, Order, RateLimiterBuilder, RateLimiters};
 use batchyard::{Deadline, ManualClock, Priority, Rate, RateLimiter, Ticker, millis, secs};
 use std::thread;
 
@@ -143,4 +144,80 @@ fn used_is_what_was_taken_of_what_was_to_be_had() {
     time.advance(secs(2)); // eight come, four find the bucket full
     limiter.acquire(2).unwrap();
     assert_eq!(limiter.stats().used_since(&before), Some(0.25));
+}
+
+fn several(time: &ManualClock, rates: [Rate; 2]) -> RateLimiters {
+    RateLimiters::builder(rates).counted().clock(time.clock()).build().unwrap()
+}
+
+#[test]
+fn several_rates_tell_the_level_of_each_and_count_once() {
+    let time = ManualClock::new();
+    let both = several(&time, [Rate::per_second(2).burst(4), Rate::per_second(1).burst(6)]);
+    both.try_acquire(3).unwrap();
+    both.acquire(1).unwrap();
+    both.try_acquire(0).unwrap();
+    both.acquire(0).unwrap();
+    both.try_acquire(1).unwrap_err();
+    assert!(matches!(both.acquire(5), Err(LimitError::NeverFits { asked: 5, burst: 4 })));
+    assert!(matches!(both.acquire_by(3, Deadline::NOW), Err(LimitError::WouldMissDeadline { .. })));
+    let stats = both.stats();
+    assert_eq!((stats.remaining, stats.rates[0].remaining, stats.rates[1].remaining), (0, 0, 2));
+    let counts = stats.counts.unwrap();
+    assert_eq!((counts.granted, counts.units, counts.denied), (2, 4, 1));
+    assert_eq!((counts.refused, counts.timed_out, counts.waits.count), (1, 1, 0));
+    time.advance(secs(3));
+    both.set_rate(1, Rate::per_second(2)).unwrap();
+    both.pause_until(secs(7));
+    time.advance(secs(3));
+    let stats = both.stats();
+    let levels = stats.rates.iter().map(|rate| (rate.rate, rate.remaining, rate.accrued, rate.paused_for));
+    assert_eq!(
+        levels.collect::<Vec<_>>(),
+        [
+            (Rate::per_second(2).burst(4), 0, 6, Some(secs(4))),
+            (Rate::per_second(2).burst(6), 0, 3, Some(secs(4))),
+        ]
+    );
+    assert!(stats.rates.iter().all(|rate| rate.counts.is_none() && rate.waiting == 0));
+    assert_eq!((stats.remaining, stats.waiting, stats.oldest_waiter), (0, 0, None));
+    both.resume();
+    time.advance(secs(1));
+    let stats = both.stats();
+    assert_eq!((stats.remaining, stats.rates[0].paused_for, stats.rates[1].accrued), (2, None, 5));
+}
+
+#[test]
+fn who_waits_for_several_rates_is_seen_and_its_wait_is_counted() {
+    let time = ManualClock::new();
+    let both = several(&time, [Rate::per_second(1), Rate::per_second(5)]);
+    both.acquire(1).unwrap();
+    let mut seen = None;
+    thread::scope(|s| {
+        for _ in 0..3 {
+            s.spawn(|| both.acquire(1).unwrap());
+        }
+        while both.stats().counts.unwrap().longest_queue < 3 {
+            thread::yield_now();
+        }
+        time.advance(millis(400));
+        seen = Some(both.stats());
+        time.advance(secs(3));
+    });
+    let seen = seen.unwrap();
+    assert_eq!((seen.waiting, seen.oldest_waiter), (3, Some(millis(400))));
+    let stats = both.stats();
+    assert_eq!((stats.waiting, stats.oldest_waiter), (0, None));
+    let counts = stats.counts.unwrap();
+    assert_eq!((counts.granted, counts.units, counts.longest_queue), (4, 4, 3));
+    assert_eq!((counts.waits.count, counts.waits.mean, counts.waits.max), (3, secs(2), secs(3)));
+}
+
+#[test]
+fn several_rates_that_are_not_counted_tell_their_levels() {
+    let time = ManualClock::new();
+    let both = RateLimiters::with_clock([Rate::per_second(1), Rate::per_hour(1)], time.clock()).unwrap();
+    both.acquire(1).unwrap();
+    let stats = both.stats();
+    assert_eq!((stats.remaining, &stats.counts, stats.used_since(&stats)), (0, &None, None));
 }

@@ -5,7 +5,7 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use batchyard::limit::{OwnedPermit, Quota, QuotaError};
-use batchyard::{Deadline, ManualClock, Priority, millis, secs};
+use batchyard::{Clock, Deadline, ManualClock, Priority, millis, secs};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -284,4 +284,28 @@ fn what_happens_is_counted() {
     let counts = stats.counts.unwrap();
     assert_eq!((counts.granted, counts.denied, counts.timed_out, counts.refused), (2, 1, 1, 3));
     assert_eq!((counts.high_water, counts.waits.count, counts.waits.max), (2, 1, secs(5)));
+    // Two for eight seconds, then one for none.
+    assert_eq!((counts.used, counts.usable, counts.utilisation()), (16.0, 16.0, 1.0));
+}
+
+/// Who takes and gives beside others leaves nothing behind in the sum, and a look in between is never below one before.
+#[test]
+fn what_is_held_is_counted_beside_others() {
+    let quota = Quota::builder(3).clock(Clock::os()).counted().build().unwrap();
+    thread::scope(|s| {
+        for _ in 0..3 {
+            s.spawn(|| (0..5_000).for_each(|_| drop(quota.acquire(2).unwrap())));
+        }
+        let mut before = 0.0;
+        for _ in 0..2_000 {
+            let used = quota.stats().counts.unwrap().used;
+            // A thread whose reading of the clock is older than this one's takes a little back.
+            assert!(used + 1.0 >= before, "{used} after {before}");
+            before = used;
+        }
+    });
+    let counts = quota.stats().counts.unwrap();
+    assert_eq!((counts.granted, counts.high_water, quota.in_use()), (15_000, 2, 0));
+    assert_eq!(quota.stats().counts.unwrap().used, counts.used);
+    assert!(counts.used > 0.0 && counts.used <= counts.usable);
 }

@@ -3,9 +3,10 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
 
-use batchyard::Deadline;
 use batchyard::limit::{Permit, Quota, QuotaError};
+use batchyard::{Deadline, ManualClock, secs};
 use proptest::prelude::*;
+use std::time::Duration;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -26,6 +27,39 @@ fn op() -> impl Strategy<Value = Op> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// How much was held for how long, and how much could have been, while permits are still held and after.
+    #[test]
+    fn what_was_held_for_how_long_is_counted(
+        limit in 1..8u64, steps in prop::collection::vec((op(), 0..5_000_000_000u64), 1..80),
+    ) {
+        let time = ManualClock::new();
+        time.advance(secs(7)); // what was before it was made does not count
+        let quota = Quota::builder(limit).clock(time.clock()).counted().build().unwrap();
+        let (mut limit, mut held, mut most) = (limit, Vec::<Permit<'_>>::new(), 0);
+        let (mut used, mut usable) = (0u128, 0u128);
+        for (op, nanos) in steps {
+            match op {
+                Op::Take(n) => held.extend(quota.try_acquire(n).ok()),
+                Op::Wait(n) => held.extend(quota.acquire_by(n, Deadline::NOW).ok()),
+                Op::Give(i) if !held.is_empty() => drop(held.swap_remove(i % held.len())),
+                Op::Give(_) => {}
+                Op::Limit(to) => limit = if quota.set_limit(to).is_ok() { to } else { limit },
+            }
+            let in_use = held.iter().map(Permit::n).sum::<u64>();
+            most = most.max(in_use);
+            time.advance(Duration::from_nanos(nanos));
+            used += u128::from(in_use) * u128::from(nanos);
+            usable += u128::from(limit) * u128::from(nanos);
+            let counts = quota.stats().counts.unwrap();
+            prop_assert_eq!((counts.used, counts.usable), (used as f64 / 1e9, usable as f64 / 1e9));
+            prop_assert_eq!((counts.high_water, quota.in_use()), (most, in_use));
+        }
+        drop(held);
+        let before = quota.stats().counts.unwrap();
+        time.advance(secs(100));
+        prop_assert_eq!(quota.stats().counts.unwrap().utilisation_since(&before), 0.0);
+    }
 
     #[test]
     fn a_quota_is_a_counter(ops in prop::collection::vec(op(), 1..80), limit in 1..8u64) {

@@ -309,6 +309,36 @@ fn after_a_pause_they_go_one_by_one() {
 }
 
 #[test]
+fn a_resume_ends_a_pause_and_fills_no_bucket() {
+    let (time, limiter) = manual(Rate::per_second(2).burst(10));
+    limiter.try_acquire(3).unwrap();
+    limiter.resume(); // there is no pause: nothing changes
+    assert_eq!(limiter.remaining(), 7);
+    limiter.pause_until(secs(1));
+    limiter.resume();
+    assert_eq!(limiter.try_acquire(1).unwrap_err().ready_in, millis(500));
+    limiter.pause_until(Deadline::NEVER);
+    thread::scope(|s| {
+        // Nobody can wait for a pause without an end; one with an end is there to be waited for.
+        assert!(matches!(limiter.acquire(1), Err(LimitError::WouldMissDeadline { ready_in: Duration::MAX })));
+        limiter.resume();
+        limiter.pause_until(secs(3600));
+        let sleeper = s.spawn(|| limiter.acquire(1).unwrap().start_at());
+        time.wait_for_sleepers(1);
+        time.set(at(secs(10)));
+        limiter.resume();
+        while time.next_deadline() != Some(at(millis(10_500))) {
+            thread::yield_now();
+        }
+        assert_eq!((limiter.remaining(), limiter.stats().paused_for), (0, None));
+        time.set(at(millis(10_500)));
+        assert_eq!(sleeper.join().unwrap(), at(millis(10_500)));
+    });
+    time.set(at(secs(11)));
+    assert_eq!(limiter.remaining(), 1);
+}
+
+#[test]
 fn cancelling_does_not_open_a_pause() {
     let (_, limiter) = manual(Rate::per_second(1));
     let (now, later) = (limiter.reserve(1).unwrap(), limiter.reserve(1).unwrap());

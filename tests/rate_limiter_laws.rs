@@ -4,7 +4,7 @@
 //! The oracle counts in billionths of a token: the rates here are whole numbers a second, so a nanosecond is worth
 //! exactly `rate` of them, and every bound is a whole number.
 
-use batchyard::limit::Reservation;
+use batchyard::limit::{Oversize, Reservation};
 use batchyard::{ManualClock, Rate, RateLimiter, Timestamp, secs};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -45,6 +45,23 @@ fn window_law(grants: &mut [(u64, u64)], burst: u64, pieces: &[Piece]) -> Result
     Ok(())
 }
 
+/// A pause only takes away, so it is not in the bound; a place that a change has moved holds the law to one tick, which
+/// the bound allows for each of them. Where more than the burst may be owed, the largest demand counts in its place.
+fn law_of_moved_places(grants: &mut [(u64, u64)], burst: u64, pieces: &[Piece]) -> Result<(), TestCaseError> {
+    grants.sort_unstable();
+    let steepest = pieces.iter().map(|piece| piece.rate).max().unwrap_or(0);
+    for (i, &(from, _)) in grants.iter().enumerate() {
+        let (mut tokens, mut most) = (0u128, burst);
+        for &(to, n) in &grants[i..] {
+            tokens += u128::from(n);
+            most = most.max(n);
+            let bound = u128::from(most) * TOKEN + allowed(pieces, from, to) + u128::from(steepest);
+            prop_assert!(tokens * TOKEN <= bound, "{tokens} tokens in [{from}, {to}], allowed {bound}");
+        }
+    }
+    Ok(())
+}
+
 fn stamp(t: Timestamp) -> u64 {
     t.as_nanos()
 }
@@ -63,7 +80,11 @@ enum Step {
     WaitFirst,
     SetRate(u64),
     SetBurst(u64),
+    SetBoth(u64, u64),
     Pause(u64),
+    /// Brings all places up to date.
+    Look,
+    Resume,
 }
 
 /// From a nanosecond to a hundred years, each size as likely as another.
@@ -87,7 +108,24 @@ fn takes(burst: u64) -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn everything(burst: u64) -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
+    prop::collection::vec(prop_oneof![4 => uses(burst), 1 => changes(burst), 1 => Just(Step::Look)], 1..80)
+}
+
+/// Demands of three bursts and less.
+fn owing(burst: u64) -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(
+        prop_oneof![4 => uses(3 * burst), 1 => changes(burst), 1 => Just(Step::Look)],
+        1..80,
+    )
+}
+
+/// More changes than places can miss.
+fn mostly_changes(burst: u64) -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(prop_oneof![1 => uses(burst), 3 => changes(burst)], 40..160)
+}
+
+fn uses(burst: u64) -> impl Strategy<Value = Step> {
+    prop_oneof![
         4 => (1u64..5_000_000_000).prop_map(Step::Idle),
         1 => idle().prop_map(Step::Idle),
         4 => (1..=burst).prop_map(Step::Take),
@@ -95,19 +133,31 @@ fn everything(burst: u64) -> impl Strategy<Value = Vec<Step>> {
         2 => (1..=burst).prop_map(Step::Reserve),
         2 => Just(Step::CancelLast),
         2 => Just(Step::WaitFirst),
-        1 => rate().prop_map(Step::SetRate),
-        1 => (1..=burst).prop_map(Step::SetBurst),
-        1 => (1u64..10_000_000_000).prop_map(Step::Pause),
-    ];
-    prop::collection::vec(step, 1..80)
+    ]
+}
+
+fn changes(burst: u64) -> impl Strategy<Value = Step> {
+    prop_oneof![
+        rate().prop_map(Step::SetRate),
+        (1..=burst).prop_map(Step::SetBurst),
+        (rate(), 1..=burst).prop_map(|(rate, burst)| Step::SetBoth(rate, burst)),
+        (1u64..10_000_000_000).prop_map(Step::Pause),
+        Just(Step::Resume),
+    ]
 }
 
 /// Runs the steps; the grants by stamp, and the rates that stood when.
-fn run(rate: u64, burst: u64, steps: &[Step]) -> Result<(Vec<(u64, u64)>, Vec<Piece>), TestCaseError> {
+fn run(
+    rate: u64,
+    burst: u64,
+    owes: bool,
+    steps: &[Step],
+) -> Result<(Vec<(u64, u64)>, Vec<Piece>), TestCaseError> {
     let time = ManualClock::new();
     let limiter = RateLimiter::builder(Rate::per_second(rate))
         .burst(burst)
         .max_rate(Rate::per_second(100_000_000))
+        .oversize(if owes { Oversize::Debt } else { Oversize::Reject })
         .clock(time.clock())
         .build()
         .unwrap();
@@ -128,12 +178,13 @@ fn run(rate: u64, burst: u64, steps: &[Step]) -> Result<(Vec<(u64, u64)>, Vec<Pi
                 let left = limiter.remaining();
                 match limiter.try_acquire(n) {
                     Ok(grant) => {
-                        prop_assert!(left >= n);
+                        prop_assert!(left >= n.min(limiter.burst()));
                         grants.push((stamp(grant.start_at()), n));
                     }
                     Err(denied) => {
                         prop_assert_eq!(denied.remaining, left);
-                        prop_assert!(left < n || denied.never_fits());
+                        prop_assert!(left < n.min(limiter.burst()) || denied.never_fits());
+                        prop_assert!(!owes || !denied.never_fits());
                         prop_assert_eq!(limiter.remaining(), left);
                     }
                 }
@@ -174,12 +225,26 @@ fn run(rate: u64, burst: u64, steps: &[Step]) -> Result<(Vec<(u64, u64)>, Vec<Pi
                 pieces.push(Piece { since: stamp(present), rate });
             }
             Step::SetBurst(burst) => limiter.set_burst(burst).unwrap(),
+            Step::SetBoth(rate, burst) => {
+                limiter.set_rate(Rate::per_second(rate).burst(burst)).unwrap();
+                pieces.push(Piece { since: stamp(present), rate });
+            }
             Step::Pause(nanos) => limiter.pause_until(Duration::from_nanos(nanos)),
+            Step::Resume => limiter.resume(),
+            Step::Look => places.iter().for_each(|place| {
+                place.start_at();
+            }),
         }
         time.set(present);
-        // A place follows the changes that are made while somebody looks.
-        for place in &places {
-            place.start_at();
+    }
+    // Whoever waits still, has its time, too.
+    time.set(Timestamp::from_nanos(1 << 62));
+    for place in places {
+        let n = place.n();
+        if place.start_at() <= time.now()
+            && let Ok(grant) = place.wait()
+        {
+            grants.push((stamp(grant.start_at()), n));
         }
     }
     Ok((grants, pieces))
@@ -193,27 +258,35 @@ proptest! {
     fn no_window_holds_more_than_its_share(
         rate in rate(), (burst, steps) in (1u64..20).prop_flat_map(|burst| (Just(burst), takes(burst))),
     ) {
-        let (mut grants, pieces) = run(rate, burst, &steps)?;
+        let (mut grants, pieces) = run(rate, burst, false, &steps)?;
         window_law(&mut grants, burst, &pieces)?;
     }
 
-    /// With every change there is. A pause only takes away, so it is not in the bound; a place that a change has
-    /// moved holds the law to one tick, which the bound allows for each of them.
+    /// With every change there is, whoever looks at a place when.
     #[test]
     fn changes_and_refunds_keep_the_law(
         rate in rate(), (burst, steps) in (1u64..20).prop_flat_map(|burst| (Just(burst), everything(burst))),
     ) {
-        let (mut grants, pieces) = run(rate, burst, &steps)?;
-        grants.sort_unstable();
-        let steepest = pieces.iter().map(|piece| piece.rate).max().unwrap_or(rate);
-        for (i, &(from, _)) in grants.iter().enumerate() {
-            let mut tokens = 0u128;
-            for &(to, n) in &grants[i..] {
-                tokens += u128::from(n);
-                let bound = u128::from(burst) * TOKEN + allowed(&pieces, from, to) + u128::from(steepest);
-                prop_assert!(tokens * TOKEN <= bound, "{tokens} tokens in [{from}, {to}], allowed {bound}");
-            }
-        }
+        let (mut grants, pieces) = run(rate, burst, false, &steps)?;
+        law_of_moved_places(&mut grants, burst, &pieces)?;
+    }
+
+    /// Also for places that nobody looks at while more changes are made than are remembered.
+    #[test]
+    fn forgotten_places_keep_the_law(
+        rate in 1u64..50, (burst, steps) in (1u64..5).prop_flat_map(|burst| (Just(burst), mostly_changes(burst))),
+    ) {
+        let (mut grants, pieces) = run(rate, burst, false, &steps)?;
+        law_of_moved_places(&mut grants, burst, &pieces)?;
+    }
+
+    /// The same where more than the burst may be owed.
+    #[test]
+    fn changes_and_refunds_keep_the_law_of_debts(
+        rate in rate(), (burst, steps) in (1u64..8).prop_flat_map(|burst| (Just(burst), owing(burst))),
+    ) {
+        let (mut grants, pieces) = run(rate, burst, true, &steps)?;
+        law_of_moved_places(&mut grants, burst, &pieces)?;
     }
 
     /// Where more than the burst may be owed: the burst or the largest demand of the window, and the rate.
@@ -223,7 +296,7 @@ proptest! {
     ) {
         let time = ManualClock::new();
         let limiter = RateLimiter::builder(Rate::per_second(rate).burst(burst))
-            .oversize(batchyard::limit::Oversize::Debt)
+            .oversize(Oversize::Debt)
             .clock(time.clock())
             .build()
             .unwrap();

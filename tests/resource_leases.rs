@@ -5,6 +5,7 @@
 
 use batchyard::resource::{AcquireError, Demand, OnExpiry, Owner, PermitError, Wait};
 use batchyard::{ManualClock, Rate, RateLimiter, ResourceManager, Timestamp, millis, secs};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -279,6 +280,55 @@ fn no_part_outlives_its_owner() {
         });
         assert_eq!((manager.in_use("gpu"), manager.holders().len()), (Some(0), 0));
     }
+}
+
+/// Counts itself out, whatever becomes of it: who waits for that does not wait for ever.
+struct Going<'a>(&'a AtomicUsize);
+
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Permits come and go in every way while others look at all of them. What is seen belongs together, and in the end all
+/// is back.
+#[test]
+fn who_looks_sees_each_permit_whole_while_they_come_and_go() {
+    let manager = ResourceManager::builder().quota("gpu", 64).quota("cpu", 64).build().unwrap();
+    let (going, rounds) = (AtomicUsize::new(3), 4_000);
+    thread::scope(|s| {
+        for i in 1..=3_u64 {
+            let (manager, going) = (&manager, &going);
+            s.spawn(move || {
+                let _going = Going(going);
+                let (name, mut owner) = (format!("{i}"), Owner::new(format!("{}", i + 10)));
+                let mine = Demand::new().need("gpu", i).need("cpu", i);
+                let more = Demand::new().need("gpu", i + 10);
+                for round in 0..rounds {
+                    let permit = manager.try_acquire_with(&mine, &Wait::new().owner(name.clone())).unwrap();
+                    let other = manager.try_acquire_with(&more, &Wait::new().owned_by(&owner)).unwrap();
+                    if round % 8 == 0 {
+                        // Its owner's end takes it back.
+                        std::mem::forget(other);
+                        owner = Owner::new(owner.name().to_owned());
+                    }
+                    drop(permit);
+                }
+            });
+        }
+        s.spawn(|| {
+            while going.load(Ordering::Relaxed) > 0 {
+                for holder in manager.holders() {
+                    let n: u64 = holder.owner.parse().unwrap();
+                    let cpu = if n > 10 { 0 } else { n };
+                    assert_eq!((holder.demand.amount("gpu"), holder.demand.amount("cpu")), (n, cpu));
+                }
+            }
+        });
+    });
+    assert_eq!(manager.holders().len(), 0);
+    assert_eq!((manager.available("gpu"), manager.available("cpu")), (Some(64), Some(64)));
 }
 
 /// Throws when it is dropped, also as what another panic threw.

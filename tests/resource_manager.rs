@@ -463,3 +463,42 @@ fn limits_that_two_change_at_once_are_one() {
         assert_eq!((stats.usable - before).round() as u64, stats.limit);
     }
 }
+
+/// Counts itself out, whatever becomes of it: who waits for that does not wait for ever.
+struct Going<'a>(&'a AtomicUsize);
+
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The clock stands while others take and give, so what they hold counts for nothing: each reading is exactly what one
+/// permit held, whoever is in the middle of a grant.
+#[test]
+fn utilisation_is_exact_beside_grants() {
+    let time = ManualClock::new();
+    let manager = ResourceManager::builder().quota("k", 1 << 30).clock(time.clock()).build().unwrap();
+    let kept = manager.try_acquire(&Demand::new().need("k", 5)).unwrap();
+    let going = AtomicUsize::new(2);
+    time.advance(secs(1000));
+    thread::scope(|s| {
+        for n in [1, 1 << 20] {
+            let (manager, going) = (&manager, &going);
+            s.spawn(move || {
+                let _going = Going(going);
+                let demand = Demand::new().need("k", n);
+                (0..20_000).for_each(|_| drop(manager.try_acquire(&demand).unwrap()));
+            });
+        }
+        while going.load(Ordering::Relaxed) > 0 {
+            let stats = manager.kind_stats("k").unwrap();
+            assert_eq!(stats.used, 5000.0, "{stats:?}");
+        }
+    });
+    drop(kept);
+    time.advance(secs(1000));
+    let stats = manager.kind_stats("k").unwrap();
+    assert_eq!((stats.used, stats.granted, stats.in_use), (5000.0, 40_001, 0));
+    assert!([5 + (1 << 20), 6 + (1 << 20)].contains(&stats.high_water), "{stats:?}");
+}

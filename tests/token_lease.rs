@@ -7,9 +7,29 @@ use std::time::Duration;
 
 fn manual(rate: Rate) -> (ManualClock, RateLimiter, Ticker) {
     let time = ManualClock::new();
-    let limiter = RateLimiter::builder(rate).clock(time.clock()).build().unwrap();
+    let limiter =
+        RateLimiter::builder(rate).max_rate(Rate::per_second(1000)).clock(time.clock()).build().unwrap();
     let ticker = Ticker::new(&time.clock());
     (time, limiter, ticker)
+}
+
+/// What the rates allow over `[from, to]` and another `tick` at the highest that stood near it, in billionths.
+fn allowed(rates: &[(u64, u64)], from: u64, to: u64, tick: u64) -> u128 {
+    let ends: Vec<u64> = rates.iter().skip(1).map(|next| next.0).chain([u64::MAX]).collect();
+    let over = |from: u64, to: u64| -> u128 {
+        let pieces = rates.iter().zip(&ends);
+        pieces
+            .map(|((since, rate), end)| {
+                u128::from(to.min(*end).saturating_sub(from.max(*since))) * u128::from(*rate)
+            })
+            .sum()
+    };
+    let near = rates
+        .iter()
+        .zip(&ends)
+        .filter(|((since, _), end)| *since <= to && **end >= from.saturating_sub(tick));
+    let steepest = near.map(|((_, rate), _)| *rate).max().unwrap_or(0);
+    over(from, to) + u128::from(tick) * u128::from(steepest) + u128::from(steepest)
 }
 
 #[derive(Debug, Clone)]
@@ -19,6 +39,10 @@ enum Step {
     Spend(usize, u64),
     Direct(u64),
     Renew(usize),
+    SetRate(u64),
+    SetBurst(u64),
+    SetBoth(u64, u64),
+    Pause(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -28,6 +52,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         9 => (0usize..3, 1u64..5).prop_map(|(lease, n)| Step::Spend(lease, n)),
         1 => (1u64..3).prop_map(Step::Direct),
         1 => (0usize..3).prop_map(Step::Renew),
+        1 => (1u64..60).prop_map(Step::SetRate),
+        1 => (1u64..12).prop_map(Step::SetBurst),
+        1 => (1u64..60, 1u64..12).prop_map(|(rate, burst)| Step::SetBoth(rate, burst)),
+        1 => (1u64..2_000_000_000).prop_map(Step::Pause),
     ];
     prop::collection::vec(step, 1..120)
 }
@@ -35,12 +63,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Three leases and a direct user: `burst + rate · (t + tick)` by the true time.
+    /// Three leases and a direct user: `burst + rate · (t + tick)` by the true time, the highest burst and what the rates
+    /// allowed that stood, whatever is changed.
     #[test]
-    fn leases_keep_their_bound(rate in 1u64..60, burst in 1u64..12, k in 1u64..12, steps in steps()) {
-        let k = k.min(burst);
+    fn leases_keep_their_bound(
+        rate in 1u64..60, burst in 1u64..12, k in 1u64..12, changes: bool, steps in steps(),
+    ) {
         let (time, limiter, ticker) = manual(Rate::per_second(rate).burst(burst));
-        let mut leases: Vec<_> = (0..3).map(|_| limiter.lease(k, &ticker).unwrap()).collect();
+        let k = |limiter: &RateLimiter| k.min(limiter.burst());
+        let (mut rates, mut bursts) = (vec![(0, rate)], burst);
+        let mut leases: Vec<_> = (0..3).map(|_| limiter.lease(k(&limiter), &ticker).unwrap()).collect();
         let (mut ticked, mut longest) = (0, 0);
         let mut grants: Vec<(u64, u64)> = Vec::new();
         for step in steps {
@@ -50,14 +82,14 @@ proptest! {
                 Step::Tick => {
                     longest = longest.max(now - ticked);
                     ticked = now;
-                    ticker.tick(&time.clock());
+                    ticker.tick();
                 }
                 Step::Spend(lease, n) => {
                     let before = leases[lease].stock();
                     match leases[lease].try_acquire(n) {
                         Ok(()) => grants.push((now, n)),
                         Err(denied) => {
-                            prop_assert!(!denied.never_fits() || n > burst);
+                            prop_assert!(!denied.never_fits() || n > limiter.burst());
                             prop_assert!(leases[lease].stock() <= before);
                         }
                     }
@@ -67,7 +99,22 @@ proptest! {
                         grants.push((now, n));
                     }
                 }
-                Step::Renew(lease) => leases[lease] = limiter.lease(k, &ticker).unwrap(),
+                Step::Renew(lease) => leases[lease] = limiter.lease(k(&limiter), &ticker).unwrap(),
+                _ if !changes => {}
+                Step::SetRate(rate) => {
+                    limiter.set_rate(Rate::per_second(rate)).unwrap();
+                    rates.push((now, rate));
+                }
+                Step::SetBurst(burst) => {
+                    limiter.set_burst(burst).unwrap();
+                    bursts = bursts.max(burst);
+                }
+                Step::SetBoth(rate, burst) => {
+                    limiter.set_rate(Rate::per_second(rate).burst(burst)).unwrap();
+                    rates.push((now, rate));
+                    bursts = bursts.max(burst);
+                }
+                Step::Pause(nanos) => limiter.pause_until(Duration::from_nanos(nanos)),
             }
         }
         longest = longest.max(time.now().as_nanos() - ticked);
@@ -75,9 +122,36 @@ proptest! {
             let mut tokens = 0u128;
             for &(to, n) in &grants[i..] {
                 tokens += u128::from(n);
-                let bound = u128::from(burst) * 1_000_000_000 + u128::from(to - from + longest) * u128::from(rate);
+                let bound = u128::from(bursts) * 1_000_000_000 + allowed(&rates, from, to, longest);
                 prop_assert!(tokens * 1_000_000_000 <= bound, "{tokens} in [{from}, {to}], tick {longest}");
             }
+        }
+    }
+
+    /// What a denial says comes true if nobody comes in between; and a nanosecond earlier, where the stock was not passed by.
+    #[test]
+    fn a_denied_lease_is_ready_when_it_is_told(
+        rate in 1u64..60, burst in 1u64..12, k in 1u64..12, steps in steps(), n in 1u64..13,
+    ) {
+        let (time, limiter, ticker) = manual(Rate::per_second(rate).burst(burst));
+        let mut lease = limiter.lease(k.min(burst), &ticker).unwrap();
+        for step in steps {
+            match step {
+                Step::Pass(nanos) => time.advance(Duration::from_nanos(nanos)),
+                Step::Tick => ticker.tick(),
+                Step::Spend(0 | 1, n) => drop(lease.try_acquire(n)),
+                Step::Direct(n) => drop(limiter.try_acquire(n)),
+                _ => {}
+            }
+        }
+        ticker.tick();
+        let Err(denied) = lease.try_acquire(n) else { return Ok(()) };
+        prop_assert_eq!(denied.remaining, lease.stock() + limiter.remaining());
+        prop_assert_eq!(denied.never_fits(), n > burst);
+        if n <= burst {
+            time.advance(denied.ready_in);
+            ticker.tick();
+            prop_assert!(lease.try_acquire(n).is_ok(), "not ready after {:?}", denied.ready_in);
         }
     }
 
@@ -93,7 +167,7 @@ proptest! {
             }
             // Less than the burst fills up in it.
             time.advance(Duration::from_nanos((burst - 1) * 1_000_000_000 / rate));
-            ticker.tick(&time.clock());
+            ticker.tick();
         }
         let allowed = burst + (19 * ((burst - 1) * 1_000_000_000 / rate)) * rate / 1_000_000_000;
         prop_assert!(spent <= allowed && spent + 20 >= allowed, "{spent} of {allowed}");
@@ -136,9 +210,23 @@ fn a_pause_reaches_a_lease_at_the_next_tick() {
     lease.try_acquire(1).unwrap();
     limiter.pause_until(secs(60));
     time.advance(millis(1));
-    ticker.tick(&time.clock());
+    ticker.tick();
     assert_eq!(lease.try_acquire(1).unwrap_err().ready_in, Timestamp::ZERO + secs(61) - time.now());
     assert_eq!(lease.stock(), 0);
+}
+
+#[test]
+fn a_denial_counts_the_stock() {
+    let (time, limiter, ticker) = manual(Rate::per_second(1).burst(10));
+    let mut lease = limiter.lease(6, &ticker).unwrap();
+    lease.try_acquire(3).unwrap();
+    limiter.try_acquire(3).unwrap();
+    let denied = lease.try_acquire(6).unwrap_err();
+    assert_eq!((denied.remaining, denied.ready_in), (4, secs(2)));
+    assert!(lease.try_acquire(11).unwrap_err().never_fits());
+    time.advance(secs(2));
+    ticker.tick();
+    lease.try_acquire(6).unwrap();
 }
 
 #[test]
@@ -150,6 +238,8 @@ fn bad_leases_name_their_field() {
     };
     assert_eq!(field(limiter.lease(0, &ticker).map(drop)), "k");
     assert_eq!(field(limiter.lease(4, &ticker).map(drop)), "k");
+    let other = Ticker::new(&ManualClock::new().clock());
+    assert_eq!(field(limiter.lease(1, &other).map(drop)), "ticker");
     let ordered =
         RateLimiter::builder(Rate::per_second(1)).order(Order::Priority).clock(time.clock()).build().unwrap();
     assert_eq!(field(ordered.lease(1, &ticker).map(drop)), "order");

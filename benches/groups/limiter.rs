@@ -44,14 +44,14 @@ pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
                 LEASED,
                 operation(threads, || {
                     // Nobody has moved it while the others were at it.
-                    ticker.tick(ours.clock());
+                    ticker.tick();
                     let mut lease = ours.lease(1_000, &ticker).expect("within the burst");
-                    let (ours, ticker, mut spent) = (&ours, &ticker, 0);
+                    let (ticker, mut spent) = (&ticker, 0);
                     move || {
                         spent += 1;
                         if spent == 10_000 {
                             spent = 0;
-                            ticker.tick(ours.clock());
+                            ticker.tick();
                         }
                         lease.try_acquire(1).is_ok()
                     }

@@ -16,6 +16,7 @@ pub(crate) mod permit;
 mod place;
 #[cfg(feature = "sqlite")]
 pub(crate) mod reopen;
+pub(crate) mod resource;
 #[cfg(feature = "sqlite")]
 pub(crate) mod scale;
 
@@ -41,6 +42,7 @@ pub(crate) const GROUPS: &[Group] = &[
     Group::always("limiter", limiter::hold),
     Group::always("keyed", keyed::hold),
     Group::always("permit", permit::hold),
+    Group::always("resource", resource::hold),
     Group::always("pool", outside::hold),
     Group::always("map", map::hold),
     Group::always("item", outside::hold),

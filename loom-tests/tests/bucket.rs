@@ -7,10 +7,12 @@
 //! - nobody decides by half-written terms, by the old rate with a time after the change, or without a barrier after a
 //!   pause; two changes at a time both take effect; a cancel does not open a pause;
 //! - who has more to look at than the bucket is told to, before and after a change;
-//! - a reservation is re-timed by the old terms or the new ones, never by a mixture.
+//! - a reservation is made and re-timed by the old terms or the new ones, never by a mixture, and by the new ones in the end;
+//!   after two changes it is where it would be if somebody had looked in between; and who finds that its time has come is
+//!   ahead of every change after that.
 //!
 //! Not verified here: the arithmetic and the window law over many grants (property tests, `tests/rate_limiter_laws.rs`
-//! and `core/bucket/line.rs`), and that sleepers are woken by a change (a map under a latch in `limit/limiter.rs`).
+//! and `core/bucket/line.rs`), and that sleepers are woken by a change (`tests/sleepers.rs`).
 //! The readers of changing terms retry while one is being written, so those models stay out of the
 //! `loom_rmw_loads` pass; the others are in `loop_free`.
 
@@ -104,9 +106,6 @@ mod loop_free {
         ]);
     }
 
-    /// In the pass that makes loads visible only: the refused one loads and writes nothing, and stock loom forgets such
-    /// a load when the other loads before its CAS.
-    #[cfg(loom_rmw_loads)]
     #[test]
     fn a_stale_reading_takes_nothing_from_a_fresh_one() {
         explore(
@@ -118,8 +117,9 @@ mod loop_free {
             &[|(s, fresh): &(Shared, View)| seen(s.bucket.take_by(fresh, 1)), |(s, _)| seen(s.take())],
             |_, seen| (seen[0], seen[1]),
         )
-        // The stale one is refused by either state; only how long it is told to wait differs.
-        .exactly([(Granted(1), Until(1)), (Granted(1), Until(2))]);
+        // The stale one is refused by either state; only how long it is told to wait differs. (Together: it loads and
+        // writes nothing, and stock loom forgets such a load when the other loads before its CAS.)
+        .exactly_together([(Granted(1), Until(1)), (Granted(1), Until(2))]);
     }
 
     /// What a body of the next model does, and saw: the start of its place, and whether a cancel was exact.
@@ -260,6 +260,28 @@ mod changing {
         .exactly([Until(1), Until(51)]);
     }
 
+    /// The end of a pause, then time passes: what comes from then on comes into an empty bucket.
+    #[test]
+    fn a_resume_and_a_taker_and_the_time() {
+        explore(
+            || {
+                let bucket = bucket(1, 1);
+                bucket.pause(|| 0, 50);
+                (bucket, AtomicU64::new(3))
+            },
+            &[
+                |(bucket, clock): &(Bucket, AtomicU64)| {
+                    bucket.resume(|| clock.load(Ordering::Acquire));
+                    clock.store(4, Ordering::Release);
+                    Until(0)
+                },
+                |(bucket, clock)| take(bucket, || clock.load(Ordering::Acquire), 1),
+            ],
+            |_, seen| seen[1],
+        )
+        .exactly_together([Until(51), Until(4), Granted(4)]);
+    }
+
     #[test]
     fn a_larger_burst_and_a_reserver() {
         explore(
@@ -267,13 +289,19 @@ mod changing {
             &[
                 |bucket: &Bucket| {
                     bucket.set_burst(|| 0, 2).unwrap();
-                    0
+                    None
                 },
-                |bucket| bucket.reserve(|| 0, 1, u64::MAX).unwrap().start,
+                |bucket| Some(bucket.reserve(|| 0, 1, u64::MAX).unwrap()),
             ],
-            |_, seen| seen[1],
+            |bucket, seen| {
+                // By whichever terms it was made, it is known by which: the change moves it.
+                let made = seen[1].unwrap();
+                let mut slot = made;
+                assert!(bucket.retime(&mut slot));
+                (made.start, slot.start)
+            },
         )
-        .exactly([2, 0]);
+        .exactly([(2, 0), (0, 0)]);
     }
 
     #[test]
@@ -287,17 +315,84 @@ mod changing {
             &[
                 |(bucket, _): &(Bucket, Slot)| {
                     bucket.set_pace(|| 0, per_ticks(8)).unwrap();
-                    0
+                    None
                 },
                 |(bucket, slot)| {
                     let mut slot = *slot;
                     assert!(bucket.retime(&mut slot));
+                    Some(slot)
+                },
+            ],
+            |(bucket, _), seen| {
+                // What was not seen then is seen at the next look.
+                let then = seen[1].unwrap();
+                let mut slot = then;
+                assert!(bucket.retime(&mut slot));
+                (then.start, slot.start)
+            },
+        )
+        .exactly([(2, 8), (8, 8)]);
+    }
+
+    /// A token in 2 ticks, in 8 from tick 3 on, none from tick 10 to 50: the first place starts before all that, the second
+    /// half-way between the changes, the third behind the pause.
+    #[test]
+    fn two_changes_and_who_comes_due_between_them() {
+        explore(
+            || {
+                let bucket = empty(2);
+                let slots = [0; 3].map(|_| bucket.reserve(|| 0, 1, u64::MAX).unwrap());
+                (bucket, slots)
+            },
+            &[
+                |(bucket, _): &(Bucket, [Slot; 3])| {
+                    bucket.set_pace(|| 3, per_ticks(8)).unwrap();
+                    bucket.pause(|| 10, 50);
+                    [0; 3]
+                },
+                |(bucket, slots)| {
+                    slots.map(|mut slot| {
+                        assert!(bucket.retime(&mut slot));
+                        slot.start
+                    })
+                },
+            ],
+            |(bucket, slots), seen| {
+                let last = slots.map(|mut slot| {
+                    bucket.retime(&mut slot);
                     slot.start
+                });
+                assert_eq!(last, [2, 7, 55]);
+                seen[1]
+            },
+        )
+        // One look a place: changes may come between those, too.
+        .exactly([[2, 4, 6], [2, 4, 15], [2, 4, 55], [2, 7, 15], [2, 7, 55]]);
+    }
+
+    /// The token is there at tick 1; a pause at 0, and only then does time pass.
+    #[test]
+    fn a_pause_and_a_waiter_and_the_time() {
+        explore(
+            || {
+                let bucket = empty(1);
+                let slot = bucket.reserve(|| 0, 1, u64::MAX).unwrap();
+                (bucket, slot, AtomicU64::new(0))
+            },
+            &[
+                |(bucket, _, clock): &(Bucket, Slot, AtomicU64)| {
+                    bucket.pause(|| clock.load(Ordering::Acquire), 50);
+                    clock.store(3, Ordering::Release);
+                    (None, 0)
+                },
+                |(bucket, slot, clock)| {
+                    let mut slot = *slot;
+                    (bucket.has_come(|| clock.load(Ordering::Acquire), &mut slot), slot.start)
                 },
             ],
             |_, seen| seen[1],
         )
-        .exactly([2, 8]);
+        .exactly([(Some(false), 1), (Some(false), 51)]);
     }
 
     #[test]

@@ -132,7 +132,10 @@ mod loop_free {
                 s
             },
             &[|s: &Shared| u32::from(s.permits.try_take(1).is_ok()), |s: &Shared| s.permits.set_credit(0)],
-            |_, seen| (seen[0], seen[1]),
+            |s, seen| {
+                assert_eq!(s.permits.look().available(), 1 - i64::from(seen[0]));
+                (seen[0], seen[1])
+            },
         )
         .exactly([(1, 1), (0, 2)]);
     }

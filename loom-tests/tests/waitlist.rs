@@ -248,6 +248,33 @@ mod loop_free {
         .exactly([(Ok(()), Ok(()))]);
     }
 
+    /// A newcomer that found a gate shut takes the first kind of its two behind it, and another newcomer, who passes no
+    /// gate, the second: the first is given back.
+    #[test]
+    fn a_newcomer_behind_a_gate_keeps_no_part() {
+        explore(
+            || {
+                let lane = ONE.with(2, 1);
+                let taken = Demand::of(2, 1);
+                Yard::with(&[2, 1, 1], &taken, Fairness { bypass: 0, ..Fairness::default() }).lane_waits(lane)
+            },
+            &[
+                |y: &Yard| Did::Try(y.list.try_take(&BOTH, &mut tell)),
+                |y: &Yard| Did::Try(y.list.try_take(&OTHER, &mut tell)),
+            ],
+            |y, seen| {
+                let both = u64::from(seen[0] == Did::Try(Ok(())));
+                assert_eq!((y.list.in_use(0), y.list.in_use(1), y.list.waiters(0)), (both, 1, 1));
+                let _ = y.list.cancel(&y.lane, 0, &mut tell);
+                (seen[0], seen[1])
+            },
+        )
+        .exactly([
+            (Did::Try(Ok(())), Did::Try(Err(Refused::Short { kind: 1 }))),
+            (Did::Try(Err(Refused::Short { kind: 0 })), Did::Try(Ok(()))),
+        ]);
+    }
+
     #[test]
     fn a_raised_limit_serves_who_waits() {
         explore(
@@ -294,11 +321,24 @@ mod loop_free {
             || Yard::new(&[1], &ONE).lane_waits(ONE),
             &[
                 |y: &Yard| {
+                    y.data.touch();
                     y.put(&ONE);
                     Did::It
                 },
-                |y: &Yard| Did::Cancel(y.list.cancel(&y.lane, 0, &mut tell)),
-                |y: &Yard| Did::Take(y.list.take_grant(&y.lane)),
+                |y: &Yard| {
+                    let left = y.list.cancel(&y.lane, 0, &mut tell);
+                    if left == Cancelled::WasGranted {
+                        y.data.touch();
+                    }
+                    Did::Cancel(left)
+                },
+                |y: &Yard| {
+                    let taken = y.list.take_grant(&y.lane);
+                    if taken {
+                        y.data.touch();
+                    }
+                    Did::Take(taken)
+                },
             ],
             |y, seen| {
                 let holders = (seen[1] == Did::Cancel(Cancelled::WasGranted)) as u64
@@ -496,34 +536,44 @@ mod loop_free {
         .exactly([(Did::Acquire(Ok(())), Did::Try(Err(Refused::Short { kind: 0 })))]);
     }
 
-    /// Two are put before a reserve of one: a high waiter that gives up leaves a low one enough, and it is told.
+    /// Of three the low one that waits could have one as soon as two are there, for one is reserved; but a high one that
+    /// wants all three holds it back, until it has them or leaves.
     #[test]
-    fn a_high_waiter_that_leaves_lets_a_low_one_have_it() {
+    fn a_high_waiter_holds_a_low_one_back_until_it_leaves() {
+        const ALL: Demand = Demand::of(0, 3);
         explore(
             || {
-                let list = WaitList::with_reserves([(2, [1, 1, 0, 0])], Fairness::default());
-                list.try_take(&TWO, &mut tell).expect("free");
-                Yard { list, data: Guarded::new(), lane: Box::new(Node::new()) }.lane_waits(ONE)
+                let fairness = Fairness { bypass: 0, ..Fairness::default() };
+                let list = WaitList::with_reserves([(3, [1, 1, 0, 0])], fairness);
+                list.try_take(&ALL, &mut tell).expect("free");
+                let yard = Yard { list, data: Guarded::new(), lane: Box::new(Node::new()) }.lane_waits(ONE);
+                (yard, Box::new(Node::new()))
             },
             &[
-                |y: &Yard| Did::Acquire(y.list.acquire_alone(&ONE, 2, true)),
-                |y: &Yard| {
+                |(y, high): &(Yard, Box<Node>)| {
+                    // SAFETY: the node is boxed, and waits no longer when this body ends.
+                    let queued = unsafe { y.list.enqueue(high, ALL, 2, 0, Waiter::Lane(1), &mut tell) };
+                    // When all three are there, the low one has had its own.
+                    assert_eq!(queued, Ok(Enqueued::Waiting));
+                    Did::Cancel(y.list.cancel(high, 0, &mut tell))
+                },
+                |(y, _)| {
                     y.put(&TWO);
+                    y.put(&ONE);
                     Did::It
                 },
             ],
-            |y, seen| {
+            |(y, _), seen| {
                 let lane = y.list.cancel(&y.lane, 0, &mut tell);
-                let holders =
-                    u64::from(lane == Cancelled::WasGranted) + u64::from(seen[0] == Did::Acquire(Ok(())));
-                assert_eq!((y.list.in_use(0), y.list.waiters(0)), (holders, 0));
+                let high = if seen[0] == Did::Cancel(Cancelled::Removed) { 0 } else { 3 };
+                assert_eq!(y.list.in_use(0), high + u64::from(lane == Cancelled::WasGranted));
+                assert_eq!(y.list.waiters(0), 0);
                 (seen[0], lane)
             },
         )
         .exactly([
-            (Did::Acquire(Ok(())), Cancelled::WasGranted),
-            (Did::Acquire(Ok(())), Cancelled::Removed),
-            (Did::Acquire(Err(Unmet::TimedOut)), Cancelled::WasGranted),
+            (Did::Cancel(Cancelled::WasGranted), Cancelled::Removed),
+            (Did::Cancel(Cancelled::Removed), Cancelled::WasGranted),
         ]);
     }
 

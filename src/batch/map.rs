@@ -291,7 +291,9 @@ fn inline_item<I, O>(
         if ctx.is_cancelled() {
             return Err(Dead::new(DeadReason::Cancelled, ctx.tries, errors));
         }
-        let (error, dead, wait) = match caught(|| run(item, ctx)) {
+        let result = caught(|| run(item, ctx));
+        ctx.tell_rates(&result);
+        let (error, dead, wait) = match result {
             Ok(Ok(out)) => return Ok(out),
             Err((message, place)) => {
                 let error =

@@ -243,7 +243,8 @@ impl<K> BatchBuilder<K> {
         self
     }
 
-    /// Items start at this rate of the engine at most. May be said more than once.
+    /// Items start at this rate of the engine at most. May be said more than once. An [adaptive](crate::limit::Adaptive) rate
+    /// learns from how the items fare.
     pub fn paced_by(mut self, rate: impl Into<String>) -> Self {
         self.rates.push(rate.into());
         self

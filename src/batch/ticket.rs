@@ -295,8 +295,10 @@ impl LaneBody for SpawnBody {
         let start = clock.raw();
         let demand = core.gate.demand(core);
         if !core.gate.is_open(&demand) {
-            use crate::engine::gate::Admission;
-            match core.gate.admit(shared, shell, &demand, &mut me.held, start) {
+            use crate::engine::{feedback::Bill, gate::Admission};
+            // A closure without a `Failure` has nothing to say of how its call went.
+            let mut unheard = Bill::default();
+            match core.gate.admit(shared, shell, &demand, &mut me.held, &mut unheard, start) {
                 Admission::Go => {}
                 Admission::Blocked | Admission::Never(_) => {
                     self.queue.0.lock().push_front(job);
@@ -325,6 +327,7 @@ impl LaneBody for SpawnBody {
             deferrals: 0,
             epoch: 1,
             effects: Mutex::new(Vec::new()),
+            bill: Mutex::default(),
             deadline_raw: 0,
         };
         // With a context, so that a `map` inside runs inline.

@@ -1,7 +1,7 @@
 //! Token bucket: GCRA over virtual tokens, one word.
 //!
 //! Progress: taking and refusing are lock-free; while somebody changes the terms (rate, burst, pause) they wait for
-//! its dozen stores. Changes exclude each other by a latch (blocking).
+//! its dozen stores. Changes exclude each other, and the first look of a place at each, by a latch (blocking).
 //! Source: the Generic Cell Rate Algorithm, in its virtual-scheduling form (ATM Forum Traffic Management 4.0,
 //! 4.4.5), with the axis turned from time into tokens so that rates are exact and may change under those who wait.
 //!
@@ -36,7 +36,8 @@
 //! nobody meets the old rate with a time after the change. `V` is continuous at a change (it loses less than a
 //! grain). A taker that validated and then stalls decides by its own stamp, which is before the change.
 //! A piece does not remember a time: its start is where `V` reaches `end - burst` *now*, so a new rate re-times all
-//! who wait; the epoch tells them to look again.
+//! who wait; the epoch tells them to look again. Where several changes went unseen, a start is found by going through them
+//! one by one (`history.rs`): what came due between two of them has come due then, by the terms of then.
 //!
 //! **Pause** until `T`: `V` stands still before `T`, and `barrier = V + burst` keeps the bucket empty, so nobody
 //! passes before `T + 1/rate` and then one at a time. A barrier, not a raised `tat`: cancelling a reservation moves
@@ -48,13 +49,16 @@
 //! | sequence even: the terms are those of epoch `sequence`; odd: being written | `Bucket::change` |
 //! | bit 1 of the sequence: [attended](Bucket::attended), and never changes | every change adds 4 |
 //! | `barrier <= V + burst` of the pause that set it | `pause`, `set_burst` |
+//! | `V` stands still before `t0`: a pause iff `t0` is `Latest::paused`, else a reading that lies behind a change | `pause` |
 
+mod history;
 mod line;
 mod terms;
 mod view;
 
 pub use self::line::{Pace, fraction_below};
 
+use self::history::{Latest, Moved, Stop};
 use self::line::{Line, Point};
 use self::terms::{Shared, Terms};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -66,6 +70,8 @@ const MOST: u64 = 1 << 60;
 const FINEST: u64 = 1 << 44;
 /// The epoch of a slot that started before a change, so that no further one can move it.
 const STARTED: u64 = u64::MAX;
+/// The epoch of a slot that started in a forgotten era, and cannot be had anew here.
+const LOST: u64 = u64::MAX - 1;
 /// The epoch of a slot that the burst no longer held at some time.
 const NEVER: u64 = u64::MAX - 2;
 /// The sequence, in parts: being written; attended, for life; the number of the change.
@@ -108,8 +114,10 @@ pub enum Short {
 pub struct Slot {
     /// The tick from which on it is granted, by the terms of `epoch`. `u64::MAX`: not in the clock's reach.
     pub start: u64,
-    /// The reading it was made at: one that starts then had its tokens at once, and no change moves it.
-    made: u64,
+    /// Its tokens were there when it was made, and no change moves it.
+    at_once: bool,
+    /// It is a piece of the bucket's own word, not of another that goes by its terms.
+    own: bool,
     end: u64,
     before: u64,
     epoch: u64,
@@ -139,7 +147,23 @@ pub struct Level {
 impl Slot {
     /// Whether its tokens were there when it was made.
     pub fn at_once(&self) -> bool {
-        self.start <= self.made
+        self.at_once
+    }
+
+    /// Whether nobody knows any more when it started: it is to be given back, and another to be taken. Said of a place that
+    /// [`View::reserve`] took, by a [`Bucket::retime`] that is false.
+    pub fn is_lost(&self) -> bool {
+        self.epoch == LOST
+    }
+
+    /// The word of the bucket after its piece was taken.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The word before, to which it goes back when the piece is given back as the last one. `None`: it is not the last one.
+    pub fn undone(&self, tat: u64) -> Option<u64> {
+        (tat == self.end).then_some(self.before)
     }
 }
 
@@ -149,14 +173,6 @@ pub struct Bucket {
     tat: CachePadded<AtomicU64>,
     terms: CachePadded<Shared>,
     latest: Mutex<Latest>,
-}
-
-/// What the next change starts from.
-#[derive(Clone, Copy, Debug)]
-struct Latest {
-    terms: Terms,
-    since: u64,
-    epoch: u64,
 }
 
 impl Bucket {
@@ -184,7 +200,6 @@ impl Bucket {
             ticks: AtomicU64::new(line.ticks),
             burst: AtomicU64::new(burst * grains),
             barrier: AtomicU64::new(0),
-            since: AtomicU64::new(now),
             grains,
             exact: true,
             debt: false,
@@ -193,7 +208,7 @@ impl Bucket {
         Ok(Bucket {
             tat: CachePadded::new(AtomicU64::new(0)),
             terms: CachePadded::new(shared),
-            latest: Mutex::new(Latest { terms, since: now, epoch: 0 }),
+            latest: Mutex::new(Latest::new(terms, now)),
         })
     }
 
@@ -256,7 +271,12 @@ impl Bucket {
         let tat = self.tat.load(Ordering::Relaxed);
         match view.terms.decide(tat, view.point, cost) {
             Some(end) => self.advance(tat, end).ok().map(|()| Ok(view.point.tick)),
-            None => Some(Err(view.short(tat, cost))),
+            None => {
+                if armed!(mutant = "bucket_refusal_writes") {
+                    let _ = self.advance(tat, tat + cost);
+                }
+                Some(Err(view.short(tat, cost)))
+            }
         }
     }
 
@@ -272,6 +292,10 @@ impl Bucket {
             let Some(end) = view.terms.decide_owing(tat, view.point, price) else {
                 return Err(view.short(tat, price.1));
             };
+            if armed!(mutant = "bucket_stores_tat_again") {
+                self.tat.store(end, Ordering::Relaxed);
+                return Ok(view.point.tick);
+            }
             match self.advance(tat, end) {
                 Ok(()) => return Ok(view.point.tick),
                 Err(seen) => tat = seen,
@@ -291,25 +315,23 @@ impl Bucket {
 
     /// [`reserve`](Self::reserve) by terms and a time that were read before.
     pub fn reserve_by(&self, view: &View, n: u64, latest: u64) -> Result<Slot, Short> {
-        let View { terms, point, now, epoch } = *view;
         if n == 0 {
-            return Ok(Slot { start: now, made: now, end: 0, before: 0, epoch, n });
+            let View { now, epoch, .. } = *view;
+            return Ok(Slot { start: now, at_once: true, own: true, end: 0, before: 0, epoch, n });
         }
-        let mut tat = self.tat.load(Ordering::Relaxed);
-        let price = terms.cost_and_need(n).ok_or_else(|| view.never(tat))?;
+        let seen = self.tat.load(Ordering::Relaxed);
+        let mut tat = seen;
         let mut spins = 1;
         loop {
-            let (start, end) = match terms.decide_owing(tat, point, price) {
-                Some(end) => (point.tick, end),
-                None => {
-                    let in_time = terms.ready(tat, point, price.1, true).filter(|start| *start <= latest);
-                    let Some(start) = in_time else { return Err(view.short(tat, price.1)) };
-                    let end = terms.decide_owing(tat, terms.line.at(start), price);
-                    (start, end.expect("`ready` is a tick at which `decide` says yes"))
+            let late = tat != seen && armed!(mutant = "bucket_deadline_looked_at_once");
+            let mut slot = view.reserve(tat, n, if late { u64::MAX } else { latest })?;
+            match self.advance(tat, slot.end) {
+                Ok(()) => {
+                    if armed!(mutant = "bucket_slot_of_a_later_epoch") {
+                        slot.epoch = self.epoch();
+                    }
+                    return Ok(Slot { own: true, ..slot });
                 }
-            };
-            match self.advance(tat, end) {
-                Ok(()) => return Ok(Slot { start, made: point.tick, end, before: tat, epoch, n }),
                 Err(seen) => tat = seen,
             }
             back_off(&mut spins);
@@ -358,28 +380,49 @@ impl Bucket {
     /// Brings the start of a reservation up to date with the terms. False: the burst was lowered below its tokens, and
     /// they will never be granted (a larger one later does not help: part of its piece may have passed by then).
     ///
-    /// What started before the first change since it was last brought up to date has started.
+    /// It is as if somebody had looked after each change: what had started then has started, and no further one moves it.
+    /// Of a place that nobody looked at for longer than the [history](Latest) goes back it may be unknown when it started:
+    /// it is given up, and stands for a new one at the end; or false, and it [is lost](Slot::is_lost), if it is of another's
+    /// word.
+    #[inline]
     pub fn retime(&self, slot: &mut Slot) -> bool {
-        // Not a clock, but to be read while the terms stand, as a clock is.
-        let View { terms, epoch, now: since, .. } = self.view(&|| self.terms.since.load(Ordering::Acquire));
-        if slot.epoch == NEVER {
+        if slot.epoch == NEVER || slot.epoch == LOST {
             return false;
         }
-        if slot.at_once() || slot.epoch == STARTED || slot.epoch == epoch {
-            return true;
+        // While a change is being made it has not been made.
+        slot.at_once() || slot.epoch == STARTED || slot.epoch == self.epoch() || self.catch_up(slot)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn catch_up(&self, slot: &mut Slot) -> bool {
+        let latest = self.latest.lock();
+        match latest.follow(slot) {
+            Moved::Known => true,
+            Moved::Never => false,
+            Moved::Lost if !slot.own => {
+                (slot.epoch, slot.start) = (LOST, u64::MAX);
+                false
+            }
+            Moved::Lost => {
+                self.cancel(slot);
+                let (terms, now, epoch) = (latest.terms, latest.since, latest.epoch);
+                let view = View { terms, now, point: terms.line.at(now), epoch };
+                match self.reserve_by(&view, slot.n, u64::MAX) {
+                    Ok(new) => *slot = new,
+                    Err(_) => (slot.epoch, slot.start) = (NEVER, u64::MAX),
+                }
+                slot.epoch != NEVER
+            }
         }
-        if epoch == slot.epoch + CHANGE && slot.start <= since {
-            slot.epoch = STARTED;
-            return true;
-        }
-        let Some((cost, _)) = terms.cost_and_need(slot.n) else {
-            (slot.epoch, slot.start) = (NEVER, u64::MAX);
-            return false;
-        };
-        let due = terms.line.reaches(slot.end.saturating_sub(terms.burst.max(cost)));
-        slot.start = due.map_or(u64::MAX, |due| due.max(since));
-        slot.epoch = epoch;
-        true
+    }
+
+    /// Whether a reservation's time has come, by a reading of the clock before the terms: a change after that is after its
+    /// time, too. `None`: never, as [`retime`](Self::retime) says.
+    #[inline]
+    pub fn has_come(&self, now: impl Fn() -> u64, slot: &mut Slot) -> Option<bool> {
+        let early = if armed!(mutant = "bucket_looks_before_the_clock") { None } else { Some(now()) };
+        self.retime(slot).then(|| slot.start <= early.unwrap_or_else(now))
     }
 
     /// How full it is, all of it at one moment.
@@ -412,44 +455,76 @@ impl Bucket {
 
     /// From now on `pace` tokens a tick; the caller has compared it with the highest.
     pub fn set_pace(&self, now: impl FnOnce() -> u64, pace: Pace) -> Result<(), Unfit> {
-        self.change(now, |terms, now| {
-            let mut terms = terms.rebased(now);
-            terms.line = Line::new(terms.line.t0, terms.line.v0, pace, terms.grains).ok_or(Unfit::Rate)?;
-            Ok(terms)
-        })
+        self.set(now, Some(pace), None).map(drop)
     }
 
     /// From now on a burst of this many tokens. More room is there at once, except during a pause.
     pub fn set_burst(&self, now: impl FnOnce() -> u64, burst: u64) -> Result<(), Unfit> {
-        self.change(now, |terms, now| {
+        self.set(now, None, Some(burst)).map(drop)
+    }
+
+    /// [`set_pace`](Self::set_pace) and [`set_burst`](Self::set_burst) in one change, or none; its tick: who is granted
+    /// behind that is granted by the new ones.
+    pub fn set(
+        &self,
+        now: impl FnOnce() -> u64,
+        pace: Option<Pace>,
+        burst: Option<u64>,
+    ) -> Result<u64, Unfit> {
+        self.change(now, |terms, stop, now| {
             let most = MOST / terms.grains;
-            if burst > most {
+            if burst.is_some_and(|burst| burst > most) {
                 return Err(Unfit::Burst(most));
             }
             let mut terms = terms.rebased(now);
-            terms.burst = burst * terms.grains;
-            if now < terms.line.t0 {
-                terms.barrier = terms.barrier.max(terms.line.v0 + terms.burst);
+            if let Some(pace) = pace {
+                let Line { t0, v0, .. } = terms.line;
+                terms.line = Line::new(t0, v0, pace, terms.grains).ok_or(Unfit::Rate)?;
+            }
+            if let Some(burst) = burst {
+                terms.burst = burst * terms.grains;
+                if stop.lasts(&terms, now) {
+                    terms.barrier = terms.barrier.max(terms.line.v0 + terms.burst);
+                }
             }
             Ok(terms)
         })
     }
 
-    /// Nobody passes until `until`, then they pass one by one from an empty bucket. Never shortens a pause.
-    pub fn pause(&self, now: impl FnOnce() -> u64, until: u64) {
-        let paused: Result<(), ()> = self.change(now, |terms, now| {
+    /// Nobody passes until `until`, then they pass one by one from an empty bucket. Never shortens a pause. False: an
+    /// instant that has passed, or lies within the present pause, asks for nothing.
+    pub fn pause(&self, now: impl FnOnce() -> u64, until: u64) -> bool {
+        let changed = self.change(now, |terms, stop, now| {
             let mut terms = terms.rebased(now);
-            if until <= terms.line.t0.max(now) {
+            let Line { t0, v0, .. } = terms.line;
+            if until <= now || (stop.lasts(&terms, now) && until <= t0) {
                 return Err(());
             }
-            terms.line = terms.line.through(until, terms.line.v0);
-            if !armed!(mutant = "bucket_pause_no_barrier") {
-                terms.barrier = terms.barrier.max(terms.line.v0 + terms.burst);
+            terms.line = terms.line.through(until.max(t0), v0);
+            stop.until = terms.line.t0;
+            let barrier = v0 + terms.burst;
+            let spared = armed!(mutant = "bucket_pause_spares_the_barrier")
+                && self.tat.load(Ordering::Relaxed) >= barrier;
+            if !spared && !armed!(mutant = "bucket_pause_no_barrier") {
+                terms.barrier = terms.barrier.max(barrier);
             }
             Ok(terms)
         });
-        // An instant that has passed, or lies within the present pause, asks for nothing.
-        let (Ok(()) | Err(())) = paused;
+        changed.is_ok()
+    }
+
+    /// Ends a pause now. Tokens come from now on, into a bucket that the pause has emptied. False: there is none.
+    pub fn resume(&self, now: impl FnOnce() -> u64) -> bool {
+        let changed = self.change(now, |mut terms, stop, now| {
+            if !stop.lasts(&terms, now) {
+                return Err(());
+            }
+            // A clock that has stepped back does not make time pass twice.
+            terms.line = terms.line.through(now.max(stop.since), terms.line.v0);
+            stop.until = 0;
+            Ok(terms)
+        });
+        changed.is_ok()
     }
 
     /// Changes with every change of the terms.
@@ -488,7 +563,8 @@ impl Bucket {
     fn read_once(&self, now: &impl Fn() -> u64, unless: u64) -> Option<View> {
         let shared = &*self.terms;
         // ORDERING: Acquire pairs with the Release at the end of `change`.
-        let epoch = shared.sequence.load(Ordering::Acquire);
+        let epoch = shared.sequence.load(ordering!(Acquire, mutant = "bucket_look_relaxed"));
+        let unless = if armed!(mutant = "bucket_reads_what_is_written") { 0 } else { unless };
         if epoch & unless != 0 {
             return None;
         }
@@ -503,16 +579,17 @@ impl Bucket {
         Some(View { terms, now, point: terms.line.at(now), epoch })
     }
 
-    /// Replaces the terms, under the latch of those who change them. The latch guards a copy of the terms, so nothing
-    /// here loads what readers race for.
+    /// Replaces the terms, under the latch of those who change them; its tick. The latch guards a copy of the terms, so
+    /// nothing here loads what readers race for. `make` is also given the last pause, to be changed with them.
     #[cold]
     fn change<E>(
         &self,
         now: impl FnOnce() -> u64,
-        make: impl FnOnce(Terms, u64) -> Result<Terms, E>,
-    ) -> Result<(), E> {
+        make: impl FnOnce(Terms, &mut Stop, u64) -> Result<Terms, E>,
+    ) -> Result<u64, E> {
         let mut latched = self.latest.lock();
-        let Latest { terms: old, since, epoch } = *latched;
+        let Latest { terms: old, epoch, since, paused, .. } = *latched;
+        let mut stop = Stop { since, until: paused };
         if armed!(mutant = "bucket_change_no_latch") {
             drop(latched);
             latched = self.latest.lock();
@@ -523,17 +600,17 @@ impl Bucket {
             shared.sequence.store(epoch | WRITING, Ordering::Relaxed);
         }
         let now = now();
-        let made = make(old, now);
+        let made = make(old, &mut stop, now);
         let mut next = epoch;
         if let Ok(new) = made {
-            shared.write((&old, since), &new, now);
+            shared.write(&old, &new);
             next = epoch + if armed!(mutant = "bucket_attention_lost") { ATTENDED } else { CHANGE };
-            *latched = Latest { terms: new, since: now, epoch: next };
+            latched.becomes(new, now, next, stop.until);
         }
         // ORDERING: Release publishes the terms to who loads the sequence. A change that was refused changed no
         // term, so it gives the old epoch back and nobody looks again for nothing.
         shared.sequence.store(next, ordering!(Release, mutant = "bucket_epoch_relaxed"));
-        made.map(drop)
+        made.map(|_| now)
     }
 }
 

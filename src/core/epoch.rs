@@ -1,50 +1,73 @@
-//! One cut for each epoch: of those who were sent under the same rate and are told to slow down, one lowers it.
+//! One cut for each rate: of those who were sent under the same rate and are told to slow down, one lowers it.
 //!
-//! Lock-free: one CAS. The word is the time at which the present epoch began, and so its number: whoever was sent at or
-//! before it was sent under an older rate, about which enough has been said. (That several refusals in flight must not cut
-//! several times is known from TCP: one reduction for each window, RFC 5681.)
+//! Blocking: who ends an epoch, or takes another step, does so under a latch. Who was sent in an earlier epoch finds that out
+//! by one load. (That several refusals in flight must not cut several times is known from TCP: one reduction for each
+//! window, RFC 5681.)
 //!
-//! | `sent` of who is told to slow down | means | [`Epoch::end`] |
-//! |---|---|---|
-//! | `<= since` | sent in an earlier epoch | false, nothing written |
-//! | `> since` | sent in this one | one caller of all: true, and `since` is the time now; the others then find themselves in the row above |
+//! `since` is the time as of which the present rate stands: whoever was granted at or before it was granted under an older
+//! rate, about which enough has been said. So the pair (rate, `since`) must change as one for those who compare:
+//!
+//! | order under the latch | a grant by | is told to slow down | and |
+//! |---|---|---|---|
+//! | first the cut, at `c`; then `since = c` | the old rate: at or before `c` | before `since` is written | waits for the latch, looks again, and says nothing |
+//! | | | after | says nothing |
+//! | | the new rate: after `c` | before or after | ends the new epoch: one more cut, of the new rate |
+//!
+//! (First `since = now`, then the cut, would be wrong: between the two somebody is granted by the old rate, after `now`, and
+//! cuts it a second time.) What this asks of the cut is that whoever is granted after its time is granted by the new
+//! rate: the bucket reads the clock while its terms are being changed.
 
-use crate::sync::armed;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, armed};
 
-/// See the head of the file. Times are of one clock, whatever its unit.
+/// See the head of the file. Times are of one clock, whatever its unit. `S` is what else belongs to whoever changes the rate.
 #[derive(Debug)]
-pub struct Epoch {
+pub struct Epoch<S = ()> {
     since: AtomicU64,
+    step: Mutex<S>,
 }
 
-impl Epoch {
-    /// The first epoch: everything sent after `before` is sent in it.
-    pub fn new(before: u64) -> Self {
-        Epoch { since: AtomicU64::new(before) }
+impl<S> Epoch<S> {
+    /// The first epoch: everything granted after `before` is in it.
+    pub fn new(before: u64, kept: S) -> Self {
+        Epoch { since: AtomicU64::new(before), step: Mutex::new(kept) }
     }
 
-    /// Ends the epoch if `sent` lies in it, and begins the next one now; true for one caller an epoch.
-    pub fn end(&self, sent: u64, now: u64) -> bool {
-        // Relaxed: who ends an epoch publishes nothing by it.
-        let mut since = self.since.load(Ordering::Relaxed);
-        while sent > since {
-            // What was sent is in the past, whatever the clock says.
-            let next = now.max(sent);
-            if armed!(mutant = "epoch_ends_blindly") {
-                self.since.store(next, Ordering::Relaxed);
-                return true;
-            }
-            match self.since.compare_exchange(since, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return true,
-                Err(_) if armed!(mutant = "epoch_ends_anyway") => return true,
-                Err(seen) => since = seen,
-            }
+    /// Ends the epoch if `sent` lies in it, by `cut`, which says as of when the new rate stands; true for one caller an
+    /// epoch.
+    pub fn end(&self, sent: u64, cut: impl FnOnce(&mut S) -> u64) -> bool {
+        // Relaxed: a word that only grows. Who reads an old value looks again under the latch.
+        if sent <= self.since.load(Ordering::Relaxed) {
+            return false;
         }
-        false
+        let mut step = self.step.lock();
+        if sent <= self.since.load(Ordering::Relaxed) && !armed!(mutant = "epoch_one_look") {
+            return false;
+        }
+        if armed!(mutant = "epoch_ends_before_the_cut") {
+            self.since.store(sent, Ordering::Relaxed);
+            drop(step);
+            cut(&mut self.step.lock());
+            return true;
+        }
+        let since = cut(&mut step);
+        // What was sent is in the past, whatever the clock says.
+        self.since.store(since.max(sent), Ordering::Relaxed);
+        true
     }
 
-    /// When the present epoch began.
+    /// Another step that excludes the cuts; false: somebody is taking one.
+    pub fn step(&self, step: impl FnOnce(&mut S)) -> bool {
+        match self.step.try_lock() {
+            Some(mut kept) => {
+                step(&mut kept);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// As of when the present rate stands.
     pub fn since(&self) -> u64 {
         self.since.load(Ordering::Relaxed)
     }

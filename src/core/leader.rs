@@ -223,13 +223,21 @@ impl Leader {
         wake: &mut impl FnMut(&Waiter),
     ) -> Option<Turn> {
         let mut q = self.enter(now);
+        let follows = armed!(mutant = "leader_follower_leaves_silently")
+            && Self::standing(node).is_none()
+            // SAFETY: as below.
+            && unsafe { Seat::new(node) }.with(|e| e.seq != q.leader);
+        if armed!(mutant = "leader_follower_leaves_silently") {
+            drop(q);
+            q = self.enter(now);
+        }
         if let Some(turn) = Self::standing(node) {
             return Some(turn);
         }
         // SAFETY: the latch is held, and the node waits: it is linked.
         let seat = unsafe { Seat::new(node) };
         self.unseat(&mut q, seat, NodeState::Idle);
-        if !armed!(mutant = "leader_leaves_silently") {
+        if !armed!(mutant = "leader_leaves_silently") && !follows {
             self.settle(q, None, take, wake);
         }
         None
@@ -252,12 +260,17 @@ impl Leader {
                 found.is_none()
             });
             let Some(seat) = found else {
-                self.settle(q, None, take, wake);
+                if !armed!(mutant = "leader_refuses_without_a_look") {
+                    self.settle(q, None, take, wake);
+                }
                 return;
             };
-            told.push(self.unseat(&mut q, seat, NodeState::Never));
+            let refused = self.unseat(&mut q, seat, NodeState::Never);
             drop(q);
-            told.deliver(wake);
+            if !armed!(mutant = "leader_refuses_silently") {
+                told.push(refused);
+                told.deliver(wake);
+            }
         }
     }
 
@@ -267,7 +280,9 @@ impl Leader {
         let mut leader = None;
         q.lines.each(|seat| {
             seat.with(|e| {
-                if e.seq == q.leader {
+                let leads = e.seq == q.leader;
+                let kicked = if armed!(mutant = "leader_kicks_a_follower") { !leads } else { leads };
+                if kicked {
                     leader = e.waiter.clone();
                 }
             });
@@ -298,6 +313,9 @@ impl Leader {
     fn count(&self, q: &mut Queue, waiters: i64, units: i128) {
         q.units = q.units.wrapping_add_signed(units);
         self.units.store(u64::try_from(q.units).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if armed!(mutant = "leader_shuts_no_gate") {
+            return;
+        }
         self.waiting.fetch_add(waiters as u64, Ordering::Relaxed);
     }
 
@@ -367,7 +385,9 @@ impl Leader {
                 }
                 Take::Never => (NodeState::Never, Turn::Never),
                 Take::Until(due) => {
-                    if q.leader != seq && !armed!(mutant = "leader_no_hand_over") {
+                    let within = armed!(mutant = "leader_hands_over_within_its_class")
+                        && mine.is_some_and(|mine| mine.with(|e| e.class) != head.with(|e| e.class));
+                    if q.leader != seq && !within && !armed!(mutant = "leader_no_hand_over") {
                         q.leader = seq;
                         if !is_mine {
                             told.push(head.with(|e| e.waiter.clone()));
@@ -467,8 +487,9 @@ impl Leader {
 /// Blocking calls for the models, which cannot make a parker.
 #[cfg(any(loom, shuttle))]
 impl Leader {
-    /// [`acquire`](Self::acquire) with a parker of its own. `lead` is what the leader's sleep does and says; followers
-    /// sleep until they are told, or do not sleep and give up (`patient` is false).
+    /// [`acquire`](Self::acquire) with a parker of its own. `lead` is what the leader's sleep does and says, where its time
+    /// comes at all: it sleeps until it is told where that is `u64::MAX`; followers sleep until they are told, or do not
+    /// sleep and give up (`patient` is false).
     pub fn acquire_alone(
         &self,
         (n, class): (u64, usize),
@@ -478,7 +499,7 @@ impl Leader {
     ) -> Result<u64, Left> {
         let parker = Parker::new();
         let park = |parker: &Parker, turn: Turn| match turn {
-            Turn::Lead { due, .. } => lead(due),
+            Turn::Lead { due, .. } if due < u64::MAX => lead(due),
             _ if patient => {
                 parker.park();
                 true

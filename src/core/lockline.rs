@@ -228,8 +228,7 @@ impl RawLock {
         class: usize,
         owner: u32,
         now: impl Fn() -> u64,
-        parker: &Parker,
-        park: impl FnMut(&Parker) -> bool,
+        (parker, park): (&Parker, impl FnMut(&Parker) -> bool),
         wake: &mut impl FnMut(&Waiter),
     ) -> Result<(), Left> {
         for _ in 0..LOOKS {
@@ -592,7 +591,7 @@ impl RawLock {
     pub fn enter_alone(&self, mode: Mode, class: usize, owner: u32, timed: bool) -> Result<(), Left> {
         let parker = Parker::new();
         let tell = &mut super::waitlist::WaitList::unpark;
-        self.enter(mode, class, owner, || 0, &parker, |parker| park(parker, timed), tell)
+        self.enter(mode, class, owner, || 0, (&parker, |parker: &Parker| park(parker, timed)), tell)
     }
 
     /// [`upgrade`](Self::upgrade), likewise.

@@ -1,5 +1,5 @@
-//! Floor 1: the lock-free words, and wait lists under a short latch. No clock, no I/O, no allocation after `new`,
-//! no third-party atomics: every file here runs under loom and shuttle as it stands. Each has its model in
+//! Floor 1: the lock-free words, and wait lists under a short latch. No clock, no I/O, no allocation after `new` (but for
+//! who enters `sleepers`), no third-party atomics: every file here runs under loom and shuttle as it stands. Each has its model in
 //! `loom-tests/tests/` under the same name.
 //!
 //! | file | structure | progress |
@@ -8,9 +8,11 @@
 //! | `bucket` | a token bucket in virtual tokens: one word per limiter | lock-free; changing its terms takes a latch |
 //! | `chunk` | a range of items taken one by one or from the back; who holds its buffer | lock-free |
 //! | `claims` | what of a journal's batch is to be claimed, on its way, or ready | blocking, one short latch |
-//! | `epoch` | of all who are told to slow down, who does it | lock-free |
+//! | `epoch` | of all who are told to slow down, who does it | blocking, one short latch; who is not concerned, wait-free |
+//! | `integral` | how much is held, and was for how long, while many take and give | lock-free; a reading waits for who is in the middle |
 //! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
-//! | `lease` | what is held until it is dropped or its time is over, and comes back once | lock-free; the owner's end waits for its holder's edit |
+//! | `latch` | a latch for a few dozen instructions | blocking: spins, then naps |
+//! | `lease` | what is held until it is dropped or its time is over, and comes back once; who looks at it meanwhile | lock-free; one at a time looks |
 //! | `leader` | who waits for a rate in order of priority, and who of them watches the clock | blocking, one short latch |
 //! | `lifecycle` | running, draining, stopped, and how many are inside | lock-free |
 //! | `lockline` | who waits for a lock, and who is handed it | blocking, one short latch per lock |
@@ -19,9 +21,11 @@
 //! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
 //! | `seat` | what a worker has in hand, and a stop that nothing escapes | one short latch beside a lock-free word |
 //! | `shelf` | values put and taken, the last one first, in a fixed number of slots | lock-free |
+//! | `sleepers` | who sleeps to a time that a change may move | blocking, one short latch |
 //! | `soonest` | the earliest end of all leases, while some enter and one looks at all | lock-free |
 //! | `tenancy` | lanes' numbers that are used again: whose hint is cleared | wait-free |
 //! | `turns` | whose turn it is while items are suspected of having crashed a process | blocking, one short latch |
+//! | `vacant` | slots of a growing row that are used again | lock-free |
 //! | `waitlist` | who waits for permits, over several kinds, all or nothing | blocking, one short latch per list |
 
 // `pub`, not `pub(crate)`: the model checkers reach these through `__model`, and some of it the engine does not use.
@@ -33,7 +37,9 @@ pub mod bucket;
 pub mod chunk;
 pub mod claims;
 pub mod epoch;
+pub mod integral;
 pub mod laneword;
+pub mod latch;
 pub mod leader;
 pub mod lease;
 pub mod lifecycle;
@@ -43,7 +49,9 @@ pub mod permits;
 pub mod ready;
 pub mod seat;
 pub mod shelf;
+pub mod sleepers;
 pub mod soonest;
 pub mod tenancy;
 pub mod turns;
+pub mod vacant;
 pub mod waitlist;

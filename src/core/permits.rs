@@ -264,9 +264,13 @@ impl Permits {
     pub fn take_for_waiter(&self, n: u64, held: u64) -> bool {
         let mut old = self.look();
         while old.has(n.saturating_add(held)) {
+            if armed!(mutant = "permits_grant_blind") {
+                self.word.swap(old.less(n).0, Ordering::AcqRel);
+                return true;
+            }
             // ORDERING: Acquire as in `try_take`; the granter hands on what it saw by publishing the grant.
-            match self.word.compare_exchange_weak(old.0, old.less(n).0, Ordering::Acquire, Ordering::Relaxed)
-            {
+            let acquire = ordering!(Acquire, mutant = "permits_grant_relaxed");
+            match self.word.compare_exchange_weak(old.0, old.less(n).0, acquire, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => old = Word(now),
             }
@@ -295,12 +299,20 @@ impl Permits {
         if self.look().waiters() == MAX_WAITERS {
             return false;
         }
+        if armed!(mutant = "permits_register_blind") {
+            self.word.swap(self.look().0 + WAITER_ONE, Ordering::AcqRel);
+            return true;
+        }
         self.word.fetch_add(WAITER_ONE, Ordering::Relaxed);
         true
     }
 
     /// Counts a waiter out.
     pub fn deregister(&self) {
+        if armed!(mutant = "permits_deregister_blind") {
+            self.word.swap(self.look().0 - WAITER_ONE, Ordering::AcqRel);
+            return;
+        }
         let old = Word(self.word.fetch_sub(WAITER_ONE, Ordering::Relaxed));
         debug_assert!(old.waiters() > 0, "counted out more waiters than in");
     }
@@ -311,6 +323,10 @@ impl Permits {
         let mut old = self.look();
         loop {
             let new = old.0 & !CREDIT_MASK | field;
+            if armed!(mutant = "permits_credit_overwrites") {
+                self.word.swap(new, Ordering::AcqRel);
+                return old.credit();
+            }
             match self.word.compare_exchange_weak(old.0, new, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return old.credit(),
                 Err(now) => old = Word(now),

@@ -190,6 +190,10 @@ impl<T> Shelf<T> {
 
     /// Refuses values from now on. What is there can be taken.
     pub fn close(&self) {
+        if armed!(mutant = "shelf_close_overwrites") {
+            self.shelved.swap(self.shelved.load(Ordering::Relaxed) | CLOSED, Ordering::AcqRel);
+            return;
+        }
         // Relaxed: as an RMW it carries the putters' release sequence on.
         self.shelved.fetch_or(CLOSED, Ordering::Relaxed);
     }
@@ -255,17 +259,23 @@ impl<T> Shelf<T> {
         // ORDERING: Acquire pairs with the Release of the puts (or vacatings) before: see the head. Here and at the
         // failed CAS; the CAS that succeeds finds the value that was acquired already.
         let acquire = ordering!(Acquire, mutant = "shelf_pop_relaxed");
+        let again = if armed!(mutant = "shelf_pop_again_relaxed") { Ordering::Relaxed } else { acquire };
         let mut old = Head(stack.load(acquire));
         loop {
             let top = old.top()?;
             let next = self.slots[usize::from(top)].next.load(Ordering::Relaxed) as u16;
             let new = old.without_top(next);
-            if armed!(mutant = "shelf_pop_blind") {
+            let claims = std::ptr::eq(stack, &*self.vacant);
+            let (pops, claims_blindly) =
+                (armed!(mutant = "shelf_pop_blind"), armed!(mutant = "shelf_claim_blind"));
+            let blind = if claims { claims_blindly } else { pops };
+            if blind {
                 stack.store(new.0, Ordering::Release);
                 return Some(Place(top));
             }
-            match stack.compare_exchange_weak(old.0, new.0, Ordering::Relaxed, acquire) {
+            match stack.compare_exchange_weak(old.0, new.0, Ordering::Relaxed, again) {
                 Ok(_) => return Some(Place(top)),
+                Err(_) if armed!(mutant = "shelf_pop_looks_once") => return None,
                 Err(now) => old = Head(now),
             }
         }

@@ -72,6 +72,9 @@ impl Soonest {
             let release = ordering!(Release, mutant = "soonest_lower_relaxed");
             match self.0.compare_exchange(old, walking | least.min(tick), release, Ordering::Relaxed) {
                 Ok(_) => return walking == 0 && least > tick,
+                Err(now) if now & !WALKING < least && armed!(mutant = "soonest_lower_defers") => {
+                    return false;
+                }
                 Err(now) => old = now,
             }
         }
@@ -89,6 +92,10 @@ impl Soonest {
         let mut old = self.0.load(Ordering::Relaxed);
         loop {
             let entered = if armed!(mutant = "soonest_end_overwrites") { NEVER } else { old & !WALKING };
+            if armed!(mutant = "soonest_end_by_store") {
+                self.0.swap(entered.min(next), Ordering::Relaxed);
+                return;
+            }
             // Relaxed: it publishes nothing; as an RMW it carries the release sequences of who lowered on.
             match self.0.compare_exchange(old, entered.min(next), Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return,

@@ -55,7 +55,7 @@ use self::lines::Seat;
 use self::scan::{Newcomer, Queue};
 use super::permits::{Floors, MAX_CREDIT, Miss, Permits};
 use crate::sync::atomic::Ordering;
-use crate::sync::{CachePadded, Mutex, Unparker, armed};
+use crate::sync::{CachePadded, Mutex, Unparker, armed, ordering};
 use std::fmt;
 
 /// Who is to be told of a grant or a refusal.
@@ -287,11 +287,13 @@ impl WaitList {
         wake: &mut impl FnMut(&Waiter),
     ) -> Result<(), Refused> {
         let mut told = false;
-        for (kind, amount) in n.demand.parts().take(taken).rev() {
+        let kept = if armed!(mutant = "waitlist_rollback_keeps") { 1 } else { 0 };
+        for (kind, amount) in n.demand.parts().take(taken).rev().skip(kept) {
             told |= self.give_one(kind, amount);
         }
         let verdict = self.verdict(n.demand, n.class);
-        if miss == Miss::Gated && verdict.is_ok() {
+        let gated = miss == Miss::Gated && !armed!(mutant = "waitlist_gate_refuses");
+        if gated && verdict.is_ok() {
             // The gate says only that somebody holds back something of this kind: under the latch it can be seen
             // whether what is left over suffices. This scan serves those whom the rollback touched, too.
             return self.take_behind(n, wake);
@@ -433,6 +435,9 @@ impl WaitList {
 
     /// Gives a waiting up, or takes a grant back. Exactly one of the outcomes, whatever races.
     pub fn cancel(&self, node: &Node, now: u64, wake: &mut impl FnMut(&Waiter)) -> Cancelled {
+        if armed!(mutant = "waitlist_cancel_outside") && self.state(node) == NodeState::Granted {
+            return if self.take_grant(node) { Cancelled::WasGranted } else { Cancelled::WasIdle };
+        }
         let mut queue = self.enter(now);
         match self.state(node) {
             NodeState::Waiting if node.home.load(Ordering::Relaxed) == self.home() => {
@@ -474,7 +479,8 @@ impl WaitList {
         }
         // ORDERING: Acquire pairs with the Release of the scan that granted, which had acquired the puts that
         // the grant was made of.
-        node.state.compare_exchange(granted, idle, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        let acquire = ordering!(Acquire, mutant = "waitlist_take_relaxed");
+        node.state.compare_exchange(granted, idle, acquire, Ordering::Relaxed).is_ok()
     }
 
     /// Why a node's last demand was refused after it was queued; the node is idle afterwards.
@@ -509,6 +515,9 @@ impl WaitList {
             }
         }
         queue.sweep = true;
+        if armed!(mutant = "waitlist_close_unswept") {
+            queue.sweep = false;
+        }
         if !armed!(mutant = "waitlist_close_silent") {
             self.settle(queue, None, None, wake);
         }

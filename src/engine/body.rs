@@ -163,7 +163,6 @@ impl<W: Work> Body<W> {
         }
 
         let gated = !core.gate.is_open(&demand);
-        let learns = core.gate.learns();
         me.held.fit(shared, &demand);
         let timeout = core.spec.item_timeout.map_or(0, |t| clock.raw_at(Timestamp::ZERO + t).max(1));
         let watched = timeout != 0 || core.spec.hang_after.is_some();
@@ -193,6 +192,7 @@ impl<W: Work> Body<W> {
             epoch: 1,
             deadline_raw: 0,
             effects: Mutex::new(Vec::new()),
+            bill: Mutex::default(),
         };
         // What is counted later is not counted here.
         let counted = u64::from(!self.work.settles_later());
@@ -210,7 +210,7 @@ impl<W: Work> Body<W> {
         while let Some(at) = seat.seat.next(epoch) {
             me.in_hand = InHand::Item(at);
             if gated {
-                match core.gate.admit(shared, shell, &demand, &mut me.held, now) {
+                match core.gate.admit(shared, shell, &demand, &mut me.held, ctx.bill.get_mut(), now) {
                     Admission::Go => {}
                     Admission::Blocked => {
                         self.put_off(shared, shell, me, &chunk, at);
@@ -271,9 +271,7 @@ impl<W: Work> Body<W> {
                 now = end;
                 untimed = 0;
             }
-            if learns {
-                core.gate.tell(clock.at_raw(slot.since()), &result);
-            }
+            ctx.tell_rates(&result);
             match result {
                 Ok(Ok(out)) => {
                     let ended = self.ended_item(shared, &chunk, at, ctx.tries + 1, slot.since(), now);

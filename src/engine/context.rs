@@ -2,6 +2,7 @@
 
 use super::cpu;
 use super::error::PushError;
+use super::feedback::Bill;
 use super::lane::Shell;
 use super::shared::Shared;
 use super::slot::{Effect, Slot};
@@ -49,6 +50,8 @@ pub struct Context {
     pub(crate) deadline_raw: u64,
     /// SQL for the transaction that marks the item done.
     pub(crate) effects: Mutex<Vec<CommitWith>>,
+    /// What it has paid to rates that learn.
+    pub(crate) bill: Mutex<Bill>,
 }
 
 impl Context {
@@ -67,6 +70,7 @@ impl Context {
             epoch: 1,
             deadline_raw: self.deadline_raw,
             effects: Mutex::new(Vec::new()),
+            bill: Mutex::default(),
         }
     }
 

@@ -20,12 +20,12 @@
 mod losses;
 
 use self::losses::Zombie;
+use super::feedback::Bill;
 use super::lane::{LaneCore, Shell};
 use super::shared::Shared;
 use crate::core::laneword::Reason;
 use crate::core::waitlist::{Cancelled, Demand, Enqueued, Node, NodeState, Refused, Waiter};
-use crate::job::{Failure, FailureKind};
-use crate::limit::{LimitError, Outcome, RateLimiter, Reservation, Watch};
+use crate::limit::{LimitError, RateLimiter, Reservation, Watch};
 use crate::resource::{ResourceKind, ResourceManager};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, Unparker};
@@ -67,13 +67,15 @@ pub(crate) struct LaneGate {
     waiting: Mutex<Waiting>,
     node: Node,
     prepaid: AtomicBool,
+    /// What was paid for the prepaid start, if somebody learns from it. Under the latch of `waiting`.
+    paid: Mutex<Bill>,
 }
 
 #[derive(Debug)]
 enum Waiting {
     No,
     Permits { demand: Demand, asked: Timestamp },
-    Rate { tokens: Vec<Reservation>, due: Timestamp },
+    Rate { tokens: Vec<Reservation>, due: Timestamp, paid: Bill },
 }
 
 /// Permits that a worker holds for the item in hand and keeps for the next one of the same chunk.
@@ -165,6 +167,7 @@ impl LaneGate {
             waiting: Mutex::new(Waiting::No),
             node: Node::new(),
             prepaid: AtomicBool::new(false),
+            paid: Mutex::default(),
         }
     }
 
@@ -185,7 +188,7 @@ impl LaneGate {
         demand.is_empty() && self.rates.is_empty()
     }
 
-    /// Lets one item through, or blocks its lane.
+    /// Lets one item through, or blocks its lane. What it pays to rates that learn is written on its bill.
     #[inline]
     pub(crate) fn admit(
         &self,
@@ -193,6 +196,7 @@ impl LaneGate {
         shell: &Arc<Shell>,
         demand: &Demand,
         held: &mut Held,
+        bill: &mut Bill,
         now_raw: u64,
     ) -> Admission {
         // A grant is for one item at least: if it were passed on because others wait, and they did the same, it would
@@ -216,7 +220,7 @@ impl LaneGate {
         if self.rates.is_empty() {
             return Admission::Go;
         }
-        self.pay(shared, shell, held, now_raw)
+        self.pay(shared, shell, held, bill, now_raw)
     }
 
     /// Whether somebody besides this lane waits for what it holds. Then it gives its permits back after the item;
@@ -231,21 +235,50 @@ impl LaneGate {
     }
 
     #[inline]
-    fn pay(&self, shared: &Shared, shell: &Arc<Shell>, held: &mut Held, now_raw: u64) -> Admission {
-        // ORDERING: Acquire pairs with the Release in `due`.
-        if self.prepaid.load(Ordering::Relaxed) && self.prepaid.swap(false, Ordering::Acquire) {
+    fn pay(
+        &self,
+        shared: &Shared,
+        shell: &Arc<Shell>,
+        held: &mut Held,
+        bill: &mut Bill,
+        now_raw: u64,
+    ) -> Admission {
+        if self.prepaid.load(Ordering::Relaxed) && self.take_prepaid(bill) {
             return Admission::Go;
         }
         // A token of one rate is of no use while another's is waited for: of several, all are reserved together.
         if let [rate] = &*self.rates {
             debug_assert!(rate.uses_clock(&shared.clock), "the engine's rates are counted on its own clock");
-            match rate.try_acquire_at(now_raw, 1) {
-                Ok(()) => return Admission::Go,
-                Err(wait) if spin(&shared.clock, rate, wait) => return Admission::Go,
-                Err(_) => {}
+            let sent = match rate.try_acquire_at(now_raw, 1) {
+                Ok(()) => Some((now_raw, false)),
+                Err(wait) => spin(&shared.clock, rate, wait).map(|came| (came, true)),
+            };
+            if let Some((raw, waited)) = sent {
+                if self.learns {
+                    bill.pay(rate, 1, shared.clock.at_raw(raw), waited);
+                }
+                return Admission::Go;
             }
         }
-        self.reserve(shared, shell, held)
+        self.reserve(shared, shell, held, bill)
+    }
+
+    /// Uses the prepaid start, if there is one.
+    #[inline]
+    fn take_prepaid(&self, bill: &mut Bill) -> bool {
+        // With the bill that belongs to it.
+        let _waiting = self.learns.then(|| self.waiting.lock());
+        self.swap_prepaid(bill)
+    }
+
+    /// As above, with the latch held if somebody learns.
+    fn swap_prepaid(&self, bill: &mut Bill) -> bool {
+        // ORDERING: Acquire pairs with the Release in `due`.
+        let is_paid = self.prepaid.swap(false, Ordering::Acquire);
+        if is_paid && self.learns {
+            *bill = std::mem::take(&mut self.paid.lock());
+        }
+        is_paid
     }
 
     #[cold]
@@ -313,7 +346,7 @@ impl LaneGate {
     /// The latch is held from the look at `waiting` until the places stand in it: a worker that finds its lane waiting
     /// has taken nothing that would be lost.
     #[cold]
-    fn reserve(&self, shared: &Shared, shell: &Arc<Shell>, held: &mut Held) -> Admission {
+    fn reserve(&self, shared: &Shared, shell: &Arc<Shell>, held: &mut Held, bill: &mut Bill) -> Admission {
         let (core, clock) = (&shell.core, &shared.clock);
         let mut waiting = self.waiting.lock();
         if !matches!(*waiting, Waiting::No) {
@@ -322,22 +355,24 @@ impl LaneGate {
             return Admission::Blocked;
         }
         // A start that came due since we looked is spent, or the next one that comes due would take its place.
-        if self.prepaid.swap(false, Ordering::Relaxed) {
+        if self.swap_prepaid(bill) {
             return Admission::Go;
         }
         let (mut tokens, mut due) = match self.places() {
             Ok(places) => places,
             Err(error) => return Admission::Never(error.to_string()),
         };
+        let mut paid = Bill::default();
         if due <= clock.now() {
-            tokens = spend(tokens);
+            tokens = spend(tokens, &mut paid);
             if tokens.is_empty() {
+                *bill = paid;
                 return Admission::Go;
             }
             due = start(&tokens);
         }
         core.word.block(Reason::Rate);
-        *waiting = Waiting::Rate { tokens, due };
+        *waiting = Waiting::Rate { tokens, due, paid };
         drop(waiting);
         held.release(shared);
         if due <= clock.now() {
@@ -400,28 +435,6 @@ impl LaneGate {
         }
     }
 
-    /// Whether it wants to be told how items fare.
-    #[inline]
-    pub(crate) fn learns(&self) -> bool {
-        self.learns
-    }
-
-    /// How an item fared that began at `sent`: `Failure::retry_after` says that it was too much, and until when. What was
-    /// put off or left out by its own closure says nothing, and neither does a panic.
-    #[cold]
-    pub(crate) fn tell<O, P>(&self, sent: Timestamp, result: &Result<Result<O, Failure>, P>) {
-        let outcome = match result {
-            Ok(Ok(_)) => Outcome::Success,
-            Ok(Err(failure)) => match failure.kind() {
-                FailureKind::RetryAfter(wait) => Outcome::Throttled { retry_after: Some(wait) },
-                FailureKind::Retry | FailureKind::Fatal => Outcome::Failed,
-                _ => Outcome::Ignored,
-            },
-            Err(_) => Outcome::Ignored,
-        };
-        self.rates.iter().for_each(|rate| rate.tell(sent, 1, outcome));
-    }
-
     /// The number above the highest kind that its items hold by `needs`; 0: none.
     pub(crate) fn above(&self) -> u16 {
         self.named.parts().map(|(kind, _)| kind + 1).max().unwrap_or(0)
@@ -438,10 +451,10 @@ impl LaneGate {
     /// The supervisor's timer: the reservation's start has come, or was moved.
     pub(crate) fn due(&self, shared: &Shared, shell: &Arc<Shell>, now: Timestamp) {
         let mut waiting = self.waiting.lock();
-        let Waiting::Rate { tokens, due } = &mut *waiting else { return };
+        let Waiting::Rate { tokens, due, paid } = &mut *waiting else { return };
         let mut next = if tokens.is_empty() { Timestamp::MAX } else { start(tokens) };
         if next <= now {
-            *tokens = spend(std::mem::take(tokens));
+            *tokens = spend(std::mem::take(tokens), paid);
             if !tokens.is_empty() {
                 next = start(tokens);
             }
@@ -454,8 +467,11 @@ impl LaneGate {
             }
             return;
         }
+        if self.learns {
+            *self.paid.lock() = std::mem::take(paid);
+        }
         *waiting = Waiting::No;
-        // ORDERING: Release pairs with the Acquire in `pay`.
+        // ORDERING: Release pairs with the Acquire in `swap_prepaid`.
         self.prepaid.store(true, Ordering::Release);
         shared.unblock(&shell.core, Reason::Rate);
     }
@@ -463,7 +479,7 @@ impl LaneGate {
     /// A rate may have changed: looks when the lane's places come now.
     pub(crate) fn retime(&self, shared: &Shared, shell: &Arc<Shell>) {
         let mut waiting = self.waiting.lock();
-        let Waiting::Rate { tokens, due } = &mut *waiting else { return };
+        let Waiting::Rate { tokens, due, .. } = &mut *waiting else { return };
         if tokens.is_empty() {
             // There were no places to be had. What never fits, its next item finds out.
             let Ok((places, _)) = self.places() else {
@@ -521,25 +537,29 @@ impl LaneGate {
     }
 }
 
-/// Uses up places whose time has come. Those come back that a change has moved just now.
-fn spend(tokens: Vec<Reservation>) -> Vec<Reservation> {
-    tokens.into_iter().filter_map(|token| token.spend().err()).collect()
+/// Uses up places whose time has come, and writes them on the bill. Those come back that a change has moved just now.
+fn spend(tokens: Vec<Reservation>, bill: &mut Bill) -> Vec<Reservation> {
+    let left = |token: Reservation| {
+        let (rate, n) = (token.limiter().clone(), token.n());
+        token.spend().map(|spent| bill.pay(&rate, n, spent.at, !spent.at_once)).err()
+    };
+    tokens.into_iter().filter_map(left).collect()
 }
 
-/// Waits on the spot for the token of a rate that will be there in `wait_ticks`, if that is near. True: it was taken.
+/// Waits on the spot for the token of a rate that will be there in `wait_ticks`, if that is near. The reading it was taken at.
 #[cold]
-fn spin(clock: &Clock, rate: &RateLimiter, wait_ticks: u64) -> bool {
+fn spin(clock: &Clock, rate: &RateLimiter, wait_ticks: u64) -> Option<u64> {
     if clock.at_raw(wait_ticks).as_nanos() > SPIN_NANOS || !clock.moves_alone() {
-        return false;
+        return None;
     }
     let until = clock.raw() + clock.raw_at(Timestamp::from_nanos(2 * SPIN_NANOS));
     loop {
         let now = clock.raw();
         if rate.try_acquire_at(now, 1).is_ok() {
-            return true;
+            return Some(now);
         }
         if now > until {
-            return false;
+            return None;
         }
         crate::sync::thread::yield_now();
     }

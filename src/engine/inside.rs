@@ -49,7 +49,7 @@ impl Context {
 
     /// Takes `n` tokens of one of the engine's rates, waiting for them if need be: for items that make several calls, or
     /// find out how many on the way. (A batch that is [`paced_by`](crate::BatchBuilder::paced_by) a rate has paid one
-    /// token for the start of each item.)
+    /// token for the start of each item.) An [adaptive](crate::limit::Adaptive) rate hears how the attempt fared.
     ///
     /// ```
     /// use batchyard::{Engine, Rate};
@@ -114,7 +114,9 @@ impl Context {
                 Some(AcquireError::NeverFits { kind, asked, limit: limit.saturating_sub(lost) })
             },
         };
+        let asked = shared.clock.now();
         let permit = shared.gate.manager.acquire_inside(&demand, &wait, &inside, place)?;
+        self.note_paid(&demand, asked);
         // Looked at behind the entry of what it holds: either who abandons the attempt finds that, or we see it here.
         if self.check().is_err() {
             return Err(AcquireError::Cancelled);

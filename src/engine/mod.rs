@@ -12,6 +12,7 @@
 //! | `verdict` | what becomes of an item whose attempt failed |
 //! | `ending` | how a lane ends |
 //! | `gate` | permits all or none, the rate token last |
+//! | `feedback` | adaptive rates hear how attempts fared |
 //! | `worker`, `slot` | the threads, and their public places |
 //! | `recovery` | what is left of a chunk after a panic of the engine's own |
 //! | `supervisor`, `timers` | deadlines, items that do not come back, and when to look |
@@ -29,6 +30,7 @@ mod ending;
 mod entries;
 mod error;
 mod events;
+pub(crate) mod feedback;
 pub(crate) mod gate;
 mod inside;
 #[cfg(feature = "cli")]

@@ -44,7 +44,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>, parker: &Parker) {
     let mut memory = Memory::default();
     belong_to(shared);
     while !shared.is_stopped() {
-        shared.ticker.tick(&shared.clock);
+        shared.ticker.tick();
         let now = shared.clock.now();
         // A bug of ours. Without a supervisor no timer would come any more, and the engine would hang.
         let next = caught(|| look(shared, &mut memory, now)).unwrap_or(Some(now + AFTER_PANIC));

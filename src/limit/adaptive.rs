@@ -2,10 +2,12 @@
 //!
 //! | word | who writes it |
 //! |---|---|
-//! | the epoch (`core/epoch.rs`): when the rate was cut last | the one of those sent since then that is told to slow down first |
+//! | the epoch (`core/epoch.rs`): as of when the rate stands that was cut last, and a latch: when the window began | whoever changes the rate, by one step |
 //! | `went_well`: tokens since the window began | every success adds; whoever closes the window takes |
-//! | `window_ends` | the holder of `step` |
-//! | `step`, a latch: when the window began | whoever changes the rate, by one step |
+//! | `window_ends` | the holder of the latch |
+//!
+//! A step reads the rate and sets the next one while nobody else can set it: what an operator sets meanwhile comes before or
+//! after, and is not overwritten by a step from the rate before.
 
 use super::error::LimitError;
 use super::limiter::{Inner, RateLimiter};
@@ -14,7 +16,6 @@ use super::reservation::Grant;
 use crate::core::epoch::Epoch;
 use crate::error::Invalid;
 use crate::policy::aimd::Aimd;
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time::{Deadline, Timestamp, secs};
 use std::time::Duration;
@@ -46,6 +47,12 @@ pub enum Outcome {
 /// Throttled, it goes on at 70 % of its rate, once for all calls that were granted before that: several refusals in
 /// flight say the same thing. As long as half the rate or more is used and goes well, it adds a step each second. A
 /// `Retry-After` pauses it, and then they go one by one.
+///
+/// A limiter of an engine hears from items: of those that went well, that their tokens were well spent, whether they were
+/// taken for the start ([`paced_by`](crate::BatchBuilder::paced_by)) or by [`Context::pace`](crate::Context::pace); of
+/// [`Failure::retry_after`](crate::Failure::retry_after), that it was too much. The latter is one call's refusal, so not all rates that an
+/// item has used hear it: only those of its last demand for tokens, and if that was of several rates, the one whose tokens
+/// had to be waited for longest, which set the pace (all of them if none had to be waited for).
 ///
 /// ```
 /// use batchyard::limit::{Adaptive, Outcome, RateLimiter};
@@ -119,10 +126,9 @@ impl Adaptive {
         Ok(Adapting {
             policy: Aimd { floor, ceiling, step: step.max(1) },
             // Also what is granted at this very moment is sent in the first epoch.
-            epoch: Epoch::new(now.saturating_sub(1)),
+            epoch: Epoch::new(now.saturating_sub(1), now),
             went_well: AtomicU64::new(0),
             window_ends: AtomicU64::new(now.saturating_add(WINDOW)),
-            step: Mutex::new(now),
             longest_pause: self.longest_pause,
         })
     }
@@ -132,10 +138,9 @@ impl Adaptive {
 #[derive(Debug)]
 pub(super) struct Adapting {
     policy: Aimd,
-    epoch: Epoch,
+    epoch: Epoch<u64>,
     went_well: AtomicU64,
     window_ends: AtomicU64,
-    step: Mutex<u64>,
     longest_pause: Duration,
 }
 
@@ -157,6 +162,11 @@ impl RateLimiter {
     /// Whether it finds its rate from what it is told.
     pub(crate) fn is_adaptive(&self) -> bool {
         self.inner().adapting.is_some()
+    }
+
+    /// Whether both are the same limiter.
+    pub(crate) fn is(&self, other: &RateLimiter) -> bool {
+        std::ptr::eq(self.inner(), other.inner())
     }
 
     /// What a call made of the tokens it was granted at `sent`, for those who have no [`Grant`] at hand. Where the limiter is
@@ -198,15 +208,14 @@ impl Inner {
                 }
             }
             Outcome::Throttled { retry_after } => {
-                let now = self.clock.now();
                 if let Some(wait) = retry_after {
-                    self.pause_until(Deadline::at(now + wait.min(adapting.longest_pause)));
+                    let until = self.clock.now() + wait.min(adapting.longest_pause);
+                    self.pause_until(Deadline::at(until));
                 }
-                if adapting.epoch.end(sent.as_nanos(), now.as_nanos()) {
-                    let mut began = adapting.step.lock();
-                    self.begin_window(adapting, &mut began);
-                    self.step_to(|rate| adapting.policy.cut(rate));
-                }
+                adapting.epoch.end(sent.as_nanos(), |began| {
+                    self.begin_window(adapting, began);
+                    self.step_to(|rate| adapting.policy.cut(rate)).as_nanos()
+                });
             }
             Outcome::Failed | Outcome::Ignored => {}
         }
@@ -215,14 +224,14 @@ impl Inner {
     #[cold]
     fn close_window(&self, adapting: &Adapting) {
         // Whoever comes while another closes it leaves that to the other.
-        let Some(mut began) = adapting.step.try_lock() else { return };
-        let now = self.clock.now().as_nanos();
-        if now < adapting.window_ends.load(Ordering::Relaxed) {
-            return;
-        }
-        let lasted = now.saturating_sub(*began);
-        let tokens = self.begin_window(adapting, &mut began);
-        self.step_to(|rate| adapting.policy.grow(rate, tokens, lasted));
+        adapting.epoch.step(|began| {
+            let now = self.clock.now().as_nanos();
+            if now >= adapting.window_ends.load(Ordering::Relaxed) {
+                let lasted = now.saturating_sub(*began);
+                let tokens = self.begin_window(adapting, began);
+                self.step_to(|rate| adapting.policy.grow(rate, tokens, lasted));
+            }
+        });
     }
 
     /// The tokens that went well in the last window. The latch is held.
@@ -233,13 +242,16 @@ impl Inner {
         adapting.went_well.swap(0, Ordering::Relaxed)
     }
 
-    fn step_to(&self, next: impl FnOnce(u64) -> u64) {
-        let rate = self.settings.lock().rate;
-        let now = rate.millionths();
-        let next = next(now);
-        if next != now {
+    /// To the rate that `next` makes of the present one, in millionths; as of when that stands.
+    fn step_to(&self, next: impl FnOnce(u64) -> u64) -> Timestamp {
+        let stepped = self.step_rate(|rate| {
+            let now = rate.millionths();
+            Some(next(now)).filter(|next| *next != now).map(Rate::of_millionths)
+        });
+        match stepped {
+            Ok(Some(since)) => self.clock.at_raw(since),
             // Within the ceiling, which is within the highest rate: a refusal would leave the rate as it is.
-            let _ = self.set_rate(Rate::of_millionths(next));
+            Ok(None) | Err(_) => self.clock.now(),
         }
     }
 }
@@ -247,7 +259,13 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::ManualClock;
+    use crate::sync::thread::{Builder, JoinHandle};
+    use crate::sync::with_parker;
+    use crate::time::{Clock, ManualClock, millis};
+
+    fn spawn(run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+        Builder::new().spawn(run).unwrap()
+    }
 
     #[test]
     fn what_is_told_without_a_grant_cuts_once_an_epoch() {
@@ -265,5 +283,58 @@ mod tests {
         }
         assert_eq!(limiter.rate(), Rate::per_second(7));
         assert!(limiter.try_acquire(1).unwrap_err().ready_in > secs(5));
+    }
+
+    /// An operator lowers the rate while a step is being made: that comes before it or after it.
+    #[test]
+    fn a_step_does_not_overwrite_what_an_operator_sets() {
+        let limiter = RateLimiter::builder(Rate::per_second(100))
+            .adaptive(Adaptive::between(Rate::per_second(1), Rate::per_second(200)))
+            .build()
+            .unwrap();
+        let operator = limiter.clone();
+        let (clock, mut thread) = (Clock::os(), None);
+        with_parker(|parker| {
+            limiter.inner().step_to(|rate| {
+                let me = parker.unparker();
+                thread = Some(spawn(move || {
+                    operator.set_rate(Rate::per_second(5)).unwrap();
+                    me.unpark();
+                }));
+                // It sets it now, if it can.
+                clock.park(parker, Some(clock.now() + millis(200)));
+                rate + 10_000_000
+            });
+        });
+        thread.unwrap().join().unwrap();
+        assert_eq!(limiter.rate(), Rate::per_second(5));
+    }
+
+    /// Of those who were granted by one rate one cuts it, also while another is about to.
+    #[test]
+    fn a_cut_that_stalls_is_not_made_twice() {
+        let time = ManualClock::new();
+        let limiter = RateLimiter::builder(Rate::per_second(100).burst(9))
+            .adaptive(Adaptive::between(Rate::per_second(1), Rate::per_second(100)))
+            .clock(time.clock())
+            .build()
+            .unwrap();
+        let adapting = limiter.inner().adapting.as_ref().unwrap();
+        time.advance(secs(1));
+        let first = time.now();
+        let mut late = None;
+        adapting.epoch.end(first.as_nanos(), |_| {
+            // About to cut; the time goes on, and another is granted by the rate as it is, and throttled.
+            time.advance(secs(1));
+            let sent = limiter.acquire(1).unwrap().start_at();
+            time.advance(secs(1));
+            let there = limiter.clone();
+            late = Some(spawn(move || {
+                there.tell(sent, 1, Outcome::Throttled { retry_after: None });
+            }));
+            limiter.inner().step_to(|rate| adapting.policy.cut(rate)).as_nanos()
+        });
+        late.unwrap().join().unwrap();
+        assert_eq!(limiter.rate(), Rate::per_second(70).burst(9));
     }
 }

@@ -66,9 +66,9 @@ pub struct RateLimiterBuilder {
     rate: Rate,
     max_rate: Option<Rate>,
     clock: Option<Clock>,
-    order: Order,
+    pub(super) order: Order,
     oversize: Oversize,
-    adaptive: Option<Adaptive>,
+    pub(super) adaptive: Option<Adaptive>,
     counted: bool,
 }
 

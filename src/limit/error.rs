@@ -4,11 +4,15 @@ use crate::core::waitlist::Refused;
 use crate::error::Invalid;
 use std::time::Duration;
 
-/// Why an acquisition, a reservation or a setting failed. Whatever it was, the limiter is as it was before.
+/// Why an acquisition, a reservation or a setting failed. What is refused at once leaves the limiter as it was. Who has
+/// waited and comes back with an error has no tokens; but in order of arrival it had a place, and that is given back
+/// only if it was the last one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LimitError {
-    /// A setting that cannot be: names `rate`, `burst` or `max_rate`.
+    /// A setting or an argument that cannot be. Its `field` names it: `rate`, `burst`, `max_rate`, or `floor`, `ceiling`,
+    /// `step` of an adaptive limiter; `order`, where places ahead or a stock would go before those who wait by priority; `k`
+    /// and `ticker` of a lease; `rates` and `index` of several. Nothing has changed.
     #[error(transparent)]
     Invalid(#[from] Invalid),
     /// More at once than the burst: no waiting would help. Ask for less, or raise the burst.
@@ -20,7 +24,8 @@ pub enum LimitError {
         burst: u64,
     },
     /// The tokens will not be there before the deadline (or before the clock ends: then `ready_in` is
-    /// [`Duration::MAX`]). Said at once, without waiting.
+    /// [`Duration::MAX`]). Said as soon as it is known: at once, without waiting, by the settings of then; after some sleep
+    /// if a change of them, or a pause, moved the turn behind the deadline; and in order of priority when it is the next.
     #[error("would be ready in {ready_in:?}, which is after the deadline")]
     WouldMissDeadline {
         /// From now, if nobody comes in between.

@@ -1,34 +1,61 @@
 //! [`KeyedLimiter`]: one bucket a key, all of one rate.
 //!
 //! Blocking, for as long as a decision takes: the table is split into shards, each under a short latch. A key's whole state
-//! is the word of its bucket (`core/bucket.rs`); the terms are shared by all.
+//! is the word of its bucket (`core/bucket.rs`), which lies on the axis of virtual tokens; the terms are shared by all: they are those of
+//! a limiter of whose own bucket nobody takes, and each shard has a copy.
+//!
+//! | what | is | changed by |
+//! |---|---|---|
+//! | a key's word | where on the axis its next piece starts | who takes, under the latch of its shard |
+//! | a shard's copy of the terms | where `V` is at which tick, the burst, a pause's barrier | a change, under the latches of all shards |
+//! | the limiter's own terms | the same, and the number of the change | as above; who sleeps reads them without a latch |
+//!
+//! **A change touches no word.** `V` is continuous at a change of the rate and stands still in a pause, so each word keeps its
+//! meaning; a pause's barrier empties every bucket at once, also of keys that have no entry. So a change costs one write a
+//! shard, however many keys there are, and each key answers as a limiter of its own that was there from the start.
+//!
+//! **Old terms are never met with a time after the change.** Who decides has read the clock before, or under, the latch of its
+//! shard. A change reads the clock while it has the latches of all:
+//! 1. the decision came before it had that latch: then so did the reading, and old terms meet a time before the change;
+//! 2. it came after: new terms. A reading from before the change counts as the moment of the change (`core/bucket/line.rs`, `x < t0`),
+//!    and so does the stamp, however long the thread has stalled since.
+//!
+//! **Who sleeps** keeps its piece, not its time. It enters the limiter's list of sleepers, then reads the terms, and asks
+//! again where its piece starts when it is woken (`waiting.rs`). A change that is under way at its first look wakes it.
 //!
 //! **Dropping the idle.** A bucket whose word lies at or below `V` is full: it decides like one that was never used, at
 //! any reading from then on. A reading that was made *before* the entry was dropped (its thread stalled) would find a
 //! bucket fuller than it was at that time; so a shard remembers the highest `V` at which it dropped anything, and who has
-//! no entry starts from there.
+//! no entry starts from there. This is a position too, so no change touches it: `floor V` never goes back, neither with a
+//! lower rate (which starts where the higher one has come to) nor with the clock (the highest counts).
+//!
+//! **Counting** goes another way from the start (`plain`), so that who does not count pays nothing.
 
+mod shard;
+
+use self::shard::{Seeds, Shard, Swept};
+use super::builder::{Order, RateLimiterBuilder};
 use super::error::{Denied, LimitError};
-use super::limiter::RateLimiter;
+use super::keyed_stats::KeyedStats;
+use super::limiter::{Inner, RateLimiter};
 use super::rate::Rate;
-use super::reservation::Grant;
-use crate::core::bucket::View;
-use crate::sync::{CachePadded, Mutex, MutexGuard, thread, with_parker};
+use super::reservation::{Grant, Refund};
+use crate::core::bucket::{Short, Slot, View};
+use crate::core::latch::{Latch, LatchGuard, Latches};
+use crate::error::Invalid;
+use crate::sync::thread;
 use crate::time::{Clock, Deadline};
-use std::collections::{HashMap, hash_map};
 use std::fmt;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::Hash;
 
 /// Shards for each processor: few enough threads meet in one.
 const SHARDS_PER_CPU: usize = 4;
-/// A shard is not swept before it has this many keys: a sweep drops also those that will come again in a moment, and
-/// costs each of them a new entry. All shards of a small machine together keep 4,096 idle keys at the most.
-const SWEEP_FROM: usize = 256;
 
 /// A rate for each key: each user, host or tenant has a bucket of its own. Cheap where keys are many: a key costs its own
 /// size and two words, and an entry whose bucket is full again is dropped, for it is as if it had never been.
 ///
-/// Each key obeys the law of [`RateLimiter`]. Keys are hashed by SipHash with random seeds.
+/// Each key obeys the law of [`RateLimiter`], also while the [rate](Self::set_rate) is changed and through
+/// [pauses](Self::pause_until), which are those of all keys. Keys are hashed by SipHash with random seeds.
 ///
 /// ```
 /// use batchyard::Rate;
@@ -39,35 +66,28 @@ const SWEEP_FROM: usize = 256;
 /// assert!(per_user.try_acquire(&"bert", 1).is_ok());
 /// # Ok::<(), batchyard::limit::LimitError>(())
 /// ```
+///
+/// | | cost |
+/// |---|---|
+/// | `try_acquire` | a clock reading, a hash, a look-up under the latch of its shard |
+/// | sleeping | one entry in a map under a latch, O(log sleepers) |
+/// | `set_rate`, `set_burst`, `pause_until`, `resume` | a write for each shard (four a processor), whatever the keys; wakes every sleeper |
+///
+/// [Of a builder](RateLimiterBuilder::build_keyed): a highest rate, a clock, demands above the burst, counts.
 pub struct KeyedLimiter<K> {
-    /// Its terms, clock and arithmetic; nobody takes from its own bucket.
+    /// Its terms, clock, sleepers and counts; nobody takes from its own bucket.
     terms: RateLimiter,
-    /// The same terms, at hand: they never change.
-    view: View,
-    shards: Box<[CachePadded<Mutex<Shard<K>>>]>,
-    hasher: RandomState,
+    shards: Latches<Shard<K>>,
+    seeds: Seeds,
+    /// Demands from one token to so many are decided without a detour: all, or none if they are counted.
+    plain: u64,
 }
 
-struct Shard<K> {
-    /// By the hash of the key, which is computed once for the shard and the table.
-    entries: HashMap<u64, Entry<K>, BuildHasherDefault<AsItIs>>,
-    /// Keys whose whole hash another key had when they came. With a `Hash` worth its name there are none, ever.
-    twins: Vec<Entry<K>>,
-    /// What a key without an entry starts from. See the head of the file.
-    dropped_at: u64,
-    sweep_at: usize,
-}
-
-/// What a refusal is told by: its reading of the clock, and the word that it met.
-struct Refused {
+/// A decision that is not made yet: the latch of the key's shard, the key's hash, the reading of the clock.
+struct Detour<'a, K> {
+    shard: LatchGuard<'a, Shard<K>>,
+    hash: u64,
     now: u64,
-    word: u64,
-}
-
-struct Entry<K> {
-    key: K,
-    /// Of its bucket.
-    word: u64,
 }
 
 impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
@@ -77,7 +97,7 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
     ///
     /// [`LimitError::Invalid`] as for [`RateLimiter::new`].
     pub fn new(rate: Rate) -> Result<Self, LimitError> {
-        Self::with_clock(rate, Clock::default())
+        RateLimiter::builder(rate).build_keyed()
     }
 
     /// On a clock of yours.
@@ -95,16 +115,17 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn with_clock(rate: Rate, clock: Clock) -> Result<Self, LimitError> {
-        // Its rate does not change: the bucket's resolution need not be spent on a higher one.
-        let terms = RateLimiter::builder(rate).max_rate(rate).clock(clock).build()?;
+        RateLimiter::builder(rate).clock(clock).build_keyed()
+    }
+
+    fn of(terms: RateLimiter) -> Self {
+        let inner = terms.inner();
         let cpus = thread::available_parallelism().map_or(1, usize::from);
         let shards = (cpus * SHARDS_PER_CPU).next_power_of_two().max(16);
-        let shard =
-            || Shard { entries: HashMap::default(), twins: Vec::new(), dropped_at: 0, sweep_at: SWEEP_FROM };
-        let shards = (0..shards).map(|_| CachePadded::new(Mutex::new(shard()))).collect();
-        let inner = terms.inner();
         let view = inner.bucket.view(&|| inner.clock.raw());
-        Ok(KeyedLimiter { terms, view, shards, hasher: RandomState::new() })
+        let shards = Latches::new(shards.ilog2(), || Shard::new(view));
+        let plain = if inner.counts.is_some() { 0 } else { u64::MAX };
+        KeyedLimiter { terms, shards, seeds: Seeds::random(), plain }
     }
 
     /// Takes `n` tokens of a key if they are there now. Never waits; zero tokens are always there.
@@ -116,12 +137,13 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
     #[inline(always)]
     pub fn try_acquire(&self, key: &K, n: u64) -> Result<Grant<'_>, Denied> {
         let inner = self.terms.inner();
-        if n == 0 {
-            return Ok(Grant::at_once(inner.clock.raw(), inner.scale, n));
+        if !self.is_plain(n) {
+            return self.try_slow(key, n);
         }
         match self.take(key, n) {
-            Ok(stamp) => Ok(Grant::at_once(stamp, inner.scale, n)),
-            Err(Refused { now, word }) => Err(inner.denied(self.view.at(now).refusal(word, n))),
+            Ok(Ok(stamp)) => Ok(Grant::at_once(stamp, inner.scale, n)),
+            Ok(Err(short)) => Err(inner.denied(short)),
+            Err(detour) => self.try_detour(key, detour, n),
         }
     }
 
@@ -129,7 +151,7 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
     ///
     /// # Errors
     ///
-    /// [`LimitError::NeverFits`].
+    /// [`LimitError::NeverFits`] at once, or when the burst is lowered below `n` meanwhile.
     ///
     /// ```
     /// use batchyard::{Rate, limit::KeyedLimiter, millis};
@@ -142,42 +164,92 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
         self.acquire_by(key, n, Deadline::NEVER)
     }
 
-    /// As [`acquire`](Self::acquire), if its turn comes before the deadline.
+    /// As [`acquire`](Self::acquire), if its turn comes before the deadline; tokens that are there now are taken whatever
+    /// the deadline.
     ///
     /// # Errors
     ///
-    /// [`LimitError::WouldMissDeadline`] at once when it does not: nothing has changed then. [`LimitError::NeverFits`].
+    /// [`LimitError::WouldMissDeadline`] at once when it does not: nothing has changed then. The same after some sleep when a
+    /// change of the settings has moved the turn behind the deadline: its place is then given back if it was the last one of
+    /// its key, else it is lost. [`LimitError::NeverFits`] as for [`acquire`](Self::acquire).
     pub fn acquire_by(
         &self,
         key: &K,
         n: u64,
         deadline: impl Into<Deadline>,
     ) -> Result<Grant<'_>, LimitError> {
-        let inner = self.terms.inner();
-        if n == 0 {
-            return Ok(Grant::at_once(inner.clock.raw(), inner.scale, n));
+        if self.is_plain(n)
+            && let Ok(Ok(stamp)) = self.take(key, n)
+        {
+            return Ok(Grant::at_once(stamp, self.terms.inner().scale, n));
         }
-        let asked = inner.clock.now();
-        let latest =
-            deadline.into().on(&inner.clock).map_or(u64::MAX, |deadline| inner.clock.raw_at(deadline));
-        let view = self.view.at(inner.clock.raw());
-        let start = self
-            .with_word(key, &view, |word| view.first(word, n, latest))
-            .map_err(|refused| inner.refused(view.refusal(refused.word, n), n))?;
-        if start <= inner.clock.raw() {
-            return Ok(Grant::after(asked, inner.clock.at_raw(start).max(asked), n));
-        }
-        with_parker(|parker| {
-            while inner.clock.raw() < start {
-                inner.clock.park(parker, Some(inner.time_of(start)));
-            }
-        });
-        Ok(Grant::after(asked, inner.time_of(start), n))
+        self.acquire_slow(key, n, deadline.into())
+    }
+
+    /// From now on this rate for each key; who sleeps is re-timed. The burst changes only if `rate` says one.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitError::Invalid`] as for [`RateLimiter::set_rate`].
+    ///
+    /// ```
+    /// use batchyard::{ManualClock, Rate, limit::KeyedLimiter, millis, secs};
+    /// let time = ManualClock::new();
+    /// let per_host = KeyedLimiter::with_clock(Rate::per_second(1), time.clock())?;
+    /// per_host.try_acquire(&"a", 1)?;
+    /// time.advance(millis(500));
+    /// per_host.set_rate(Rate::per_second(2))?; // half a token was there
+    /// assert_eq!(per_host.try_acquire(&"a", 1).unwrap_err().ready_in, millis(250));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_rate(&self, rate: Rate) -> Result<(), LimitError> {
+        self.change(|terms| terms.put_rate(rate))
+    }
+
+    /// From now on this burst for each key; who sleeps is re-timed. As [`RateLimiter::set_burst`].
+    ///
+    /// # Errors
+    ///
+    /// [`LimitError::Invalid`] for zero, and for what is too large to be counted at this rate.
+    pub fn set_burst(&self, tokens: u64) -> Result<(), LimitError> {
+        self.change(|terms| terms.put_burst(tokens))
+    }
+
+    /// Nobody passes before `until`, whatever the key; then each key goes on from an empty bucket, keys that come for the
+    /// first time too. As [`RateLimiter::pause_until`]: a pause is never shortened by another.
+    ///
+    /// ```
+    /// use batchyard::{ManualClock, Rate, limit::KeyedLimiter, secs};
+    /// let time = ManualClock::new();
+    /// let per_host = KeyedLimiter::with_clock(Rate::per_second(1).burst(9), time.clock())?;
+    /// per_host.pause_until(secs(30));
+    /// assert_eq!(per_host.try_acquire(&"a", 1).unwrap_err().ready_in, secs(31));
+    /// # Ok::<(), batchyard::limit::LimitError>(())
+    /// ```
+    #[doc(alias = "pause_for")]
+    pub fn pause_until(&self, until: impl Into<Deadline>) {
+        let until = until.into();
+        self.change(|terms| terms.put_pause(until));
+    }
+
+    /// Ends a pause now: each key goes on from an empty bucket. As [`RateLimiter::resume`].
+    ///
+    /// ```
+    /// use batchyard::{Deadline, ManualClock, Rate, limit::KeyedLimiter, secs};
+    /// let time = ManualClock::new();
+    /// let per_host = KeyedLimiter::with_clock(Rate::per_second(1), time.clock())?;
+    /// per_host.pause_until(Deadline::NEVER);
+    /// per_host.resume();
+    /// assert_eq!(per_host.try_acquire(&"a", 1).unwrap_err().ready_in, secs(1));
+    /// # Ok::<(), batchyard::limit::LimitError>(())
+    /// ```
+    pub fn resume(&self) {
+        self.change(Inner::put_resume);
     }
 
     /// How many keys have an entry: those whose bucket is not full, and those that have not been swept since it was.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().len()).sum()
+        self.shards.each().map(|shard| shard.len()).sum()
     }
 
     /// Whether no key has an entry.
@@ -199,9 +271,14 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn sweep_idle(&self) -> usize {
-        let inner = self.terms.inner();
-        let position = self.view.at(inner.clock.raw()).position();
-        self.shards.iter().map(|shard| shard.lock().sweep(position)).sum()
+        let now = self.terms.inner().clock.raw();
+        let sweep = |mut shard: LatchGuard<'_, Shard<K>>| {
+            let position = shard.view.at(now).position();
+            let swept = shard.sweep(position);
+            drop(shard);
+            swept.count
+        };
+        self.shards.each().map(sweep).sum()
     }
 
     /// The rate of each key.
@@ -209,99 +286,217 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
         self.terms.rate()
     }
 
-    #[inline]
-    fn take(&self, key: &K, n: u64) -> Result<u64, Refused> {
-        let view = self.view.at(self.terms.inner().clock.raw());
-        self.with_word(key, &view, |word| view.take(word, n))
+    /// The burst of each key.
+    pub fn burst(&self) -> u64 {
+        self.terms.burst()
     }
 
-    /// Lets `decide` move the word of a key's bucket.
+    /// The clock it goes by.
+    pub fn clock(&self) -> &Clock {
+        self.terms.clock()
+    }
+
+    /// What can be told of it now, over all keys. Takes the latch of each shard for a moment, and that of those who wait.
+    pub fn stats(&self) -> KeyedStats {
+        KeyedStats::of(self.terms.stats(), self.len())
+    }
+
     #[inline(always)]
-    fn with_word(
-        &self,
-        key: &K,
-        view: &View,
-        decide: impl FnOnce(u64) -> Option<(u64, u64)>,
-    ) -> Result<u64, Refused> {
-        let hash = self.hasher.hash_one(key);
-        let mut shard = self.shard(hash);
-        let Shard { entries, twins, dropped_at, .. } = &mut *shard;
-        let known = match entries.get_mut(&hash) {
-            Some(entry) if entry.key == *key => Some(entry),
-            _ if twins.is_empty() => None,
-            _ => twins.iter_mut().find(|twin| twin.key == *key),
-        };
-        let word = known.as_ref().map_or(*dropped_at, |entry| entry.word);
-        let Some((stamp, word)) = decide(word) else { return Err(Refused { now: view.now(), word }) };
-        match known {
-            Some(entry) => entry.word = word,
-            None => shard.insert(hash, Entry { key: key.clone(), word }, view.position()),
+    fn is_plain(&self, n: u64) -> bool {
+        n.wrapping_sub(1) < self.plain
+    }
+
+    /// Decides without a detour, if there is an entry and the burst is not below the demand.
+    #[inline(always)]
+    fn take(&self, key: &K, n: u64) -> Result<Result<u64, Short>, Detour<'_, K>> {
+        let now = self.terms.inner().clock.raw();
+        let hash = self.seeds.hash(key);
+        let mut shard = self.shard(hash).lock();
+        let view = shard.view.at(now);
+        if let Some(word) = shard.word(hash, key)
+            && let Some(taken) = view.take(*word, n)
+        {
+            return Ok(taken.map(|(stamp, end)| {
+                *word = end;
+                stamp
+            }));
         }
-        Ok(stamp)
+        Err(Detour { shard, hash, now })
     }
 
     /// By the middle of the hash: a table goes by both its ends.
     #[inline(always)]
-    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard<K>> {
-        self.shards[(hash >> 32) as usize & (self.shards.len() - 1)].lock()
+    fn shard(&self, hash: u64) -> &Latch<Shard<K>> {
+        self.shards.one((hash >> 32) as usize)
+    }
+
+    /// [`try_acquire`](Self::try_acquire) where there is more to it: nothing is asked for, or it is counted.
+    #[cold]
+    #[inline(never)]
+    fn try_slow(&self, key: &K, n: u64) -> Result<Grant<'_>, Denied> {
+        let inner = self.terms.inner();
+        if n == 0 {
+            return Ok(Grant::at_once(inner.clock.raw(), inner.scale, n));
+        }
+        let tried = self.try_detour(key, self.detour(key), n);
+        if let Some(counts) = &inner.counts {
+            if tried.is_ok() { counts.granted(n) } else { counts.denied() }
+        }
+        tried
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn try_detour(&self, key: &K, detour: Detour<'_, K>, n: u64) -> Result<Grant<'_>, Denied> {
+        let inner = self.terms.inner();
+        // No tick is that early: now or not at all.
+        let at_once = self.with_word(key, detour, |view, word| view.reserve(word, n, 0));
+        at_once.map(|slot| Grant::at_once(slot.start, inner.scale, n)).map_err(|short| inner.denied(short))
+    }
+
+    /// All the way that a call goes that is not plain.
+    fn detour(&self, key: &K) -> Detour<'_, K> {
+        let now = self.terms.inner().clock.raw();
+        let hash = self.seeds.hash(key);
+        Detour { shard: self.shard(hash).lock(), hash, now }
+    }
+
+    #[cold]
+    fn acquire_slow(&self, key: &K, n: u64, deadline: Deadline) -> Result<Grant<'_>, LimitError> {
+        let inner = self.terms.inner();
+        if n == 0 {
+            return Ok(Grant::at_once(inner.clock.raw(), inner.scale, n));
+        }
+        let acquired = self.take_or_wait(key, n, deadline);
+        match (&inner.counts, acquired) {
+            (Some(counts), Ok(grant)) => {
+                counts.granted_after(n, grant.waited());
+                Ok(grant)
+            }
+            (_, acquired) => acquired.map_err(|error| inner.counting_error(error)),
+        }
+    }
+
+    fn take_or_wait(&self, key: &K, n: u64, deadline: Deadline) -> Result<Grant<'_>, LimitError> {
+        let inner = self.terms.inner();
+        let asked = inner.clock.now();
+        let latest = deadline.on(&inner.clock).map_or(u64::MAX, |deadline| inner.clock.raw_at(deadline));
+        loop {
+            let mut slot = self
+                .with_word(key, self.detour(key), |view, word| view.reserve(word, n, latest))
+                .map_err(|short| inner.refused(short, n))?;
+            if slot.at_once() {
+                return Ok(Grant::at_once(slot.start, inner.scale, n));
+            }
+            let slept = inner.sleep_until(&mut slot, n, latest);
+            if slept.is_ok() {
+                return Ok(Grant::after(asked, inner.slot_time(&slot), n));
+            }
+            let refund = if self.undo(key, &slot) { Refund::Exact } else { Refund::Dropped(n) };
+            if let Some(counts) = &inner.counts {
+                counts.given_back(n, refund);
+            }
+            // It slept through more changes than are remembered: a place at the end, as for any limiter.
+            if !slot.is_lost() {
+                slept?;
+            }
+        }
+    }
+
+    /// Gives a piece back if it is the last one of its key.
+    fn undo(&self, key: &K, slot: &Slot) -> bool {
+        let hash = self.seeds.hash(key);
+        let mut shard = self.shard(hash).lock();
+        // Without an entry the clock has passed it.
+        let Some(word) = shard.word(hash, key) else { return false };
+        let Some(before) = slot.undone(*word) else { return false };
+        *word = before;
+        true
+    }
+
+    /// Lets `decide` take a piece of a key's bucket, and makes an entry for a key that has none.
+    fn with_word(
+        &self,
+        key: &K,
+        Detour { shard, hash, now }: Detour<'_, K>,
+        decide: impl Fn(&View, u64) -> Result<Slot, Short>,
+    ) -> Result<Slot, Short> {
+        // In the reverse order of this they are dropped: the latch first.
+        let mut own = None;
+        let mut _swept = Swept::none();
+        let mut shard = shard;
+        loop {
+            let view = shard.view.at(now);
+            let fresh = shard.fresh();
+            let known = shard.word(hash, key);
+            let slot = decide(&view, known.as_ref().map_or(fresh, |word| **word))?;
+            match (known, own.take()) {
+                (Some(word), unused) => {
+                    *word = slot.end();
+                    drop(shard);
+                    drop(unused);
+                    return Ok(slot);
+                }
+                (None, Some(own)) => {
+                    _swept = shard.insert(hash, own, slot.end(), view.position());
+                    return Ok(slot);
+                }
+                (None, None) => {
+                    // The key's clone is the user's to make, which may do anything: not under the latch.
+                    drop(shard);
+                    own = Some(key.clone());
+                    shard = self.shard(hash).lock();
+                }
+            }
+        }
+    }
+
+    /// Lets `put` change the terms. See the head of the file.
+    fn change<R>(&self, put: impl FnOnce(&Inner) -> R) -> R {
+        let inner = self.terms.inner();
+        let mut all = self.shards.all();
+        let result = put(inner);
+        let view = inner.bucket.view(&|| inner.clock.raw());
+        all.values(|shard| shard.view = view);
+        drop(all);
+        inner.wake_all();
+        result
     }
 }
 
-impl<K> Shard<K> {
-    fn len(&self) -> usize {
-        self.entries.len() + self.twins.len()
-    }
-
-    /// Of a key that has no entry.
-    #[cold]
-    #[inline(never)]
-    fn insert(&mut self, hash: u64, entry: Entry<K>, position: u64) {
-        if self.len() >= self.sweep_at {
-            self.sweep(position);
+impl RateLimiterBuilder {
+    /// These settings for each key of a [`KeyedLimiter`].
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build), and `order` or `adaptive` for what a keyed limiter does not do: those who wait for a key are served as
+    /// they came, and the rate is set, not learnt.
+    ///
+    /// ```
+    /// use batchyard::limit::{KeyedLimiter, RateLimiter};
+    /// use batchyard::{Clock, Rate};
+    /// let per_user: KeyedLimiter<String> = RateLimiter::builder(Rate::per_second(10).burst(20))
+    ///     .max_rate(Rate::per_second(1000))
+    ///     .clock(Clock::os())
+    ///     .counted()
+    ///     .build_keyed()?;
+    /// per_user.try_acquire(&"anna".to_owned(), 1)?;
+    /// assert_eq!(per_user.stats().counts.expect("it is counted").granted, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn build_keyed<K: Hash + Eq + Clone>(self) -> Result<KeyedLimiter<K>, LimitError> {
+        if self.order != Order::Fifo {
+            return Err(Invalid::new("order", "a keyed limiter serves in the order of arrival").into());
         }
-        match self.entries.entry(hash) {
-            hash_map::Entry::Vacant(vacant) => {
-                vacant.insert(entry);
-            }
-            hash_map::Entry::Occupied(_) => self.twins.push(entry),
+        if self.adaptive.is_some() {
+            return Err(Invalid::new("adaptive", "a keyed limiter does not learn its rate").into());
         }
-    }
-
-    fn sweep(&mut self, position: u64) -> usize {
-        let before = self.len();
-        self.entries.retain(|_, entry| entry.word > position);
-        self.twins.retain(|twin| twin.word > position);
-        let after = self.len();
-        if after < before {
-            self.dropped_at = self.dropped_at.max(position);
-        }
-        self.sweep_at = (2 * after).max(SWEEP_FROM);
-        if self.entries.capacity() > 4 * self.sweep_at {
-            self.entries.shrink_to(self.sweep_at);
-        }
-        before - after
+        self.build().map(KeyedLimiter::of)
     }
 }
 
 impl<K: Hash + Eq + Clone> fmt::Debug for KeyedLimiter<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyedLimiter").field("rate", &self.rate()).field("len", &self.len()).finish()
-    }
-}
-
-/// Hands a hash through.
-#[derive(Default)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        // Never called: the table's keys are hashes, and write one u64.
-        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
     }
 }

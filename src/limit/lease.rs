@@ -49,7 +49,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// [`LimitError::Invalid`]: `k` is zero or above the burst; `order` is by priority, which a stock would bypass.
+    /// [`LimitError::Invalid`]: `k` is zero or above the burst; `order` is by priority, which a stock would bypass; the
+    /// `ticker` goes by another clock, whose readings mean nothing here.
     ///
     /// ```
     /// use batchyard::{Clock, Rate, RateLimiter, Ticker};
@@ -66,6 +67,9 @@ impl RateLimiter {
         if self.order() != super::Order::Fifo {
             return Err(Invalid::new("order", "a stock of tokens would go before those who wait").into());
         }
+        if !self.uses_clock(ticker.clock()) {
+            return Err(Invalid::new("ticker", "goes by another clock than the limiter").into());
+        }
         Ok(TokenLease { limiter: self, ticker, k, stock: 0, piece: None, seen: ticker.recent() })
     }
 }
@@ -75,7 +79,9 @@ impl TokenLease<'_> {
     ///
     /// # Errors
     ///
-    /// [`Denied`]: stock and bucket together hold too few. Nothing is spent.
+    /// [`Denied`]: stock and bucket together hold too few. Nothing is spent. What it says counts both, as of the last
+    /// tick: so many tokens remain to this lease, and after `ready_in` it has those that were asked for, if nobody comes in
+    /// between. (It may be told up to its stock too late, when others took tokens after the stock was taken.)
     #[inline]
     pub fn try_acquire(&mut self, n: u64) -> Result<(), Denied> {
         if n <= self.stock && self.ticker.recent() == self.seen {
@@ -130,9 +136,27 @@ impl TokenLease<'_> {
                 if let Some(counts) = counts {
                     counts.denied();
                 }
-                Err(self.limiter.inner().denied(short))
+                Err(self.denied(raw, n, short))
             }
         }
+    }
+
+    /// Why `n` are not to be had at `raw`, where the bucket is `short` of what is missing to the stock.
+    fn denied(&self, raw: u64, n: u64, short: Short) -> Denied {
+        let bucket = self.limiter.bucket();
+        // If all had to come from the bucket.
+        let mut all = bucket.behind(|| raw, 0, n);
+        if let (Short::Until { tick: all, .. }, Short::Until { tick: Some(missing), .. }) = (&mut all, short)
+        {
+            // What of the stock will have been made up for by then is lost.
+            let stays = |piece| bucket.ahead(|| missing, piece, self.stock) == Some(self.stock);
+            if self.stock == 0 || self.piece.as_ref().is_some_and(stays) {
+                *all = Some(missing);
+            }
+        }
+        let mut denied = self.limiter.inner().denied(all);
+        denied.remaining += self.stock;
+        denied
     }
 
     fn give_back(&mut self) {

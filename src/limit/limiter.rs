@@ -10,9 +10,10 @@ use super::error::{Denied, LimitError};
 use super::limiter_stats::Counts;
 use super::rate::Rate;
 use super::reservation::{Grant, Refund, Reservation};
-use super::waiting::{Sleeper, Sleepers, Watch};
+use super::waiting::Watch;
 use crate::core::bucket::{Bucket, Short, Slot};
 use crate::core::leader::Leader;
+use crate::core::sleepers::Sleepers;
 use crate::error::Invalid;
 use crate::job::Priority;
 use crate::sync::{Arc, Mutex, Unparker};
@@ -46,7 +47,7 @@ use std::time::Duration;
 /// | `try_acquire`, granted | a clock reading, one CAS |
 /// | `try_acquire`, denied | a clock reading, no write |
 /// | sleeping | one entry in a map under a latch, O(log sleepers) |
-/// | `set_rate`, `set_burst`, `pause_until` | wakes every sleeper, to look again; by priority, one |
+/// | `set_rate`, `set_burst`, `pause_until` | wakes every sleeper, to look again (by priority, one), if it changes anything |
 ///
 /// A demand above the burst is refused, or owed: see [`Oversize`](super::Oversize).
 ///
@@ -63,7 +64,8 @@ pub(super) struct Inner {
     /// Whether a raw tick is a nanosecond.
     nanos: bool,
     pub(super) settings: Mutex<Settings>,
-    pub(super) sleepers: Mutex<Sleepers>,
+    /// Who sleeps to a place of its own, and who else looks at changes.
+    pub(super) sleepers: Sleepers,
     /// Who waits in order of priority, if that is the order.
     pub(super) line: Option<Leader>,
     /// What it has learnt, if it learns.
@@ -123,7 +125,7 @@ impl RateLimiter {
                 scale,
                 nanos: nanos == ticks,
                 settings: Mutex::new(Settings { rate, max_rate }),
-                sleepers: Mutex::default(),
+                sleepers: Sleepers::default(),
                 line,
                 adapting,
                 counts: counted.then(Box::default),
@@ -277,19 +279,16 @@ impl RateLimiter {
     ///
     /// [`LimitError::Invalid`] for zero, and for what is too large to be counted at this rate.
     pub fn set_burst(&self, tokens: u64) -> Result<(), LimitError> {
-        valid_burst(tokens)?;
         let inner = &*self.inner;
-        let mut settings = inner.settings.lock();
-        inner.bucket.set_burst(|| inner.clock.raw(), tokens).map_err(|unfit| invalid(unfit, "burst"))?;
-        settings.rate = settings.rate.burst(tokens);
-        drop(settings);
-        inner.refuse_above(tokens);
+        inner.put_burst(tokens)?;
+        inner.refuse_above_burst();
         inner.wake_all();
         Ok(())
     }
 
     /// Nobody passes before `until`; then they go one by one from an empty bucket, the first after one period, and
-    /// those who sleep already keep their order. For a `Retry-After`. A pause is never shortened by another.
+    /// those who sleep already keep their order. For a `Retry-After`. A pause is never shortened by another, and what
+    /// prolongs none wakes nobody. Whose time had come before keeps that, also if nobody has looked since.
     ///
     /// ```
     /// use batchyard::{ManualClock, Rate, RateLimiter, secs};
@@ -299,8 +298,27 @@ impl RateLimiter {
     /// assert_eq!(limiter.try_acquire(1).unwrap_err().ready_in, secs(31));
     /// # Ok::<(), batchyard::limit::LimitError>(())
     /// ```
+    #[doc(alias = "pause_for")]
     pub fn pause_until(&self, until: impl Into<Deadline>) {
         self.inner.pause_until(until.into());
+    }
+
+    /// Ends a pause now, whoever made it: they go one by one from an empty bucket, the first after one period; sleepers are
+    /// re-timed. Without a pause nothing changes.
+    ///
+    /// ```
+    /// use batchyard::{Deadline, ManualClock, Rate, RateLimiter, secs};
+    /// let time = ManualClock::new();
+    /// let limiter = RateLimiter::builder(Rate::per_second(1).burst(9)).clock(time.clock()).build()?;
+    /// limiter.pause_until(Deadline::NEVER);
+    /// limiter.resume();
+    /// assert_eq!(limiter.try_acquire(1).unwrap_err().ready_in, secs(1));
+    /// # Ok::<(), batchyard::limit::LimitError>(())
+    /// ```
+    pub fn resume(&self) {
+        if self.inner.put_resume() {
+            self.inner.wake_all();
+        }
     }
 
     /// The rate that is set.
@@ -379,7 +397,7 @@ impl RateLimiter {
 
     /// Wakes `who` at each change of the rate, the burst or a pause, until it is dropped.
     pub(crate) fn watch(&self, who: Unparker) -> impl Sized + '_ {
-        Sleeper::new(&self.inner, who, None)
+        self.inner.sleepers.enter(who, None)
     }
 
     /// As [`watch`](Self::watch), without holding on to this handle.
@@ -462,35 +480,78 @@ impl Inner {
     }
 
     pub(super) fn set_rate(&self, rate: Rate) -> Result<(), LimitError> {
+        self.put_rate(rate)?;
+        if rate.said_burst().is_some() {
+            self.refuse_above_burst();
+        }
+        self.wake_all();
+        Ok(())
+    }
+
+    /// As [`set_rate`](Self::set_rate), and nobody who waits is told yet.
+    pub(super) fn put_rate(&self, rate: Rate) -> Result<(), LimitError> {
         rate.validate("rate")?;
         if let Some(burst) = rate.said_burst() {
             valid_burst(burst)?;
         }
-        let now = || self.clock.raw();
+        self.put_next(|_| Some(rate)).map(drop)
+    }
+
+    /// To the rate that `next` makes of the present one, while nobody else sets one; its burst stays. The raw reading from
+    /// which on it stands; `None`: `next` leaves it as it is.
+    pub(super) fn step_rate(
+        &self,
+        next: impl FnOnce(Rate) -> Option<Rate>,
+    ) -> Result<Option<u64>, LimitError> {
+        let since = self.put_next(next)?;
+        if since.is_some() {
+            self.wake_all();
+        }
+        Ok(since)
+    }
+
+    /// What `next` makes has been validated.
+    fn put_next(&self, next: impl FnOnce(Rate) -> Option<Rate>) -> Result<Option<u64>, LimitError> {
         let mut settings = self.settings.lock();
+        let Some(rate) = next(settings.rate) else { return Ok(None) };
         if !rate.at_most(&settings.max_rate) {
             let problem = format!("{rate} is above the max_rate, {}", settings.max_rate);
             return Err(Invalid::new("rate", problem).into());
         }
         let pace = rate.pace(&self.clock, 1).ok_or_else(|| too_fast("rate"))?;
-        // The burst first: it is the one that may not fit.
-        if let Some(burst) = rate.said_burst() {
-            self.bucket.set_burst(now, burst).map_err(|unfit| invalid(unfit, "burst"))?;
-        }
-        let set = self.bucket.set_pace(now, pace);
-        settings.rate = rate.burst(rate.said_burst().unwrap_or(settings.rate.burst_size()));
-        drop(settings);
-        if let Some(burst) = rate.said_burst() {
-            self.refuse_above(burst);
-        }
-        self.wake_all();
-        set.map_err(|unfit| invalid(unfit, "rate").into())
+        let burst = rate.said_burst();
+        let since = self
+            .bucket
+            .set(|| self.clock.raw(), Some(pace), burst)
+            .map_err(|unfit| invalid(unfit, "rate"))?;
+        settings.rate = rate.burst(burst.unwrap_or(settings.rate.burst_size()));
+        Ok(Some(since))
+    }
+
+    pub(super) fn put_burst(&self, tokens: u64) -> Result<(), LimitError> {
+        valid_burst(tokens)?;
+        let mut settings = self.settings.lock();
+        self.bucket.set_burst(|| self.clock.raw(), tokens).map_err(|unfit| invalid(unfit, "burst"))?;
+        settings.rate = settings.rate.burst(tokens);
+        Ok(())
     }
 
     pub(super) fn pause_until(&self, until: Deadline) {
+        // What prolongs nothing moves nobody.
+        if self.put_pause(until) {
+            self.wake_all();
+        }
+    }
+
+    /// As [`pause_until`](Self::pause_until), and nobody who waits is told yet; whether it prolongs anything.
+    pub(super) fn put_pause(&self, until: Deadline) -> bool {
         let until = until.on(&self.clock).map_or(u64::MAX, |until| self.clock.raw_at(until));
-        self.bucket.pause(|| self.clock.raw(), until);
-        self.wake_all();
+        self.bucket.pause(|| self.clock.raw(), until)
+    }
+
+    /// Whether there was a pause to be ended.
+    pub(super) fn put_resume(&self) -> bool {
+        self.bucket.resume(|| self.clock.raw())
     }
 
     pub(super) fn never_fits(&self, asked: u64) -> LimitError {

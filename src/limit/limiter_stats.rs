@@ -59,6 +59,10 @@ impl LimiterStats {
     /// a burst takes to fill, it may be above 1.
     pub fn used_since(&self, earlier: &LimiterStats) -> Option<f64> {
         let units = self.counts.as_ref()?.units.saturating_sub(earlier.counts.as_ref()?.units);
+        self.share_since(earlier, units)
+    }
+
+    pub(super) fn share_since(&self, earlier: &LimiterStats, units: u64) -> Option<f64> {
         let there = earlier.remaining + self.accrued.saturating_sub(earlier.accrued);
         (there > 0).then(|| units as f64 / there as f64)
     }
@@ -170,13 +174,29 @@ impl RateLimiter {
 
 impl Inner {
     fn stats(&self) -> LimiterStats {
-        let rate = self.settings.lock().rate;
-        let level = self.bucket.level(|| self.clock.raw());
-        let now = self.clock.now();
         let (waiting, oldest) = match &self.line {
-            Some(line) => (line.waiting() as usize, line.oldest().map(Timestamp::from_nanos)),
-            None => self.sleepers.lock().waiting(),
+            Some(line) => (line.waiting() as usize, line.oldest()),
+            None => (self.sleepers.waiting(), self.sleepers.oldest()),
         };
+        let oldest = oldest.map(Timestamp::from_nanos);
+        let now = self.clock.now();
+        LimiterStats {
+            waiting,
+            oldest_waiter: oldest.map(|since| now - since),
+            counts: self.counted(),
+            ..self.level_at(self.clock.raw())
+        }
+    }
+
+    /// What it has counted, if it counts.
+    pub(super) fn counted(&self) -> Option<LimiterCounts> {
+        self.counts.as_deref().map(Counts::look)
+    }
+
+    /// Of its bucket and settings alone.
+    pub(super) fn level_at(&self, raw_now: u64) -> LimiterStats {
+        let rate = self.settings.lock().rate;
+        let level = self.bucket.level(|| raw_now);
         LimiterStats {
             rate,
             burst: rate.burst_size(),
@@ -184,11 +204,11 @@ impl Inner {
             accrued: level.accrued,
             paused_for: level.paused_until.map(|until| match until {
                 u64::MAX => Duration::MAX,
-                until => self.time_of(until) - now,
+                until => self.time_of(until) - self.clock.at_raw(raw_now),
             }),
-            waiting,
-            oldest_waiter: oldest.map(|since| now - since),
-            counts: self.counts.as_deref().map(Counts::look),
+            waiting: 0,
+            oldest_waiter: None,
+            counts: None,
         }
     }
 }

@@ -6,13 +6,13 @@
 
 use super::error::QuotaError;
 use super::quota_builder::QuotaBuilder;
-use super::quota_stats::{QuotaCounts, QuotaStats};
-use super::tally::Tally;
-use crate::core::permits::{CLASSES, Floors, MAX_LIMIT, Miss, Permits, Word};
+use super::quota_stats::QuotaStats;
+use super::tally::Counted;
+use crate::core::permits::{CLASSES, Floors, MAX_LIMIT, Miss, Permits};
 use crate::core::waitlist::{Demand, Fairness, Unmet, WaitList, Waiter};
 use crate::error::Invalid;
 use crate::job::Priority;
-use crate::sync::{Arc, with_parker};
+use crate::sync::{Arc, Parker, with_parker};
 use crate::time::{Clock, Deadline, Timestamp};
 use std::fmt;
 
@@ -57,12 +57,12 @@ struct Inner {
     list: WaitList,
     clock: Clock,
     /// What is counted, if it is.
-    tally: Option<Box<Tally>>,
+    counted: Option<Box<Counted>>,
 }
 
 impl Quota {
     /// A quota of `limit` permits, 1 to 2^38. Deadlines are on the [OS clock](Clock::os), which is not read unless a
-    /// call has to wait.
+    /// call has to wait, or it is counted.
     ///
     /// ```
     /// assert_eq!(batchyard::limit::Quota::new(3)?.available(), 3);
@@ -110,7 +110,8 @@ impl Quota {
 
     pub(super) fn from_parts(limit: u64, floors: Floors, clock: Clock, counted: bool) -> Quota {
         let list = WaitList::with_reserves([(limit, floors)], Fairness::default());
-        Quota { inner: Arc::new(Inner { list, clock, tally: counted.then(Box::default) }) }
+        let counted = counted.then(|| Box::new(Counted::new(limit, clock.now())));
+        Quota { inner: Arc::new(Inner { list, clock, counted }) }
     }
 
     /// Takes `n` permits if they are free, without waiting.
@@ -290,7 +291,11 @@ impl Quota {
     /// The limit is zero or above 2^38; nothing changes.
     pub fn set_limit(&self, limit: u64) -> Result<(), Invalid> {
         let limit = checked(limit)?;
-        self.inner.list.set_limit(KIND, limit, self.inner.now(), &mut tell);
+        let now = self.inner.clock.now();
+        self.inner.list.set_limit(KIND, limit, now.as_nanos(), &mut tell);
+        if let Some(counted) = &self.inner.counted {
+            counted.usable.set(|| self.limit(), now);
+        }
         Ok(())
     }
 
@@ -340,7 +345,7 @@ impl Quota {
 
     /// What there is to know of it now. Looks through the queue: O(waiters), under its latch.
     pub fn stats(&self) -> QuotaStats {
-        let Inner { list, tally, .. } = &*self.inner;
+        let Inner { list, counted, .. } = &*self.inner;
         let load = list.load(KIND);
         QuotaStats {
             limit: load.limit,
@@ -349,14 +354,7 @@ impl Quota {
             available: load.available,
             waiting: load.waiters as usize,
             oldest_waiter: load.oldest.map(|since| self.inner.clock.now() - Timestamp::from_nanos(since)),
-            counts: tally.as_deref().map(|tally| QuotaCounts {
-                high_water: tally.high_water(),
-                granted: tally.grants(),
-                denied: tally.denied.get(),
-                timed_out: tally.timed_out.get(),
-                refused: tally.refused.get(),
-                waits: tally.waits(),
-            }),
+            counts: counted.as_deref().map(|counted| counted.look(self.inner.clock.now())),
         }
     }
 }
@@ -387,17 +385,17 @@ impl Inner {
     fn try_take(&self, n: u64, class: usize) -> Result<&Permits, QuotaError> {
         let word = self.word();
         match word.try_take_as(n, class) {
-            Ok(now) => self.count(word, now),
+            Ok(_) => self.count(n),
             Err(miss) => self.missed(n, class, miss)?,
         }
         Ok(word)
     }
 
+    /// After a take.
     #[inline]
-    fn count(&self, word: &Permits, now: Word) {
-        if let Some(tally) = &self.tally {
-            let in_use = i64::try_from(word.limit()).map_or(0, |limit| limit - now.available());
-            tally.granted(u64::try_from(in_use).unwrap_or(0));
+    fn count(&self, n: u64) {
+        if let Some(counted) = &self.counted {
+            counted.took(n, self.clock.now());
         }
     }
 
@@ -409,9 +407,9 @@ impl Inner {
                 self.list.try_take_as(&Demand::of(KIND, n), class, &mut tell).map_err(QuotaError::from)
             }
         };
-        if let Some(tally) = &self.tally {
+        if let Some(Counted { tally, .. }) = self.counted.as_deref() {
             match outcome {
-                Ok(()) => self.count(self.word(), self.word().look()),
+                Ok(()) => self.count(n),
                 Err(QuotaError::Full) => tally.denied.add(1),
                 Err(_) => tally.refused.add(1),
             }
@@ -428,7 +426,7 @@ impl Inner {
     ) -> Result<&Permits, QuotaError> {
         let word = self.word();
         match word.try_take_as(n, priority.class()) {
-            Ok(now) => self.count(word, now),
+            Ok(_) => self.count(n),
             Err(_) => self.wait(n, priority, deadline.into())?,
         }
         Ok(word)
@@ -447,8 +445,10 @@ impl Inner {
                 priority.class(),
                 start.as_nanos(),
                 parker,
-                || until.is_some_and(|until| self.clock.now() >= until),
-                |parker| self.clock.park(parker, until),
+                (
+                    || until.is_some_and(|until| self.clock.now() >= until),
+                    |parker: &Parker| self.clock.park(parker, until),
+                ),
                 &mut tell,
             )
         });
@@ -457,10 +457,10 @@ impl Inner {
             Err(Unmet::TimedOut) => Err(QuotaError::TimedOut { waited: self.clock.now() - start }),
             Err(Unmet::Refused(refused)) => Err(refused.into()),
         };
-        if let Some(tally) = &self.tally {
+        if let Some(Counted { tally, .. }) = self.counted.as_deref() {
             match outcome {
                 Ok(()) => {
-                    self.count(self.word(), self.word().look());
+                    self.count(n);
                     tally.waited(self.clock.now() - start);
                 }
                 Err(QuotaError::TimedOut { .. }) => tally.timed_out.add(1),
@@ -472,6 +472,9 @@ impl Inner {
 
     #[inline]
     fn give(&self, word: &Permits, n: u64) {
+        if let Some(counted) = &self.counted {
+            counted.gives(n, self.clock.now());
+        }
         if word.put(n) {
             self.hand_over();
         }

@@ -50,7 +50,8 @@ impl QuotaBuilder {
         self
     }
 
-    /// Counts grants, denials and waits, for [`Quota::stats`]. Costs an atomic addition a grant.
+    /// Counts grants, denials and waits, and how much is held for how long, for [`Quota::stats`]. Costs a reading of the
+    /// clock and two to four atomic additions at each grant, and again when it is given back. No lock.
     pub fn counted(mut self) -> Self {
         self.counted = true;
         self

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// assert_eq!((counts.high_water, counts.granted, counts.denied), (2, 1, 1));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct QuotaStats {
     /// The limit in force.
@@ -37,11 +37,10 @@ pub struct QuotaStats {
 }
 
 /// What a counted quota has counted since it was made.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct QuotaCounts {
-    /// The most permits in use that a taker saw just after its own take. (Of those who waited, each looks when it
-    /// wakes: what others gave back between its grant and its look is not seen.)
+    /// The most permits that were held just after somebody took. (Who waited holds them from when it wakes.)
     pub high_water: u64,
     /// Calls that got their permits.
     pub granted: u64,
@@ -53,4 +52,36 @@ pub struct QuotaCounts {
     pub refused: u64,
     /// How long those waited that waited and got their permits.
     pub waits: Percentiles,
+    /// How much was held for how long, in permit-seconds.
+    pub used: f64,
+    /// How much could have been held: the limit over time, in permit-seconds.
+    pub usable: f64,
+}
+
+impl QuotaCounts {
+    /// The share of the limit that was in use, on average, since `earlier`: 0 to 1, above after a limit was lowered. As
+    /// [`KindStats::utilisation_since`](crate::resource::KindStats::utilisation_since).
+    ///
+    /// ```
+    /// use batchyard::{ManualClock, limit::Quota, secs};
+    /// let time = ManualClock::new();
+    /// let quota = Quota::builder(2).clock(time.clock()).counted().build()?;
+    /// let before = quota.stats().counts.expect("it is counted");
+    /// let one = quota.acquire(1)?;
+    /// time.advance(secs(3));
+    /// drop(one);
+    /// time.advance(secs(3));
+    /// let after = quota.stats().counts.expect("it is counted");
+    /// assert_eq!((after.used, after.utilisation_since(&before)), (3.0, 0.25));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn utilisation_since(&self, earlier: &QuotaCounts) -> f64 {
+        let usable = self.usable - earlier.usable;
+        if usable > 0.0 { ((self.used - earlier.used) / usable).max(0.0) } else { 0.0 }
+    }
+
+    /// As [`utilisation_since`](Self::utilisation_since) the quota was made.
+    pub fn utilisation(&self) -> f64 {
+        self.utilisation_since(&QuotaCounts::default())
+    }
 }

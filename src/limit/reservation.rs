@@ -121,6 +121,15 @@ pub struct Reservation {
     held: bool,
 }
 
+/// Tokens of a reservation that have been spent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spent {
+    /// The stamp of the grant.
+    pub(crate) at: Timestamp,
+    /// They were there when it was made.
+    pub(crate) at_once: bool,
+}
+
 impl Reservation {
     pub(super) fn new(limiter: RateLimiter, slot: Slot, n: u64) -> Self {
         let made = limiter.clock().now();
@@ -128,7 +137,8 @@ impl Reservation {
     }
 
     /// When its tokens will be there, by the rate, burst and pause of now: a change of them moves it.
-    /// One that nobody looked at between two changes may count as started at the later one.
+    /// It does not matter who looks at it when: what came due between two changes came due then. (Only if nobody looks for
+    /// more than thirty changes may it have to give up its place for one at the end.)
     /// [`Timestamp::MAX`] when a pause has moved it out of the clock's reach, or the burst was lowered below its tokens.
     pub fn start_at(&self) -> Timestamp {
         let mut slot = self.slot.lock();
@@ -177,20 +187,26 @@ impl Reservation {
         Ok(grant)
     }
 
-    /// Spends its tokens if its time has come; comes back if not, or not any more. Never sleeps: for who holds a latch.
-    pub(crate) fn spend(mut self) -> Result<(), Reservation> {
+    /// Its limiter.
+    pub(crate) fn limiter(&self) -> &RateLimiter {
+        &self.limiter
+    }
+
+    /// Spends its tokens if its time has come, and says that time; comes back if not, or not any more. Never sleeps: for who
+    /// holds a latch.
+    pub(crate) fn spend(mut self) -> Result<Spent, Reservation> {
         let mut slot = self.slot.lock();
-        let has_come = self.limiter.bucket().retime(&mut slot) && slot.start <= self.limiter.clock().raw();
-        let start = self.limiter.slot_time(&slot);
+        let has_come = self.limiter.bucket().has_come(|| self.limiter.clock().raw(), &mut slot);
+        let (start, at_once) = (self.limiter.slot_time(&slot), slot.at_once());
         drop(slot);
-        if !has_come {
+        if has_come != Some(true) {
             return Err(self);
         }
         self.held = false;
         if let Some(counts) = self.limiter.inner().counts.as_ref().filter(|_| self.n > 0) {
             counts.granted_after(self.n, start - self.made);
         }
-        Ok(())
+        Ok(Spent { at: start, at_once })
     }
 
     /// Gives its tokens back if it is the last reservation; no clock is involved, so neither is when.

@@ -9,15 +9,18 @@
 //! change of one rate moves that moment, for nobody but the head, and only in what is still to come.
 
 use super::error::{Denied, LimitError};
-use super::limiter::RateLimiter;
+use super::limiter::{Inner, RateLimiter};
+use super::limiter_stats::{Counts, LimiterStats};
 use super::rate::Rate;
 use super::reservation::Grant;
+use super::several_builder::RateLimitersBuilder;
+use super::several_stats::RateLimitersStats;
 use crate::core::bucket::Short;
 use crate::core::leader::{Claim, Leader, Take};
 use crate::error::Invalid;
 use crate::job::Priority;
 use crate::sync::{Arc, Mutex};
-use crate::time::{Clock, Deadline};
+use crate::time::{Clock, Deadline, Timestamp};
 use std::fmt;
 
 /// Several rates that all hold at once, such as ten a second and a thousand an hour. Cheap to clone; clones share the buckets.
@@ -58,7 +61,7 @@ impl RateLimiters {
     ///
     /// [`LimitError::Invalid`]: there are none (`rates`); or as for [`RateLimiter::new`].
     pub fn new(rates: impl IntoIterator<Item = Rate>) -> Result<Self, LimitError> {
-        Self::with_clock(rates, Clock::default())
+        Self::builder(rates).build()
     }
 
     /// On a clock of yours.
@@ -67,15 +70,25 @@ impl RateLimiters {
     ///
     /// As [`new`](Self::new).
     pub fn with_clock(rates: impl IntoIterator<Item = Rate>, clock: Clock) -> Result<Self, LimitError> {
-        let rates = rates
-            .into_iter()
-            .map(|rate| RateLimiter::builder(rate).clock(clock.clone()).build())
-            .collect::<Result<Box<[_]>, _>>()?;
-        if rates.is_empty() {
-            return Err(Invalid::new("rates", "must be at least one").into());
-        }
+        Self::builder(rates).clock(clock).build()
+    }
+
+    /// Settings beyond the rates: a clock, counts.
+    ///
+    /// ```
+    /// use batchyard::{Rate, limit::RateLimiters};
+    /// let api = RateLimiters::builder([Rate::per_second(10), Rate::per_hour(1000)]).counted().build()?;
+    /// assert_eq!(api.stats().counts.expect("it is counted").granted, 0);
+    /// # Ok::<(), batchyard::limit::LimitError>(())
+    /// ```
+    pub fn builder(rates: impl IntoIterator<Item = Rate>) -> RateLimitersBuilder {
+        RateLimitersBuilder::new(rates)
+    }
+
+    /// At least one, on one clock, that nobody else has.
+    pub(super) fn of(rates: Box<[RateLimiter]>) -> Self {
         let inner = Several { rates, moving: Mutex::default(), line: Leader::new() };
-        Ok(RateLimiters { inner: Arc::new(inner) })
+        RateLimiters { inner: Arc::new(inner) }
     }
 
     /// Takes `n` tokens of each rate if they are all there now and nobody waits. Never waits; zero tokens are always there.
@@ -84,22 +97,11 @@ impl RateLimiters {
     ///
     /// [`Denied`] says when all of them will be there, and how many can be had now; nothing was taken from any.
     pub fn try_acquire(&self, n: u64) -> Result<Grant<'_>, Denied> {
-        let inner = &*self.inner;
-        let first = inner.first();
-        let now = first.clock.raw();
-        if n == 0 {
-            return Ok(Grant::at_once(now, first.scale, n));
+        let tried = self.inner.try_take(n);
+        if let Some(counts) = self.inner.counts(n) {
+            if tried.is_ok() { counts.granted(n) } else { counts.denied() }
         }
-        let ahead = if inner.line.waiting() == 0 { 0 } else { inner.line.units() };
-        let _moving = inner.moving.lock();
-        let short = inner.ready(now, ahead, n);
-        match short {
-            Short::Until { tick: Some(at), .. } if ahead == 0 && at <= now => {
-                inner.take_all(n, at);
-                Ok(Grant::at_once(at, first.scale, n))
-            }
-            short => Err(first.denied(short)),
-        }
+        tried
     }
 
     /// Takes `n` tokens of each rate, sleeping until they are there and its turn has come.
@@ -142,17 +144,17 @@ impl RateLimiters {
         priority: Priority,
         deadline: impl Into<Deadline>,
     ) -> Result<Grant<'_>, LimitError> {
-        let inner = &*self.inner;
-        if let Ok(grant) = self.try_acquire(n) {
-            return Ok(grant);
-        }
-        let take = |claim| inner.take_for(claim);
-        inner.first().wait_in_line(&inner.line, n, priority, deadline.into(), take).map_err(|error| {
-            match error {
-                LimitError::NeverFits { asked, .. } => LimitError::NeverFits { asked, burst: inner.burst() },
-                other => other,
+        let acquired = match self.inner.try_take(n) {
+            Ok(grant) => Ok(grant),
+            Err(_) => self.inner.wait(n, priority, deadline.into()),
+        };
+        if let Some(counts) = self.inner.counts(n) {
+            match &acquired {
+                Ok(grant) => counts.granted_after(n, grant.waited()),
+                Err(error) => counts.failed(error),
             }
-        })
+        }
+        acquired
     }
 
     /// From now on this rate in place of the one with this number, counted from 0; the others stay as they are. Whoever
@@ -198,6 +200,16 @@ impl RateLimiters {
         inner.changed();
     }
 
+    /// Ends a pause now: they go one by one, as each of the rates allows from an empty bucket. As [`RateLimiter::resume`].
+    pub fn resume(&self) {
+        let inner = &*self.inner;
+        {
+            let _moving = inner.moving.lock();
+            inner.rates.iter().for_each(RateLimiter::resume);
+        }
+        inner.changed();
+    }
+
     /// The rates that are set.
     pub fn rates(&self) -> Vec<Rate> {
         self.inner.rates.iter().map(RateLimiter::rate).collect()
@@ -212,12 +224,62 @@ impl RateLimiters {
     pub fn waiting(&self) -> usize {
         self.inner.line.waiting() as usize
     }
+
+    /// What can be told of it now. Takes the latch of who moves the buckets, and that of those who wait, each for a moment.
+    pub fn stats(&self) -> RateLimitersStats {
+        let inner = &*self.inner;
+        let first = inner.first();
+        let rates: Vec<LimiterStats> = {
+            let _moving = inner.moving.lock();
+            let now = first.clock.raw();
+            inner.rates.iter().map(|limiter| limiter.inner().level_at(now)).collect()
+        };
+        let oldest = inner.line.oldest().map(Timestamp::from_nanos);
+        RateLimitersStats {
+            remaining: rates.iter().map(|rate| rate.remaining).min().unwrap_or(0),
+            rates,
+            waiting: self.waiting(),
+            oldest_waiter: oldest.map(|since| first.clock.now() - since),
+            counts: first.counted(),
+        }
+    }
 }
 
 impl Several {
-    /// The one whose clock and arithmetic stand for all: they share a clock.
-    fn first(&self) -> &super::limiter::Inner {
+    /// The one whose clock, arithmetic and counts stand for all: they share a clock, and grant alike.
+    fn first(&self) -> &Inner {
         self.rates[0].inner()
+    }
+
+    /// Where a demand of `n` is counted, if it is.
+    fn counts(&self, n: u64) -> Option<&Counts> {
+        self.first().counts.as_deref().filter(|_| n > 0)
+    }
+
+    fn try_take(&self, n: u64) -> Result<Grant<'_>, Denied> {
+        let first = self.first();
+        let now = first.clock.raw();
+        if n == 0 {
+            return Ok(Grant::at_once(now, first.scale, n));
+        }
+        let ahead = if self.line.waiting() == 0 { 0 } else { self.line.units() };
+        let _moving = self.moving.lock();
+        let short = self.ready(now, ahead, n);
+        match short {
+            Short::Until { tick: Some(at), .. } if ahead == 0 && at <= now => {
+                self.take_all(n, at);
+                Ok(Grant::at_once(at, first.scale, n))
+            }
+            short => Err(first.denied(short)),
+        }
+    }
+
+    fn wait(&self, n: u64, priority: Priority, deadline: Deadline) -> Result<Grant<'_>, LimitError> {
+        let take = |claim| self.take_for(claim);
+        self.first().wait_in_line(&self.line, n, priority, deadline, take).map_err(|error| match error {
+            LimitError::NeverFits { asked, .. } => LimitError::NeverFits { asked, burst: self.burst() },
+            other => other,
+        })
     }
 
     fn burst(&self) -> u64 {
@@ -299,6 +361,7 @@ mod tests {
         Join(u64),
         Set(usize, u64),
         Pause(u64),
+        Resume,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -308,6 +371,7 @@ mod tests {
             5 => (1u64..6).prop_map(Step::Join),
             1 => (0usize..2, 1u64..9).prop_map(|(which, rate)| Step::Set(which, rate)),
             1 => (1u64..4_000_000_000).prop_map(Step::Pause),
+            1 => Just(Step::Resume),
         ];
         prop::collection::vec(step, 1..80)
     }
@@ -360,6 +424,7 @@ mod tests {
                         pieces[which].push((now, rate));
                     }
                     Step::Pause(nanos) if changes => limiter.pause_until(Duration::from_nanos(nanos)),
+                    Step::Resume => limiter.resume(),
                     _ => {}
                 }
                 waits.retain(|(id, n)| {

@@ -1,24 +1,58 @@
-//! What a quota, or one kind of a resource manager, counts of those who ask. A grant costs two RMWs on a line of its
-//! own, which is why a quota counts only when it is told to; a wait takes a latch, and has cost more than that already.
+//! What a quota, or one kind of a resource manager, counts of those who ask. A grant costs some RMWs on a line of its own,
+//! which is why a quota counts only when it is told to; a wait takes a latch, and has cost more than that already.
 
+use super::quota_stats::QuotaCounts;
+use crate::core::integral::Integral;
 use crate::meter::{Percentiles, Samples};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{CachePadded, Mutex};
+use crate::time::Timestamp;
 use std::time::Duration;
 
+/// What becomes of those who are not granted, or not at once.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    grants: CachePadded<Grants>,
     pub(crate) denied: Count,
     pub(crate) timed_out: Count,
     pub(crate) refused: Count,
     waits: Mutex<Samples>,
 }
 
+/// What each grant changes: it belongs on a line of its own.
 #[derive(Debug, Default)]
-struct Grants {
+pub(crate) struct Grants {
     granted: Count,
     high_water: Count,
+}
+
+/// A limit over time: how much could have been held. One latch, passed where a limit is set and where somebody looks.
+#[derive(Debug)]
+pub(crate) struct Usable(Mutex<Piece>);
+
+/// Up to a change, and what has stood since.
+#[derive(Debug)]
+struct Piece {
+    limit: u64,
+    since: Timestamp,
+    /// Unit-nanoseconds until then.
+    sum: u128,
+}
+
+/// All that a quota counts.
+#[derive(Debug)]
+pub(super) struct Counted {
+    line: CachePadded<Line>,
+    pub(super) tally: Tally,
+    began: Timestamp,
+    pub(super) usable: Usable,
+}
+
+/// What each grant changes.
+#[derive(Debug, Default)]
+struct Line {
+    grants: Grants,
+    /// How much is held for how long.
+    integral: Integral,
 }
 
 /// A count that any thread raises. Nothing is ordered by it.
@@ -48,25 +82,93 @@ impl Count {
     }
 }
 
-impl Tally {
+impl Usable {
+    pub(crate) fn new(limit: u64, now: Timestamp) -> Self {
+        Usable(Mutex::new(Piece { limit, since: now, sum: 0 }))
+    }
+
+    /// `limit` is asked under the latch, so that what was set last is what stands here last.
+    pub(crate) fn set(&self, limit: impl FnOnce() -> u64, now: Timestamp) {
+        let mut piece = self.0.lock();
+        *piece = Piece { sum: piece.until(now), since: piece.since.max(now), limit: limit() };
+    }
+
+    /// Unit-nanoseconds.
+    pub(crate) fn until(&self, now: Timestamp) -> u128 {
+        self.0.lock().until(now)
+    }
+}
+
+impl Piece {
+    fn until(&self, now: Timestamp) -> u128 {
+        // Another thread's reading may be older than the last one: no time has passed then.
+        self.sum + u128::from(self.limit) * (now - self.since).as_nanos()
+    }
+}
+
+impl Counted {
+    pub(super) fn new(limit: u64, now: Timestamp) -> Self {
+        Counted {
+            line: CachePadded::new(Line::default()),
+            tally: Tally::default(),
+            began: now,
+            usable: Usable::new(limit, now),
+        }
+    }
+
+    /// `n` were taken before this.
+    #[inline]
+    pub(super) fn took(&self, n: u64, now: Timestamp) {
+        let held = self.line.integral.take(n, self.nanos(now));
+        self.line.grants.granted(held);
+    }
+
+    /// `n` are given back after this.
+    #[inline]
+    pub(super) fn gives(&self, n: u64, now: Timestamp) {
+        self.line.integral.give(n, self.nanos(now));
+    }
+
+    pub(super) fn look(&self, now: Timestamp) -> QuotaCounts {
+        let Counted { line, tally, usable, .. } = self;
+        QuotaCounts {
+            high_water: line.grants.high_water(),
+            granted: line.grants.count(),
+            denied: tally.denied.get(),
+            timed_out: tally.timed_out.get(),
+            refused: tally.refused.get(),
+            waits: tally.waits(),
+            used: line.integral.read().until(self.nanos(now)) as f64 / 1e9,
+            usable: usable.until(now) as f64 / 1e9,
+        }
+    }
+
+    fn nanos(&self, now: Timestamp) -> u64 {
+        now.as_nanos().saturating_sub(self.began.as_nanos())
+    }
+}
+
+impl Grants {
     /// A grant after which so much was in use.
     #[inline]
     pub(crate) fn granted(&self, in_use: u64) {
-        self.grants.granted.add(1);
-        self.grants.high_water.raise(in_use);
+        self.granted.add(1);
+        self.high_water.raise(in_use);
     }
 
-    /// How long somebody waited for a grant.
-    pub(crate) fn waited(&self, time: Duration) {
-        self.waits.lock().record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), 1);
-    }
-
-    pub(crate) fn grants(&self) -> u64 {
-        self.grants.granted.get()
+    pub(crate) fn count(&self) -> u64 {
+        self.granted.get()
     }
 
     pub(crate) fn high_water(&self) -> u64 {
-        self.grants.high_water.get()
+        self.high_water.get()
+    }
+}
+
+impl Tally {
+    /// How long somebody waited for a grant.
+    pub(crate) fn waited(&self, time: Duration) {
+        self.waits.lock().record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), 1);
     }
 
     pub(crate) fn waits(&self) -> Percentiles {

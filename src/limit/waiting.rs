@@ -9,27 +9,11 @@ use super::limiter::{Inner, RateLimiter};
 use super::reservation::Grant;
 use crate::core::bucket::{Short, Slot};
 use crate::core::leader::{Claim, Leader, Left, Take, Turn};
+use crate::core::sleepers::Look;
 use crate::core::waitlist::Waiter;
 use crate::job::Priority;
 use crate::sync::{Parker, Unparker, with_parker};
 use crate::time::{Deadline, Timestamp};
-use std::collections::BTreeMap;
-
-/// Who sleeps, by an entry number, to be woken when the terms change.
-#[derive(Default)]
-pub(super) struct Sleepers {
-    entered: u64,
-    /// With the time since when a call waits; none for who only watches the settings.
-    asleep: BTreeMap<u64, (Unparker, Option<Timestamp>)>,
-    waiting: usize,
-}
-
-impl Sleepers {
-    /// How many calls wait, and since when the one that waits longest.
-    pub(super) fn waiting(&self) -> (usize, Option<Timestamp>) {
-        (self.waiting, self.asleep.values().filter_map(|(_, since)| *since).min())
-    }
-}
 
 impl Inner {
     #[cold]
@@ -77,27 +61,30 @@ impl Inner {
     }
 
     pub(super) fn sleep_until(&self, slot: &mut Slot, n: u64, latest: u64) -> Result<(), LimitError> {
-        if slot.start <= self.clock.raw() && self.bucket.retime(slot) && slot.start <= self.clock.raw() {
+        let now = || self.clock.raw();
+        if slot.start <= now() && self.bucket.has_come(now, slot) == Some(true) {
             return Ok(());
         }
-        with_parker(|parker| {
-            // Entered first, then the terms are read: a change before the entry is seen here, a later one wakes us.
-            let _entry = Sleeper::new(self, parker.unparker(), Some(self.clock.now()));
-            loop {
-                if !self.bucket.retime(slot) {
-                    return Err(self.never_fits(n));
-                }
-                if slot.start <= self.clock.raw() {
-                    return Ok(());
-                }
-                if slot.start > latest {
-                    let tick = (slot.start < u64::MAX).then_some(slot.start);
-                    return Err(LimitError::WouldMissDeadline {
-                        ready_in: self.ready_in(tick, self.clock.raw()),
-                    });
-                }
-                self.clock.park(parker, Some(self.slot_time(slot)));
+        let look = || match self.bucket.has_come(now, slot) {
+            None => Look::Done(Err(self.never_fits(n))),
+            Some(true) => Look::Done(Ok(())),
+            Some(false) if slot.start > latest => {
+                let tick = (slot.start < u64::MAX).then_some(slot.start);
+                let ready_in = self.ready_in(tick, self.clock.raw());
+                Look::Done(Err(LimitError::WouldMissDeadline { ready_in }))
             }
+            Some(false) => Look::Sleep(self.slot_time(slot)),
+        };
+        let since = self.clock.now().as_nanos();
+        let entered = || {
+            if let Some(counts) = &self.counts {
+                counts.queued(self.sleepers.waiting() as u64);
+            }
+        };
+        with_parker(|parker| {
+            self.sleepers.sleep(parker, since, entered, look, |parker, until| {
+                self.clock.park(parker, Some(until));
+            })
         })
     }
 
@@ -175,16 +162,13 @@ impl Inner {
         if let Some(line) = &self.line {
             line.kick(&mut tell);
         }
-        let asleep: Vec<Unparker> =
-            self.sleepers.lock().asleep.values().map(|(who, _)| who.clone()).collect();
-        for sleeper in asleep {
-            sleeper.unpark();
-        }
+        self.sleepers.wake_all();
     }
 
-    /// After the burst was lowered: who asks for more hears it now.
-    pub(super) fn refuse_above(&self, burst: u64) {
+    /// After the burst may have been lowered: who asks for more hears it now.
+    pub(super) fn refuse_above_burst(&self) {
         if let Some(line) = self.line.as_ref().filter(|_| !self.bucket.owes()) {
+            let burst = self.settings.lock().rate.burst_size();
             line.refuse_above(burst, &mut |claim| self.take_for(claim), &mut tell);
         }
     }
@@ -197,36 +181,6 @@ pub(super) fn tell(waiter: &Waiter) {
     }
 }
 
-/// A sleeper's place in the list; leaves it when dropped.
-pub(super) struct Sleeper<'a> {
-    inner: &'a Inner,
-    number: u64,
-}
-
-impl<'a> Sleeper<'a> {
-    pub(super) fn new(inner: &'a Inner, unparker: Unparker, since: Option<Timestamp>) -> Self {
-        let mut sleepers = inner.sleepers.lock();
-        sleepers.entered += 1;
-        let number = sleepers.entered;
-        sleepers.asleep.insert(number, (unparker, since));
-        if since.is_some() {
-            sleepers.waiting += 1;
-            if let Some(counts) = &inner.counts {
-                counts.queued(sleepers.waiting as u64);
-            }
-        }
-        Sleeper { inner, number }
-    }
-}
-
-impl Drop for Sleeper<'_> {
-    fn drop(&mut self) {
-        let mut sleepers = self.inner.sleepers.lock();
-        let left = sleepers.asleep.remove(&self.number);
-        sleepers.waiting -= usize::from(left.is_some_and(|(_, since)| since.is_some()));
-    }
-}
-
 /// A place in a limiter's list of whom to wake at changes, for who does not sleep on the limiter; leaves it when dropped.
 pub(crate) struct Watch {
     limiter: RateLimiter,
@@ -235,21 +189,45 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(super) fn new(limiter: RateLimiter, who: Unparker) -> Self {
-        let place = Sleeper::new(limiter.inner(), who, None);
-        let number = place.number;
-        std::mem::forget(place); // it is this one's to leave
+        // It is this one's to leave.
+        let number = limiter.inner().sleepers.enter(who, None).keep();
         Watch { limiter, number }
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.limiter.inner().sleepers.lock().asleep.remove(&self.number);
+        self.limiter.inner().sleepers.leave(self.number);
     }
 }
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Watch").field("number", &self.number).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::Rate;
+    use crate::time::{ManualClock, secs};
+
+    #[test]
+    fn a_pause_that_prolongs_nothing_wakes_nobody() {
+        let time = ManualClock::new();
+        let limiter = RateLimiter::builder(Rate::per_second(1)).clock(time.clock()).build().unwrap();
+        with_parker(|parker| {
+            let _entry = limiter.watch(parker.unparker());
+            let is_woken = || time.clock().park(parker, Some(time.now()));
+            limiter.pause_until(secs(30));
+            assert!(is_woken());
+            for until in [secs(30), secs(29), secs(0)] {
+                limiter.pause_until(until);
+                assert!(!is_woken(), "{until:?}");
+            }
+            limiter.pause_until(secs(31));
+            assert!(is_woken());
+        });
     }
 }

@@ -12,6 +12,7 @@
 //! is lost with a holder comes back by whoever needs it.
 
 use super::builder::checked_lease;
+use super::caller::Caller;
 use super::demand::Demand;
 use super::error::{AcquireError, PermitError};
 use super::holders::Entry;
@@ -26,7 +27,7 @@ use crate::core::lease::NEVER;
 use crate::core::waitlist::{self, Claim, MAX_PARTS, Refused, Unmet, WaitList};
 use crate::limit::{Denied, LimitError, RateLimiter, Reservation};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Parker, thread, with_parker};
+use crate::sync::{Arc, Parker, with_parker};
 use crate::time::{Clock, Timestamp};
 use std::panic::Location;
 use std::time::Duration;
@@ -282,7 +283,7 @@ impl Inner {
 
     /// What the asker holds already: as the owner it names, or as this thread.
     fn held_by_asker(&self, wait: &Wait) -> Option<Entry> {
-        self.holders.held_by(thread::current().id(), wait.owner.as_ref().map(|owner| owner.id()))
+        self.holders.held_by(Caller::id(), wait.owner.as_ref().map(|owner| owner.id()))
     }
 
     /// Waits for its turn at the rates it asks for. `None`: it needs none.
@@ -379,7 +380,7 @@ impl Inner {
                 let cancelled = wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled());
                 cancelled || until.is_some_and(|until| self.clock.now() >= until)
             };
-            list.acquire(d, claim, start, parker, late, park, &mut |w| self.tell(w))
+            list.acquire(d, claim, start, parker, (late, park), &mut |w| self.tell(w))
         });
         match (outcome, stopped) {
             (Err(Unmet::TimedOut), Some(stop)) => Err(stop),
@@ -431,7 +432,7 @@ impl Inner {
     ) -> Permit {
         let now = this.clock.now();
         let (over, on_expiry) = this.terms(wait, now);
-        let owner = wait.name.clone().unwrap_or_else(|| thread::current().name().unwrap_or("unnamed").into());
+        let owner = wait.name.clone().unwrap_or_else(Caller::name);
         if let Some(owner) = &wait.owner {
             owner.note(this);
         }
@@ -440,7 +441,7 @@ impl Inner {
             owner,
             owner_id: inside.map(|inside| inside.attempt).or(wait.owner.as_ref().map(|owner| owner.id())),
             // Inside an item the attempt holds, whose closure may use other threads.
-            thread: inside.is_none().then(|| thread::current().id()),
+            thread: inside.is_none().then(Caller::id),
             priority: wait.priority,
             since: now,
             place,

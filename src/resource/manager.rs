@@ -34,6 +34,10 @@ pub(super) type Lapse = Arc<dyn Fn(&Holder, bool) + Send + Sync>;
 ///   for it, and others go on with what is left.
 /// - What can never be had is refused at once, and when a limit falls below a demand that waits.
 /// - Rates come last: tokens are spent when all permits are there. While a rate is waited for, no permits are held.
+/// - A demand that need not wait, and a permit's drop, take no lock of the manager's, whoever reads its reports meanwhile;
+///   with these exceptions: a lease that ends before all others' tells who sleeps until one is over, an
+///   [`Owner`](crate::resource::Owner) at a second manager notes it, and rates have latches of their own where a demand
+///   names several.
 /// - A permit gives back what it holds when it is dropped. With a [lease](ResourceManagerBuilder::lease) it also ends by
 ///   itself, without a thread of ours: whoever would wait looks for what is over, and so does [`sweep`](Self::sweep).
 ///
@@ -55,6 +59,8 @@ pub struct ResourceManager {
     pub(super) inner: Arc<Inner>,
 }
 
+/// On lines of its own: each permit counts itself beside it, and others read it meanwhile.
+#[repr(align(128))]
 pub(super) struct Inner {
     pub(super) list: WaitList,
     pub(super) clock: Clock,
@@ -391,7 +397,7 @@ impl ResourceManager {
         self.kinds().filter_map(|kind| self.kind_stats(kind.clone())).collect()
     }
 
-    /// What there is to know of one kind. `None`: there is none such.
+    /// What there is to know of one kind. `None`: there is none such. Waits for a grant that is being written down.
     pub fn kind_stats(&self, kind: impl Into<ResourceKind>) -> Option<KindStats> {
         let (kind, inner) = (kind.into(), &*self.inner);
         let number = inner.number(&kind)?;

@@ -13,6 +13,7 @@
 
 mod acquire;
 mod builder;
+mod caller;
 mod demand;
 mod error;
 mod global;

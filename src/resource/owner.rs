@@ -2,7 +2,7 @@
 
 use super::holders::OwnerId;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, Weak};
+use crate::sync::{Arc, Mutex, OnceLock, Weak};
 use std::fmt;
 
 /// Who permits are taken back from when an owner is gone.
@@ -34,7 +34,9 @@ pub struct Owner {
 struct Inner {
     id: u64,
     name: Arc<str>,
-    at: Mutex<Vec<Weak<dyn Reclaim>>>,
+    /// Who was noted first, for good; the others.
+    first: OnceLock<Weak<dyn Reclaim>>,
+    others: Mutex<Vec<Weak<dyn Reclaim>>>,
 }
 
 impl Owner {
@@ -42,7 +44,8 @@ impl Owner {
     pub fn new(name: impl Into<Arc<str>>) -> Owner {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let id = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-        Owner { inner: Arc::new(Inner { id, name: name.into(), at: Mutex::new(Vec::new()) }) }
+        let (first, others) = (OnceLock::new(), Mutex::default());
+        Owner { inner: Arc::new(Inner { id, name: name.into(), first, others }) }
     }
 
     /// Its name.
@@ -62,14 +65,19 @@ impl Owner {
         OwnerId::Owner(self.inner.id)
     }
 
-    /// Notes who is to be told of the owner's end. Before anything is held there.
+    /// Notes who is to be told of the owner's end. Before anything is held there. An owner whose permits are all of one
+    /// manager passes no latch.
     pub(super) fn note(&self, who: &Arc<impl Reclaim + 'static>) {
-        let mut at = self.inner.at.lock();
+        // An address that is known is nobody else's: the weak reference keeps it from being used again.
         let there = |known: &Weak<dyn Reclaim>| std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(who));
-        if !at.iter().any(there) {
-            at.retain(|known| known.strong_count() > 0);
-            let who: Arc<dyn Reclaim> = Arc::clone(who) as _;
-            at.push(Arc::downgrade(&who));
+        let new = || Arc::downgrade(&(Arc::clone(who) as Arc<dyn Reclaim>));
+        if there(self.inner.first.get_or_init(new)) {
+            return;
+        }
+        let mut others = self.inner.others.lock();
+        if !others.iter().any(there) {
+            others.retain(|known| known.strong_count() > 0);
+            others.push(new());
         }
     }
 }
@@ -79,9 +87,9 @@ impl Owner {
 pub(super) struct Life(Weak<Inner>);
 
 impl Life {
-    /// Whether its last clone was dropped. Who enters a permit for the owner while it may end looks afterwards: the end is
-    /// seen by who looks from the moment on at which permits are taken back, slot by slot, under each slot's latch. So a
-    /// permit that entered its slot too late to be found finds the owner gone.
+    /// Whether its last clone was dropped. Who enters a permit for the owner while it may end passes its slot's latch and
+    /// looks then: the end is seen by who passes it from the moment on at which permits are taken back, slot by slot, under
+    /// each slot's latch. So a permit that entered its slot too late to be found finds the owner gone.
     pub(super) fn is_over(&self) -> bool {
         self.0.strong_count() == 0
     }
@@ -89,7 +97,7 @@ impl Life {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        for who in self.at.get_mut().drain(..) {
+        for who in self.first.get().into_iter().chain(self.others.get_mut().iter()) {
             if let Some(who) = who.upgrade() {
                 who.reclaim(OwnerId::Owner(self.id));
             }

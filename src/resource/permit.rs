@@ -155,6 +155,7 @@ impl Permit {
         part.watch(self.life.clone());
         self.inner.holders.share_loss(self.handle, part.handle, tick(self.inner.clock.now()));
         // The owner's end may have come by the part's slot before the part was there. Then the part goes back here.
+        self.inner.holders.pass(part.handle);
         if self.life.as_ref().is_some_and(Life::is_over) {
             return Err(self.expired());
         }
@@ -241,8 +242,13 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        // What it holds is what its entry says: both change together, and by the permit's holder alone.
         match self.inner.holders.end(self.handle) {
-            Ok(entry) => self.inner.give_back(&entry.demand),
+            Ok(entry) => {
+                self.inner.give_back(&self.demand);
+                // Last: it may have the last of a function of the user's.
+                drop(entry);
+            }
             Err(_) => self.inner.late(&self.demand),
         }
     }

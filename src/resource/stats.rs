@@ -4,7 +4,6 @@ use super::demand::Demand;
 use super::kind::ResourceKind;
 use crate::job::Priority;
 use crate::meter::Percentiles;
-use crate::time::Timestamp;
 use serde::Serialize;
 use std::fmt;
 use std::panic::Location;
@@ -118,53 +117,5 @@ impl fmt::Display for KindStats {
             self.granted,
             self.timed_out
         )
-    }
-}
-
-/// How much of a kind was held for how long: an integral that is brought up to date by each change.
-#[derive(Debug)]
-pub(super) struct Meter {
-    last: Timestamp,
-    held: u64,
-    limit: u64,
-    /// Unit-nanoseconds.
-    used: u128,
-    usable: u128,
-}
-
-impl Meter {
-    pub(super) fn new(limit: u64, now: Timestamp) -> Self {
-        Meter { last: now, held: 0, limit, used: 0, usable: 0 }
-    }
-
-    fn advance(&mut self, now: Timestamp) {
-        // Another thread's reading may be older than the last one: no time has passed then.
-        let passed = (now - self.last).as_nanos();
-        self.used += u128::from(self.held) * passed;
-        self.usable += u128::from(self.limit) * passed;
-        self.last = self.last.max(now);
-    }
-
-    /// How much is held then.
-    pub(super) fn take(&mut self, n: u64, now: Timestamp) -> u64 {
-        self.advance(now);
-        self.held = self.held.saturating_add(n);
-        self.held
-    }
-
-    pub(super) fn give(&mut self, n: u64, now: Timestamp) {
-        self.advance(now);
-        self.held = self.held.saturating_sub(n);
-    }
-
-    pub(super) fn set_limit(&mut self, limit: u64, now: Timestamp) {
-        self.advance(now);
-        self.limit = limit;
-    }
-
-    /// Used and usable, in unit-seconds.
-    pub(super) fn read(&mut self, now: Timestamp) -> (f64, f64) {
-        self.advance(now);
-        (self.used as f64 / 1e9, self.usable as f64 / 1e9)
     }
 }

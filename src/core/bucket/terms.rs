@@ -72,7 +72,8 @@ impl Terms {
         (point.floor + self.burst).saturating_sub(t).checked_div(self.grains).unwrap_or(0)
     }
 
-    /// `line` continued from `now` on; a pause that still lasts is left as it is.
+    /// `line` continued from `now` on; where `V` stands still, in a pause or because `now` lies behind a change, it is left as
+    /// it is.
     pub(super) fn rebased(mut self, now: u64) -> Terms {
         if now > self.line.t0 {
             let point = self.line.at(now);
@@ -96,8 +97,6 @@ pub(super) struct Shared {
     pub(super) ticks: AtomicU64,
     pub(super) burst: AtomicU64,
     pub(super) barrier: AtomicU64,
-    /// The tick of the last change.
-    pub(super) since: AtomicU64,
     /// Grains to the token, for life: positions outlive every change of the rate.
     pub(super) grains: u64,
     /// For life, see [`Bucket::tells_late`](super::Bucket::tells_late).
@@ -127,7 +126,7 @@ impl Shared {
 
     /// Writes what differs, in the reverse order of [`load`](Self::load): a reader that meets the new terms half-way
     /// has only new ones ahead of it, which keeps the mixtures that a model has to try few.
-    pub(super) fn write(&self, (old, old_since): (&Terms, u64), new: &Terms, since: u64) {
+    pub(super) fn write(&self, old: &Terms, new: &Terms) {
         // ORDERING: Release, each of them: a reader that sees the new term (Acquire) sees the odd sequence before it.
         let put = |word: &AtomicU64, old, new| {
             if old != new {
@@ -144,6 +143,5 @@ impl Shared {
         put(&self.span, old.line.span, new.line.span);
         put(&self.v0, old.line.v0, new.line.v0);
         put(&self.t0, old.line.t0, new.line.t0);
-        put(&self.since, old_since, since);
     }
 }

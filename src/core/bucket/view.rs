@@ -1,6 +1,6 @@
 //! What can be decided by terms and a reading of the clock, once they have been read: pure arithmetic.
 
-use super::{Level, Short, View};
+use super::{Level, Short, Slot, View};
 
 impl View {
     /// The same terms at another time.
@@ -10,35 +10,32 @@ impl View {
     }
 
     /// A take from a bucket that has these terms and a word of its own, `tat` (0: full): its stamp, and the word after it.
-    /// `None`: [`refusal`](Self::refusal) says why.
+    /// `None`: it is for more than the burst, which [`reserve`](Self::reserve) looks into.
     #[inline(always)]
-    pub fn take(&self, tat: u64, n: u64) -> Option<(u64, u64)> {
+    pub fn take(&self, tat: u64, n: u64) -> Option<Result<(u64, u64), Short>> {
         let cost = self.terms.cost(n)?;
-        self.terms.decide(tat, self.point, cost).map(|end| (self.point.tick, end))
+        let end = self.terms.decide(tat, self.point, cost);
+        Some(end.map(|end| (self.point.tick, end)).ok_or_else(|| self.short(tat, cost)))
     }
 
-    /// Why [`take`](Self::take) was refused.
-    #[inline(always)]
-    pub fn refusal(&self, tat: u64, n: u64) -> Short {
-        match self.terms.cost(n) {
-            Some(cost) => self.short(tat, cost),
-            None => self.never(tat),
-        }
-    }
-
-    /// The first take that is granted, at `latest` or before; as [`take`](Self::take).
-    pub fn first(&self, tat: u64, n: u64, latest: u64) -> Option<(u64, u64)> {
-        self.take(tat, n).or_else(|| {
-            let cost = self.terms.cost(n)?;
-            let ready = self.terms.ready(tat, self.point, cost, true).filter(|start| *start <= latest)?;
-            self.terms.decide(tat, self.terms.line.at(ready), cost).map(|end| (ready, end))
-        })
-    }
-
-    /// The reading of the clock.
-    #[inline(always)]
-    pub fn now(&self) -> u64 {
-        self.now
+    /// The first take that is granted, at `latest` or before, or now: a piece of the bucket with the word `tat`.
+    ///
+    /// # Errors
+    ///
+    /// [`Short`]: there is none.
+    pub fn reserve(&self, tat: u64, n: u64, latest: u64) -> Result<Slot, Short> {
+        let View { terms, point, epoch, .. } = *self;
+        let price = terms.cost_and_need(n).ok_or_else(|| self.never(tat))?;
+        let (start, end, at_once) = match terms.decide_owing(tat, point, price) {
+            Some(end) => (point.tick, end, true),
+            None => {
+                let in_time = terms.ready(tat, point, price.1, true).filter(|start| *start <= latest);
+                let Some(start) = in_time else { return Err(self.short(tat, price.1)) };
+                let end = terms.decide_owing(tat, terms.line.at(start), price);
+                (start, end.expect("`ready` is a tick at which `decide` says yes"), false)
+            }
+        };
+        Ok(Slot { start, at_once, own: false, end, before: tat, epoch, n })
     }
 
     /// Where `V` is: who has a word at or below it is full.

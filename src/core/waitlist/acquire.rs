@@ -56,8 +56,7 @@ impl WaitList {
         claim: impl Into<Claim>,
         now: u64,
         parker: &Parker,
-        late: impl FnMut() -> bool,
-        mut park: impl FnMut(&Parker) -> bool,
+        (late, mut park): (impl FnMut() -> bool, impl FnMut(&Parker) -> bool),
         wake: &mut W,
     ) -> Result<(), Unmet> {
         let claim = claim.into();
@@ -134,7 +133,7 @@ impl WaitList {
                 true
             }
         };
-        self.acquire(d, class, 0, &parker, || false, park, &mut Self::unpark)
+        self.acquire(d, class, 0, &parker, (|| false, park), &mut Self::unpark)
     }
 
     /// As [`acquire_alone`](Self::acquire_alone), looking once before it queues.
@@ -158,7 +157,7 @@ impl WaitList {
             }
             true
         };
-        self.acquire(d, Claim::Inside { class: 1, above: 0 }, 0, &parker, || false, park, &mut Self::unpark)
+        self.acquire(d, Claim::Inside { class: 1, above: 0 }, 0, &parker, (|| false, park), &mut Self::unpark)
     }
 
     /// Tells a thread.
@@ -177,6 +176,7 @@ impl<W: FnMut(&Waiter)> Seated<'_, W> {
         match found {
             Cancelled::WasGranted if armed!(mutant = "waitlist_loser_drops") => Err(Unmet::TimedOut),
             Cancelled::WasGranted => Ok(()),
+            Cancelled::WasClosed if armed!(mutant = "waitlist_refusal_is_a_grant") => Ok(()),
             Cancelled::WasClosed => Err(self.why()),
             Cancelled::Removed | Cancelled::WasIdle => Err(Unmet::TimedOut),
         }

@@ -14,7 +14,7 @@ use super::{NodeState, Refused, Waiter};
 use crate::core::lockword::Mode;
 use crate::core::permits::CLASSES;
 use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use crate::sync::{UnsafeCell, model_const};
+use crate::sync::{UnsafeCell, model_const, ordering};
 use std::fmt;
 use std::marker::PhantomPinned;
 use std::ptr;
@@ -134,7 +134,7 @@ impl Node {
     pub(in crate::core) fn state(&self) -> NodeState {
         // ORDERING: Acquire pairs with the Release of who published the state: what was written into the entry before
         // is seen.
-        NodeState::of(self.state.load(Ordering::Acquire))
+        NodeState::of(self.state.load(ordering!(Acquire, mutant = "leader_standing_relaxed")))
     }
 }
 

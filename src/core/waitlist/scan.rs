@@ -154,7 +154,11 @@ fn set_aside(ledgers: &mut [Ledger], kinds: &[CachePadded<Permits>], who: &Entry
             floor = 0;
         }
         for (class, held) in ledgers[usize::from(kind)].held.iter_mut().enumerate() {
-            if permits.floor(class) >= floor || armed!(mutant = "waitlist_reserve_held_back") {
+            let binds = match permits.floor(class) {
+                lower if lower > floor => !armed!(mutant = "waitlist_high_holds_nothing_back"),
+                own => own == floor || armed!(mutant = "waitlist_reserve_held_back"),
+            };
+            if binds {
                 *held = held.saturating_add(n);
             }
         }
@@ -249,6 +253,9 @@ impl WaitList {
                     wakes.push(self.unseat(q, seat, NodeState::Granted).0);
                 }
                 q.charge_passed(&self.kinds, &demand, bypass);
+                if armed!(mutant = "waitlist_one_grant_a_scan") {
+                    break false;
+                }
             } else {
                 let (ledgers, now) = (&mut q.ledgers, q.now);
                 seat.with(|e| {
@@ -275,9 +282,14 @@ impl WaitList {
     }
 
     pub(super) fn serve(&self, q: &mut Queue, newcomer: Newcomer<'_>) -> bool {
-        let served = self.take_all(q, newcomer.demand, Taker { class: newcomer.class, lane: false });
+        let (demand, class) = (newcomer.demand, newcomer.class);
+        let served = if armed!(mutant = "waitlist_newcomer_takes_what_is_set_aside") {
+            demand.parts().all(|(kind, n)| self.kinds[usize::from(kind)].take_for_waiter(n, 0))
+        } else {
+            self.take_all(q, demand, Taker { class, lane: false })
+        };
         if served {
-            q.charge_passed(&self.kinds, newcomer.demand, self.fairness.bypass);
+            q.charge_passed(&self.kinds, demand, self.fairness.bypass);
         }
         served
     }
@@ -316,6 +328,9 @@ impl WaitList {
                 }
                 // A newcomer was faster. What is given back here needs no drain: who stands before this demand
                 // was looked at while it was free, who stands behind is looked at next.
+                if armed!(mutant = "waitlist_scan_keeps_part") {
+                    return false;
+                }
                 for (kind, n) in d.parts().take(taken).rev() {
                     let _ = self.kinds[usize::from(kind)].put(n);
                 }

@@ -19,6 +19,7 @@ enum Step {
     SetRate(u64),
     SetBurst(u64),
     Pause(u64),
+    Resume,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -30,6 +31,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (1u64..50).prop_map(Step::SetRate),
         1 => (1u64..10).prop_map(Step::SetBurst),
         1 => (1u64..10_000_000_000).prop_map(Step::Pause),
+        1 => Just(Step::Resume),
     ];
     prop::collection::vec(step, 1..80)
 }
@@ -91,6 +93,7 @@ fn run(rate: u64, burst: u64, debt: bool, changes: bool, steps: &[Step]) -> Resu
                 seen.bursts = seen.bursts.max(burst);
             }
             Step::Pause(nanos) if changes => limiter.pause_until(Duration::from_nanos(nanos)),
+            Step::Resume => limiter.resume(),
             _ => {}
         }
         // Somebody wakes, late by the steps in between.

@@ -110,167 +110,167 @@ mod loop_free {
             .exactly_together([Ok(()), Err(Left::GaveUp)]);
         }
     }
+}
 
-    /// The one that is told gives up; the other must hear of it.
-    #[test]
-    fn who_gives_up_passes_on_what_it_was_told() {
-        explore_bounded(
-            BOUND,
-            || Yard::held(&[Exclusive]),
-            &[
-                |y: &Yard| {
+/// The one that is told gives up; the other must hear of it.
+#[test]
+fn who_gives_up_passes_on_what_it_was_told() {
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Exclusive]),
+        &[
+            |y: &Yard| {
+                y.end(Exclusive);
+                Ok(())
+            },
+            |y: &Yard| y.pass(Exclusive, true),
+            |y: &Yard| y.pass(Exclusive, false),
+        ],
+        |y, seen| {
+            y.at_rest();
+            (seen[1], seen[2])
+        },
+    )
+    .exactly_together([(Ok(()), Ok(())), (Err(Left::GaveUp), Ok(()))]);
+}
+
+/// One that wants it alone keeps a reader out, and gives up while another reads, or after.
+#[test]
+fn who_gives_up_lets_in_whom_it_kept_out() {
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Shared]),
+        &[
+            |y: &Yard| {
+                y.end(Shared);
+                Ok(())
+            },
+            |y: &Yard| y.pass(Exclusive, true),
+            |y: &Yard| y.pass(Shared, false),
+        ],
+        |y, seen| {
+            y.at_rest();
+            (seen[1], seen[2])
+        },
+    )
+    .exactly_together([(Ok(()), Ok(())), (Err(Left::GaveUp), Ok(()))]);
+}
+
+#[test]
+fn an_upgrade_waits_for_the_readers() {
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Shared, Upgradable]),
+        &[
+            |y: &Yard| {
+                y.end(Shared);
+                Ok(())
+            },
+            |y: &Yard| y.upgrade(false),
+            |y: &Yard| y.pass(Shared, false),
+        ],
+        |y, seen| {
+            y.at_rest();
+            (seen[1], seen[2])
+        },
+    )
+    .exactly([(Ok(()), Ok(()))]);
+}
+
+/// The upgrade gives up; the reader that it kept out gets in, and those who leave meanwhile are counted.
+#[test]
+fn an_upgrade_that_gives_up_leaves_all_as_it_was() {
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Shared, Upgradable]),
+        &[
+            |y: &Yard| {
+                y.end(Shared);
+                Ok(())
+            },
+            |y: &Yard| y.upgrade(true),
+            |y: &Yard| y.pass(Shared, false),
+        ],
+        |y, seen| {
+            y.at_rest();
+            (seen[1], seen[2])
+        },
+    )
+    .exactly_together([(Ok(()), Ok(())), (Err(Left::GaveUp), Ok(()))]);
+}
+
+/// A reader that waits gets in when the exclusive holder shares, not only when it leaves.
+#[test]
+fn a_downgrade_lets_readers_in() {
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Exclusive]),
+        &[
+            |y: &Yard| {
+                y.data.touch();
+                y.lock.weaken_alone(Exclusive, Shared);
+                Ok(()) // it goes on reading
+            },
+            |y: &Yard| y.pass(Shared, false),
+            |y: &Yard| y.pass(Upgradable, false),
+        ],
+        |y, seen| {
+            y.lock.leave_alone(Shared);
+            y.at_rest();
+            (seen[1], seen[2])
+        },
+    )
+    .exactly([(Ok(()), Ok(()))]);
+}
+
+/// A downgrade beside one that wants it alone, and a reader.
+#[test]
+fn a_downgrade_beside_both() {
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Exclusive]),
+        &[
+            |y: &Yard| {
+                y.data.touch();
+                y.lock.weaken_alone(Exclusive, Shared);
+                y.end(Shared);
+                Ok(())
+            },
+            |y: &Yard| y.pass(Exclusive, false),
+            |y: &Yard| y.pass(Shared, false),
+        ],
+        |y, seen| {
+            y.at_rest();
+            (seen[1], seen[2])
+        },
+    )
+    .exactly([(Ok(()), Ok(()))]);
+}
+
+/// One is told, another barges.
+#[test]
+fn a_barger_and_one_that_was_told() {
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Exclusive]),
+        &[
+            |y: &Yard| {
+                y.end(Exclusive);
+                true
+            },
+            |y: &Yard| y.pass(Exclusive, false).is_ok(),
+            |y: &Yard| {
+                let got = y.lock.word().try_enter(Exclusive, 1, 4).is_ok();
+                if got {
                     y.end(Exclusive);
-                    Ok(())
-                },
-                |y: &Yard| y.pass(Exclusive, true),
-                |y: &Yard| y.pass(Exclusive, false),
-            ],
-            |y, seen| {
-                y.at_rest();
-                (seen[1], seen[2])
+                }
+                got
             },
-        )
-        .exactly_together([(Ok(()), Ok(())), (Err(Left::GaveUp), Ok(()))]);
-    }
-
-    /// One that wants it alone keeps a reader out, and gives up while another reads, or after.
-    #[test]
-    fn who_gives_up_lets_in_whom_it_kept_out() {
-        explore_bounded(
-            BOUND,
-            || Yard::held(&[Shared]),
-            &[
-                |y: &Yard| {
-                    y.end(Shared);
-                    Ok(())
-                },
-                |y: &Yard| y.pass(Exclusive, true),
-                |y: &Yard| y.pass(Shared, false),
-            ],
-            |y, seen| {
-                y.at_rest();
-                (seen[1], seen[2])
-            },
-        )
-        .exactly_together([(Ok(()), Ok(())), (Err(Left::GaveUp), Ok(()))]);
-    }
-
-    #[test]
-    fn an_upgrade_waits_for_the_readers() {
-        explore_bounded(
-            BOUND,
-            || Yard::held(&[Shared, Upgradable]),
-            &[
-                |y: &Yard| {
-                    y.end(Shared);
-                    Ok(())
-                },
-                |y: &Yard| y.upgrade(false),
-                |y: &Yard| y.pass(Shared, false),
-            ],
-            |y, seen| {
-                y.at_rest();
-                (seen[1], seen[2])
-            },
-        )
-        .exactly([(Ok(()), Ok(()))]);
-    }
-
-    /// The upgrade gives up; the reader that it kept out gets in, and those who leave meanwhile are counted.
-    #[test]
-    fn an_upgrade_that_gives_up_leaves_all_as_it_was() {
-        explore_bounded(
-            BOUND,
-            || Yard::held(&[Shared, Upgradable]),
-            &[
-                |y: &Yard| {
-                    y.end(Shared);
-                    Ok(())
-                },
-                |y: &Yard| y.upgrade(true),
-                |y: &Yard| y.pass(Shared, false),
-            ],
-            |y, seen| {
-                y.at_rest();
-                (seen[1], seen[2])
-            },
-        )
-        .exactly_together([(Ok(()), Ok(())), (Err(Left::GaveUp), Ok(()))]);
-    }
-
-    /// A reader that waits gets in when the exclusive holder shares, not only when it leaves.
-    #[test]
-    fn a_downgrade_lets_readers_in() {
-        explore_bounded(
-            BOUND,
-            || Yard::held(&[Exclusive]),
-            &[
-                |y: &Yard| {
-                    y.data.touch();
-                    y.lock.weaken_alone(Exclusive, Shared);
-                    Ok(()) // it goes on reading
-                },
-                |y: &Yard| y.pass(Shared, false),
-                |y: &Yard| y.pass(Upgradable, false),
-            ],
-            |y, seen| {
-                y.lock.leave_alone(Shared);
-                y.at_rest();
-                (seen[1], seen[2])
-            },
-        )
-        .exactly([(Ok(()), Ok(()))]);
-    }
-
-    /// A downgrade beside one that wants it alone, and a reader.
-    #[test]
-    fn a_downgrade_beside_both() {
-        explore_bounded(
-            BOUND,
-            || Yard::held(&[Exclusive]),
-            &[
-                |y: &Yard| {
-                    y.data.touch();
-                    y.lock.weaken_alone(Exclusive, Shared);
-                    y.end(Shared);
-                    Ok(())
-                },
-                |y: &Yard| y.pass(Exclusive, false),
-                |y: &Yard| y.pass(Shared, false),
-            ],
-            |y, seen| {
-                y.at_rest();
-                (seen[1], seen[2])
-            },
-        )
-        .exactly([(Ok(()), Ok(()))]);
-    }
-
-    /// One is told, another barges.
-    #[test]
-    fn a_barger_and_one_that_was_told() {
-        explore_bounded(
-            BOUND,
-            || Yard::held(&[Exclusive]),
-            &[
-                |y: &Yard| {
-                    y.end(Exclusive);
-                    true
-                },
-                |y: &Yard| y.pass(Exclusive, false).is_ok(),
-                |y: &Yard| {
-                    let got = y.lock.word().try_enter(Exclusive, 1, 4).is_ok();
-                    if got {
-                        y.end(Exclusive);
-                    }
-                    got
-                },
-            ],
-            |y, seen| {
-                y.at_rest();
-                (seen[1], seen[2])
-            },
-        )
-        .exactly_together([(true, true), (true, false)]);
-    }
+        ],
+        |y, seen| {
+            y.at_rest();
+            (seen[1], seen[2])
+        },
+    )
+    .exactly_together([(true, true), (true, false)]);
 }

@@ -289,6 +289,21 @@ proptest! {
         law_of_moved_places(&mut grants, burst, &pieces)?;
     }
 
+    /// The same where several wait for more than the burst while the terms change.
+    #[test]
+    fn places_of_debtors_keep_the_law(
+        rate in 1u64..10, burst in 1u64..5,
+        steps in prop::collection::vec(prop_oneof![
+            4 => (1u64..15).prop_map(Step::Reserve),
+            2 => (1u64..2_000_000_000).prop_map(Step::Idle),
+            1 => (1u64..10).prop_map(Step::SetRate),
+            1 => (1u64..10_000_000_000).prop_map(Step::Pause),
+        ], 1..30),
+    ) {
+        let (mut grants, pieces) = run(rate, burst, true, &steps)?;
+        law_of_moved_places(&mut grants, burst, &pieces)?;
+    }
+
     /// Where more than the burst may be owed: the burst or the largest demand of the window, and the rate.
     #[test]
     fn debts_are_paid_by_those_who_follow(

@@ -272,8 +272,11 @@ impl Leader {
         let mut leader = None;
         q.lines.each(|seat| {
             seat.with(|e| {
-                let leads = e.seq == q.leader;
-                if leads != armed!(mutant = "leader_kicks_a_follower") {
+                let mut leads = e.seq == q.leader;
+                if armed!(mutant = "leader_kicks_a_follower") {
+                    leads = !leads;
+                }
+                if leads {
                     leader = e.waiter.clone();
                 }
             });

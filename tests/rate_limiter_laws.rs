@@ -87,6 +87,12 @@ enum Step {
     Resume,
 }
 
+impl Step {
+    fn may_lower_the_burst(&self) -> bool {
+        matches!(self, Step::SetBurst(_) | Step::SetBoth(..))
+    }
+}
+
 /// From a nanosecond to a hundred years, each size as likely as another.
 fn idle() -> impl Strategy<Value = u64> {
     (0u32..62, any::<u64>()).prop_map(|(bits, v)| (v & ((2u64 << bits) - 1)).min(3_155_760_000_000_000_000))
@@ -241,6 +247,10 @@ fn run(
     time.set(Timestamp::from_nanos(1 << 62));
     for place in places {
         let n = place.n();
+        // Only a burst that fell takes a place away.
+        prop_assert!(
+            place.start_at() <= time.now() || !owes && steps.iter().any(|step| step.may_lower_the_burst())
+        );
         if place.start_at() <= time.now()
             && let Ok(grant) = place.wait()
         {

@@ -215,12 +215,14 @@ impl Bucket {
     /// Refusals may tell a tick up to three late, never early: for a clock whose ticks are finer than what is told.
     pub fn tells_late(mut self) -> Bucket {
         self.terms.exact = false;
+        self.latest.lock().terms.exact = false;
         self
     }
 
     /// More than the burst is let through when the bucket is full, and owed.
     pub fn lets_owe(mut self) -> Bucket {
         self.terms.debt = true;
+        self.latest.lock().terms.debt = true;
         self
     }
 

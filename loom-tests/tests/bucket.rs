@@ -511,7 +511,7 @@ mod many {
                     match (id + round) % 3 {
                         0 => bucket.set_pace(now, per_ticks((TICKS << (round % 2)).into())).unwrap(),
                         1 => bucket.set_burst(now, BURST - round % 2).unwrap(),
-                        _ => bucket.pause(now, now() + 5),
+                        _ => drop(bucket.pause(now, now() + 5)),
                     }
                 }
                 Vec::new()

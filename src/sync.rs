@@ -260,7 +260,7 @@ pub(crate) mod thread {
     pub(crate) use loom::thread::yield_now;
     #[cfg(shuttle)]
     pub(crate) use shuttle::thread::yield_now;
-    #[cfg(all(any(feature = "sqlite", test), not(any(loom, shuttle))))]
+    #[cfg(all(feature = "sqlite", not(any(loom, shuttle))))]
     pub(crate) use std::thread::JoinHandle;
     #[cfg(all(test, not(any(loom, shuttle))))]
     pub(crate) use std::thread::scope;

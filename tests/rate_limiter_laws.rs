@@ -87,6 +87,12 @@ enum Step {
     Resume,
 }
 
+impl Step {
+    fn may_lower_the_burst(&self) -> bool {
+        matches!(self, Step::SetBurst(_) | Step::SetBoth(..))
+    }
+}
+
 /// From a nanosecond to a hundred years, each size as likely as another.
 fn idle() -> impl Strategy<Value = u64> {
     (0u32..62, any::<u64>()).prop_map(|(bits, v)| (v & ((2u64 << bits) - 1)).min(3_155_760_000_000_000_000))
@@ -241,6 +247,10 @@ fn run(
     time.set(Timestamp::from_nanos(1 << 62));
     for place in places {
         let n = place.n();
+        // Only a burst that fell takes a place away.
+        prop_assert!(
+            place.start_at() <= time.now() || !owes && steps.iter().any(|step| step.may_lower_the_burst())
+        );
         if place.start_at() <= time.now()
             && let Ok(grant) = place.wait()
         {
@@ -284,6 +294,21 @@ proptest! {
     #[test]
     fn changes_and_refunds_keep_the_law_of_debts(
         rate in rate(), (burst, steps) in (1u64..8).prop_flat_map(|burst| (Just(burst), owing(burst))),
+    ) {
+        let (mut grants, pieces) = run(rate, burst, true, &steps)?;
+        law_of_moved_places(&mut grants, burst, &pieces)?;
+    }
+
+    /// The same where several wait for more than the burst while the terms change.
+    #[test]
+    fn places_of_debtors_keep_the_law(
+        rate in 1u64..10, burst in 1u64..5,
+        steps in prop::collection::vec(prop_oneof![
+            4 => (1u64..15).prop_map(Step::Reserve),
+            2 => (1u64..2_000_000_000).prop_map(Step::Idle),
+            1 => (1u64..10).prop_map(Step::SetRate),
+            1 => (1u64..10_000_000_000).prop_map(Step::Pause),
+        ], 1..30),
     ) {
         let (mut grants, pieces) = run(rate, burst, true, &steps)?;
         law_of_moved_places(&mut grants, burst, &pieces)?;

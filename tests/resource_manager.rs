@@ -259,8 +259,11 @@ fn tokens_that_came_while_a_permit_was_waited_for_are_no_burst() {
             thread::yield_now();
         }
     };
-    let one_sleeps = || until("one waits for its token", &|| time.next_deadline().is_some());
-    let all_of = |n| until("so many", &|| granted.load(Ordering::Relaxed) >= n);
+    let after = |n: usize| {
+        until("so many were granted, and the others sleep for their tokens", &|| {
+            (granted.load(Ordering::Relaxed), time.sleepers()) == (n, WAITERS - n)
+        });
+    };
     for _ in 0..WAITERS {
         let (manager, demand, granted) = (manager.clone(), demand.clone(), Arc::clone(&granted));
         thread::spawn(move || {
@@ -268,23 +271,106 @@ fn tokens_that_came_while_a_permit_was_waited_for_are_no_burst() {
             granted.fetch_add(1, Ordering::Relaxed);
         });
     }
-    one_sleeps();
-    until("the others wait for their turn", &|| manager.waiting("api") == Some(WAITERS - 1));
+    after(0);
     let held = manager.acquire(&"gpu".into()).unwrap();
     time.advance(secs(60));
-    until("one waits for the permit", &|| manager.waiting("gpu") > Some(0));
+    until("all wait for the permit", &|| manager.waiting("gpu") == Some(WAITERS));
     drop(held);
     // The one place that was late, and the burst of one.
-    all_of(2);
-    one_sleeps();
-    assert_eq!(granted.load(Ordering::Relaxed), 2);
+    after(2);
     for all in 3..=WAITERS {
-        one_sleeps();
         time.advance(batchyard::millis(100));
-        all_of(all);
-        assert_eq!(granted.load(Ordering::Relaxed), all);
+        after(all);
     }
     assert_eq!(manager.available("gpu"), Some(1));
+}
+
+/// Whoever keeps a token while it waits for a permit is waited for by nobody: the permit's holder, of whom nothing is known
+/// but that it has the permit, can go on.
+#[test]
+fn a_token_that_is_kept_holds_nobody_up() {
+    let time = ManualClock::new();
+    let rate = RateLimiter::builder(Rate::per_second(1)).clock(time.clock()).build().unwrap();
+    let manager = ResourceManager::builder().quota("disk", 1).quota("net", 1).rate("api", rate);
+    let manager = manager.clock(time.clock()).build().unwrap();
+    manager.rate("api").unwrap().acquire(1).unwrap();
+    let asks = |kind: &str| {
+        let (manager, demand) = (manager.clone(), Demand::new().need(kind, 1).pace("api", 1));
+        thread::spawn(move || drop(manager.acquire(&demand).unwrap()))
+    };
+    let first = asks("disk");
+    let sleepers = |n| {
+        let start = Instant::now();
+        while time.sleepers() != n {
+            assert!(start.elapsed() < secs(20), "{} sleep", time.sleepers());
+            thread::yield_now();
+        }
+    };
+    sleepers(1);
+    let disk = manager.acquire(&"disk".into()).unwrap();
+    time.advance(secs(1));
+    wait_for(&manager, "disk", 1);
+    let second = asks("net");
+    sleepers(1);
+    time.advance(secs(1));
+    second.join().unwrap();
+    drop(disk);
+    first.join().unwrap();
+}
+
+/// Places in two rates, of which one comes later: what has come of the other meanwhile is no burst either.
+#[test]
+fn tokens_that_came_while_another_rate_was_waited_for_are_no_burst() {
+    const WAITERS: usize = 5;
+    let time = ManualClock::new();
+    let rate = |rate| {
+        RateLimiter::builder(rate).max_rate(Rate::per_second(1_000)).clock(time.clock()).build().unwrap()
+    };
+    let manager = ResourceManager::builder()
+        .rate("fast", rate(Rate::per_second(1)))
+        .rate("slow", rate(Rate::per(1, secs(3_600))))
+        .clock(time.clock())
+        .build()
+        .unwrap();
+    manager.rate("fast").unwrap().acquire(1).unwrap();
+    let slow = manager.rate("slow").unwrap();
+    slow.acquire(1).unwrap();
+    let granted = Arc::new(AtomicUsize::new(0));
+    for _ in 0..WAITERS {
+        let (manager, granted) = (manager.clone(), Arc::clone(&granted));
+        thread::spawn(move || {
+            drop(manager.acquire(&Demand::new().pace("fast", 1).pace("slow", 1)).unwrap());
+            granted.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+    time.wait_for_sleepers(WAITERS);
+    let start = Instant::now();
+    // Each place of the first rate comes long before one of the second; then these come all together.
+    for _ in 0..60 {
+        assert_eq!(granted.load(Ordering::Relaxed), 0);
+        time.advance(secs(1));
+        // Whoever has its place awake has dealt with it.
+        while time.sleepers() < WAITERS || time.next_deadline() <= Some(time.now()) {
+            assert!(start.elapsed() < secs(20), "only {} sleep", time.sleepers());
+            thread::yield_now();
+        }
+    }
+    slow.set_rate(Rate::per_second(1_000)).unwrap();
+    time.advance(secs(1));
+    let mut most = 3; // one that was late, the burst, and one a second
+    loop {
+        let now = granted.load(Ordering::Relaxed);
+        assert!(now <= most, "{now} were granted, where {most} may be");
+        if now == WAITERS {
+            return;
+        }
+        assert!(start.elapsed() < secs(20), "only {now} were granted");
+        if now + time.sleepers() == WAITERS {
+            most += 1;
+            time.advance(secs(1));
+        }
+        thread::yield_now();
+    }
 }
 
 /// So many tokens that they do not run out.

@@ -216,7 +216,7 @@ mod loop_free {
 #[cfg(loom)]
 mod changing {
     use super::*;
-    use batchyard_loom_tests::explore;
+    use batchyard_loom_tests::{explore, explore_bounded};
 
     /// One token in `ticks`, none there at tick 0.
     fn empty(ticks: u128) -> Bucket {
@@ -370,6 +370,39 @@ mod changing {
         .exactly([[2, 4, 6], [2, 4, 15], [2, 4, 55], [2, 7, 15], [2, 7, 55]]);
     }
 
+    /// The token is there at tick 1, and time passes while a pause is being made. Whoever finds that its time has come was
+    /// before the pause; whoever comes while it is made waits for it. (All read the time by RMWs, as clocks agree on it.)
+    #[test]
+    fn a_pause_that_is_being_made_is_waited_for() {
+        const READ: fn(&AtomicU64) -> u64 = |clock| clock.fetch_add(0, Ordering::AcqRel);
+        explore_bounded(
+            Some(2),
+            || {
+                let bucket = empty(1);
+                let slot = bucket.reserve(|| 0, 1, u64::MAX).unwrap();
+                (bucket, slot, AtomicU64::new(0), AtomicU64::new(0))
+            },
+            &[
+                |(bucket, _, clock, paused): &(Bucket, Slot, AtomicU64, AtomicU64)| {
+                    let now = || {
+                        let now = READ(clock);
+                        paused.store(now, Ordering::Relaxed);
+                        now
+                    };
+                    bucket.pause(now, 50);
+                    false
+                },
+                |(_, _, clock, _)| clock.swap(3, Ordering::AcqRel) == 3,
+                |(bucket, slot, clock, _)| {
+                    let mut slot = *slot;
+                    bucket.has_come(|| READ(clock), &mut slot).unwrap()
+                },
+            ],
+            |(_, _, _, paused), seen| (paused.load(Ordering::Relaxed), seen[2]),
+        )
+        .exactly_together([(0, false), (3, false), (3, true)]);
+    }
+
     /// The token is there at tick 1; a pause at 0, and only then does time pass.
     #[test]
     fn a_pause_and_a_waiter_and_the_time() {
@@ -511,7 +544,7 @@ mod many {
                     match (id + round) % 3 {
                         0 => bucket.set_pace(now, per_ticks((TICKS << (round % 2)).into())).unwrap(),
                         1 => bucket.set_burst(now, BURST - round % 2).unwrap(),
-                        _ => bucket.pause(now, now() + 5),
+                        _ => drop(bucket.pause(now, now() + 5)),
                     }
                 }
                 Vec::new()

@@ -53,12 +53,14 @@
 
 mod history;
 mod line;
+mod slot;
 mod terms;
 mod view;
 
 pub use self::line::{Pace, fraction_below};
+pub use self::slot::Slot;
 
-use self::history::{Latest, Moved, Stop};
+use self::history::{Latest, Stop};
 use self::line::{Line, Point};
 use self::terms::{Shared, Terms};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -68,12 +70,6 @@ use crate::sync::{CachePadded, Mutex, armed, hint, ordering};
 const MOST: u64 = 1 << 60;
 /// Grains to the token at the most (reached by rates under one an hour): leaves room for bursts of 2^16.
 const FINEST: u64 = 1 << 44;
-/// The epoch of a slot that started before a change, so that no further one can move it.
-const STARTED: u64 = u64::MAX;
-/// The epoch of a slot that started in a forgotten era, and cannot be had anew here.
-const LOST: u64 = u64::MAX - 1;
-/// The epoch of a slot that the burst no longer held at some time.
-const NEVER: u64 = u64::MAX - 2;
 /// The sequence, in parts: being written; attended, for life; the number of the change.
 const WRITING: u64 = 1;
 const ATTENDED: u64 = 2;
@@ -109,21 +105,6 @@ pub enum Short {
     },
 }
 
-/// A reserved piece of the axis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// The tick from which on it is granted, by the terms of `epoch`. `u64::MAX`: not in the clock's reach.
-    pub start: u64,
-    /// Its tokens were there when it was made, and no change moves it.
-    at_once: bool,
-    /// It is a piece of the bucket's own word, not of another that goes by its terms.
-    own: bool,
-    end: u64,
-    before: u64,
-    epoch: u64,
-    n: u64,
-}
-
 /// The terms, and a reading of the clock taken while they stood.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
@@ -142,29 +123,6 @@ pub struct Level {
     pub accrued: u64,
     /// The tick up to which nothing comes, if that is ahead.
     pub paused_until: Option<u64>,
-}
-
-impl Slot {
-    /// Whether its tokens were there when it was made.
-    pub fn at_once(&self) -> bool {
-        self.at_once
-    }
-
-    /// Whether nobody knows any more when it started: it is to be given back, and another to be taken. Said of a place that
-    /// [`View::reserve`] took, by a [`Bucket::retime`] that is false.
-    pub fn is_lost(&self) -> bool {
-        self.epoch == LOST
-    }
-
-    /// The word of the bucket after its piece was taken.
-    pub fn end(&self) -> u64 {
-        self.end
-    }
-
-    /// The word before, to which it goes back when the piece is given back as the last one. `None`: it is not the last one.
-    pub fn undone(&self, tat: u64) -> Option<u64> {
-        (tat == self.end).then_some(self.before)
-    }
 }
 
 /// See the head of the file. All times are raw ticks of one clock.
@@ -215,12 +173,14 @@ impl Bucket {
     /// Refusals may tell a tick up to three late, never early: for a clock whose ticks are finer than what is told.
     pub fn tells_late(mut self) -> Bucket {
         self.terms.exact = false;
+        self.latest.lock().terms.exact = false;
         self
     }
 
     /// More than the burst is let through when the bucket is full, and owed.
     pub fn lets_owe(mut self) -> Bucket {
         self.terms.debt = true;
+        self.latest.lock().terms.debt = true;
         self
     }
 
@@ -336,93 +296,6 @@ impl Bucket {
             }
             back_off(&mut spins);
         }
-    }
-
-    /// Gives a reserved piece back if it is the last one; true: it is as if it had never been taken.
-    ///
-    /// A piece in the middle stays out: moving `tat` back by `n` would hand out another's piece a second time.
-    /// Equal words are equal states, so it does not matter what came and went in between.
-    pub fn cancel(&self, slot: &Slot) -> bool {
-        if slot.n == 0 {
-            return true;
-        }
-        if armed!(mutant = "bucket_cancel_subtracts") {
-            self.tat.fetch_sub(slot.n * self.terms.grains, Ordering::Relaxed);
-            return true;
-        }
-        if armed!(mutant = "bucket_cancel_anywhere") {
-            self.tat.store(slot.before, Ordering::Relaxed);
-            return true;
-        }
-        self.tat.compare_exchange(slot.end, slot.before, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-
-    /// Gives back the last `part` of a piece's tokens, if it is the last piece; true: as if they had never been taken.
-    pub fn cancel_part(&self, slot: &Slot, part: u64) -> bool {
-        if part >= slot.n {
-            return self.cancel(slot);
-        }
-        let rest = slot.end - part * self.terms.grains;
-        if armed!(mutant = "bucket_part_subtracts") {
-            self.tat.fetch_sub(part * self.terms.grains, Ordering::Relaxed);
-            return true;
-        }
-        self.tat.compare_exchange(slot.end, rest, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-
-    /// How many of the last `part` tokens of a piece lie ahead of `V` still: whoever takes those now takes nothing that
-    /// the bucket has filled up with since. `None`: the terms have changed since the piece was taken.
-    pub fn ahead(&self, now: impl Fn() -> u64, slot: &Slot, part: u64) -> Option<u64> {
-        let View { terms, point, epoch, .. } = self.view(&now);
-        (epoch == slot.epoch).then(|| (slot.end.saturating_sub(point.ceil()) / terms.grains).min(part))
-    }
-
-    /// Brings the start of a reservation up to date with the terms. False: the burst was lowered below its tokens, and
-    /// they will never be granted (a larger one later does not help: part of its piece may have passed by then).
-    ///
-    /// It is as if somebody had looked after each change: what had started then has started, and no further one moves it.
-    /// Of a place that nobody looked at for longer than the [history](Latest) goes back it may be unknown when it started:
-    /// it is given up, and stands for a new one at the end; or false, and it [is lost](Slot::is_lost), if it is of another's
-    /// word.
-    #[inline]
-    pub fn retime(&self, slot: &mut Slot) -> bool {
-        if slot.epoch == NEVER || slot.epoch == LOST {
-            return false;
-        }
-        // While a change is being made it has not been made.
-        slot.at_once() || slot.epoch == STARTED || slot.epoch == self.epoch() || self.catch_up(slot)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn catch_up(&self, slot: &mut Slot) -> bool {
-        let latest = self.latest.lock();
-        match latest.follow(slot) {
-            Moved::Known => true,
-            Moved::Never => false,
-            Moved::Lost if !slot.own => {
-                (slot.epoch, slot.start) = (LOST, u64::MAX);
-                false
-            }
-            Moved::Lost => {
-                self.cancel(slot);
-                let (terms, now, epoch) = (latest.terms, latest.since, latest.epoch);
-                let view = View { terms, now, point: terms.line.at(now), epoch };
-                match self.reserve_by(&view, slot.n, u64::MAX) {
-                    Ok(new) => *slot = new,
-                    Err(_) => (slot.epoch, slot.start) = (NEVER, u64::MAX),
-                }
-                slot.epoch != NEVER
-            }
-        }
-    }
-
-    /// Whether a reservation's time has come, by a reading of the clock before the terms: a change after that is after its
-    /// time, too. `None`: never, as [`retime`](Self::retime) says.
-    #[inline]
-    pub fn has_come(&self, now: impl Fn() -> u64, slot: &mut Slot) -> Option<bool> {
-        let early = if armed!(mutant = "bucket_looks_before_the_clock") { None } else { Some(now()) };
-        self.retime(slot).then(|| slot.start <= early.unwrap_or_else(now))
     }
 
     /// How full it is, all of it at one moment.

@@ -280,9 +280,11 @@ impl Leader {
         let mut leader = None;
         q.lines.each(|seat| {
             seat.with(|e| {
-                let leads = e.seq == q.leader;
-                let kicked = if armed!(mutant = "leader_kicks_a_follower") { !leads } else { leads };
-                if kicked {
+                let mut leads = e.seq == q.leader;
+                if armed!(mutant = "leader_kicks_a_follower") {
+                    leads = !leads;
+                }
+                if leads {
                     leader = e.waiter.clone();
                 }
             });

@@ -259,13 +259,8 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::thread::{Builder, JoinHandle};
-    use crate::sync::with_parker;
+    use crate::sync::{thread, with_parker};
     use crate::time::{Clock, ManualClock, millis};
-
-    fn spawn(run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-        Builder::new().spawn(run).unwrap()
-    }
 
     #[test]
     fn what_is_told_without_a_grant_cuts_once_an_epoch() {
@@ -292,21 +287,21 @@ mod tests {
             .adaptive(Adaptive::between(Rate::per_second(1), Rate::per_second(200)))
             .build()
             .unwrap();
-        let operator = limiter.clone();
-        let (clock, mut thread) = (Clock::os(), None);
-        with_parker(|parker| {
-            limiter.inner().step_to(|rate| {
-                let me = parker.unparker();
-                thread = Some(spawn(move || {
-                    operator.set_rate(Rate::per_second(5)).unwrap();
-                    me.unpark();
-                }));
-                // It sets it now, if it can.
-                clock.park(parker, Some(clock.now() + millis(200)));
-                rate + 10_000_000
+        let clock = Clock::os();
+        thread::scope(|s| {
+            with_parker(|parker| {
+                let (operator, me) = (&limiter, parker.unparker());
+                limiter.inner().step_to(|rate| {
+                    s.spawn(move || {
+                        operator.set_rate(Rate::per_second(5)).unwrap();
+                        me.unpark();
+                    });
+                    // It sets it now, if it can.
+                    clock.park(parker, Some(clock.now() + millis(200)));
+                    rate + 10_000_000
+                });
             });
         });
-        thread.unwrap().join().unwrap();
         assert_eq!(limiter.rate(), Rate::per_second(5));
     }
 
@@ -322,19 +317,16 @@ mod tests {
         let adapting = limiter.inner().adapting.as_ref().unwrap();
         time.advance(secs(1));
         let first = time.now();
-        let mut late = None;
-        adapting.epoch.end(first.as_nanos(), |_| {
-            // About to cut; the time goes on, and another is granted by the rate as it is, and throttled.
-            time.advance(secs(1));
-            let sent = limiter.acquire(1).unwrap().start_at();
-            time.advance(secs(1));
-            let there = limiter.clone();
-            late = Some(spawn(move || {
-                there.tell(sent, 1, Outcome::Throttled { retry_after: None });
-            }));
-            limiter.inner().step_to(|rate| adapting.policy.cut(rate)).as_nanos()
+        thread::scope(|s| {
+            adapting.epoch.end(first.as_nanos(), |_| {
+                // About to cut; the time goes on, and another is granted by the rate as it is, and throttled.
+                time.advance(secs(1));
+                let (late, sent) = (&limiter, limiter.acquire(1).unwrap().start_at());
+                time.advance(secs(1));
+                s.spawn(move || late.tell(sent, 1, Outcome::Throttled { retry_after: None }));
+                limiter.inner().step_to(|rate| adapting.policy.cut(rate)).as_nanos()
+            });
         });
-        late.unwrap().join().unwrap();
         assert_eq!(limiter.rate(), Rate::per_second(70).burst(9));
     }
 }

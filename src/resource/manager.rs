@@ -15,7 +15,7 @@ use super::wait::Wait;
 use crate::core::permits::Floors;
 use crate::core::waitlist::{self, Fairness, WaitList, Waiter};
 use crate::limit::RateLimiter;
-use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sync::{Arc, Mutex, OnceLock, Unparker};
 use crate::time::{Clock, Deadline, Timestamp};
 use std::collections::BTreeMap;
@@ -71,8 +71,8 @@ pub(super) struct Inner {
     pub(super) rates: BTreeMap<ResourceKind, RateLimiter>,
     /// Whoever takes tokens of several rates at once.
     pub(super) paying: Mutex<()>,
-    /// Whose turn it is at each rate, by its place among them.
-    pub(super) turns: WaitList,
+    /// The late ticket of each rate, by its place among them; true: somebody has it. See `places.rs`.
+    pub(super) late: Vec<AtomicBool>,
     books: Vec<Book>,
     pub(super) holders: Holders,
     /// Who sleeps until a lease is over, to be told of one that is over earlier.
@@ -108,7 +108,7 @@ impl Inner {
             kinds,
             hidden,
             index,
-            turns: WaitList::new(&vec![1; rates.len()]),
+            late: rates.iter().map(|_| AtomicBool::new(false)).collect(),
             rates,
             paying: Mutex::default(),
             holders: Holders::new(),
@@ -372,14 +372,9 @@ impl ResourceManager {
         Some(self.inner.list.in_use(self.inner.number(&kind.into())?))
     }
 
-    /// How many calls wait for a kind; of a rate, how many wait for their turn at it. `None`: there is none such.
+    /// How many calls wait for a kind. `None`: there is none such.
     pub fn waiting(&self, kind: impl Into<ResourceKind>) -> Option<usize> {
-        let (inner, kind) = (&self.inner, kind.into());
-        let waiters = match inner.number(&kind) {
-            Some(number) => inner.list.waiters(number),
-            None => inner.turns.waiters(inner.rates.keys().position(|rate| *rate == kind)? as u16),
-        };
-        Some(waiters as usize)
+        Some(self.inner.list.waiters(self.inner.number(&kind.into())?) as usize)
     }
 
     /// The rate of this name.

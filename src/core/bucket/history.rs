@@ -22,9 +22,10 @@
 //! | `v0 <= end - n` | it started at some time, and may as well start now |
 //! | else, or `n` is more than the burst lets through | it cannot be told: [`Moved::Lost`] |
 
+use super::CHANGE;
 use super::line::Line;
+use super::slot::{NEVER, STARTED, Slot};
 use super::terms::Terms;
-use super::{CHANGE, NEVER, STARTED, Slot};
 use crate::sync::armed;
 
 /// How many changes a place that nobody looks at may miss before its start may be lost: half a minute of a limiter

@@ -79,6 +79,8 @@ pub mod job;
 #[cfg(not(any(loom, shuttle)))]
 pub mod limit;
 #[cfg(not(any(loom, shuttle)))]
+pub mod lock;
+#[cfg(not(any(loom, shuttle)))]
 mod meter;
 #[cfg(not(any(loom, shuttle)))]
 mod policy;

@@ -13,8 +13,14 @@
 // What the lints keep from everybody else is wrapped here.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
+#[cfg(not(any(loom, shuttle)))]
+mod cancel;
 mod parker;
 
+#[cfg(not(any(loom, shuttle)))]
+pub use self::cancel::Cancel;
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use self::cancel::Entry;
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use self::parker::with_parker;
 pub(crate) use self::parker::{Parker, Unparker};

@@ -255,15 +255,18 @@ impl LockWord {
         }
     }
 
-    /// Shares it once more. Only for who holds it in some other way than `Exclusive`: nobody can hold it exclusively then,
-    /// and who waits for that may be passed, for it cannot go on before the caller anyway.
+    /// Shares it once more, for who shares it already or is its upgradable holder: nobody can hold it exclusively then, and
+    /// who waits for that may be passed, for it cannot go on before the caller anyway.
     ///
     /// # Errors
     ///
-    /// [`Miss::Full`].
+    /// [`Miss::Full`]. [`Miss::Busy`]: the caller is mistaken, nobody shares the lock.
     pub fn share_again(&self) -> Result<(), Miss> {
         let mut old = self.look();
         loop {
+            if old.0 & X != 0 || old.0 & U == 0 && old.readers() == 0 {
+                return Err(Miss::Busy);
+            }
             if old.readers() == MAX_READERS {
                 return Err(Miss::Full);
             }

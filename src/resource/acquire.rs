@@ -26,7 +26,7 @@ use super::manager::Inner;
 use super::owner::Owner;
 use super::permit::Permit;
 use super::places::{Pace, Places, paces, pay_now};
-use super::wait::{Entry as Asleep, Wait};
+use super::wait::Wait;
 use crate::core::lease::NEVER;
 use crate::core::waitlist::{self, Claim, MAX_PARTS, Refused, Unmet};
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -230,7 +230,7 @@ impl Inner {
         let (mut stopped, mut queued) = (None, false);
         let outcome = with_parker(|parker| {
             // Entered before the first look at what ends the wait, so that one of the two sees the other.
-            let _asleep = Asleep::new(&self.asleep, parker.unparker());
+            let _asleep = crate::sync::Entry::new(&self.asleep, parker.unparker());
             let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
             let _inside = inside.map(|inside| inside.enter(parker));
             let start = self.clock.now().as_nanos();

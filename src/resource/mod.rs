@@ -45,6 +45,7 @@ pub use self::{
     owner::Owner,
     permit::Permit,
     stats::{Holder, KindStats},
-    wait::{Cancel, Wait},
+    wait::Wait,
 };
 pub(crate) use self::{holders::OwnerId, inside::Inside};
+pub use crate::sync::Cancel;

@@ -3,10 +3,8 @@
 use super::lapse::OnExpiry;
 use super::owner::Owner;
 use crate::job::Priority;
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex, Unparker};
+use crate::sync::{Arc, Cancel};
 use crate::time::Deadline;
-use std::fmt;
 use std::time::Duration;
 
 /// How a demand is asked for. A new one waits as long as it takes, with normal priority, for nobody by name.
@@ -88,92 +86,5 @@ impl Wait {
     pub fn on_expiry(mut self, then: OnExpiry) -> Self {
         self.on_expiry = Some(then);
         self
-    }
-}
-
-/// Ends waits before their time: all that were given it, now and later. A clone is another handle to the same.
-///
-/// ```
-/// use batchyard::{ResourceManager, resource::{AcquireError, Cancel, Wait}};
-/// let manager = ResourceManager::builder().quota("gpu", 1).build()?;
-/// let _held = manager.try_acquire(&"gpu".into())?;
-/// let cancel = Cancel::new();
-/// cancel.cancel();
-/// let wait = Wait::new().cancel(&cancel).while_holding();
-/// assert_eq!(manager.acquire_with(&"gpu".into(), &wait).unwrap_err(), AcquireError::Cancelled);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Default)]
-pub struct Cancel {
-    inner: Arc<CancelInner>,
-}
-
-#[derive(Default)]
-struct CancelInner {
-    flag: Flag,
-    waiting: Mutex<Vec<Unparker>>,
-}
-
-struct Flag(AtomicBool);
-
-impl Default for Flag {
-    fn default() -> Self {
-        Flag(AtomicBool::new(false))
-    }
-}
-
-impl Cancel {
-    /// One that has not been cancelled.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Ends the waits. For good.
-    pub fn cancel(&self) {
-        // ORDERING: Release pairs with the Acquire of who sees it: what came before the cancel is seen, too.
-        self.inner.flag.0.store(true, Ordering::Release);
-        for waiter in self.inner.waiting.lock().iter() {
-            waiter.unpark();
-        }
-    }
-
-    /// Whether it was cancelled.
-    pub fn is_cancelled(&self) -> bool {
-        self.inner.flag.0.load(Ordering::Acquire)
-    }
-
-    /// Wakes `waiter` at the cancel, until the entry is dropped. The waiter enters itself, then looks at the flag; a
-    /// cancel sets the flag, then wakes the entered. Both pass through the latch, so one of the two sees the other.
-    pub(super) fn enter(&self, waiter: Unparker) -> Entry<'_> {
-        Entry::new(&self.inner.waiting, waiter)
-    }
-}
-
-impl fmt::Debug for Cancel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cancel").field("cancelled", &self.is_cancelled()).finish()
-    }
-}
-
-/// A sleeper's entry in a list of whom to wake; leaves it when dropped.
-pub(super) struct Entry<'a> {
-    list: &'a Mutex<Vec<Unparker>>,
-    waiter: Unparker,
-}
-
-impl<'a> Entry<'a> {
-    pub(super) fn new(list: &'a Mutex<Vec<Unparker>>, waiter: Unparker) -> Self {
-        list.lock().push(waiter.clone());
-        Entry { list, waiter }
-    }
-}
-
-impl Drop for Entry<'_> {
-    fn drop(&mut self) {
-        let mut list = self.list.lock();
-        // One entry: a thread may be in there twice, from a wait inside a revocation.
-        if let Some(at) = list.iter().position(|there| there.same(&self.waiter)) {
-            list.swap_remove(at);
-        }
     }
 }

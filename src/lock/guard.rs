@@ -1,0 +1,321 @@
+//! What a holder has in hand.
+
+use super::error::LockError;
+use super::poison::{NoPoison, Poison};
+use super::rwlock::{Ask, Body};
+use super::wait::LockWait;
+use crate::core::lockword::Mode;
+use crate::time::Deadline;
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+/// A lock that is shared, or a part of what it guards. Gives it back when dropped.
+#[must_use = "dropped at once, the lock is free again"]
+pub struct ReadGuard<'a, T: ?Sized> {
+    hold: Hold<'a>,
+    data: NonNull<T>,
+    kind: PhantomData<&'a T>,
+}
+
+/// A lock that is shared, by the one who may upgrade. Gives it back when dropped.
+#[must_use = "dropped at once, the lock is free again"]
+pub struct UpgradableGuard<'a, T: ?Sized, P: Poison = NoPoison> {
+    hold: Hold<'a>,
+    data: NonNull<T>,
+    kind: PhantomData<(&'a mut T, P)>,
+}
+
+/// A lock that is held alone. Gives it back when dropped.
+#[must_use = "dropped at once, the lock is free again"]
+pub struct WriteGuard<'a, T: ?Sized, P: Poison = NoPoison> {
+    hold: Hold<'a>,
+    data: NonNull<T>,
+    kind: PhantomData<(&'a mut T, P)>,
+}
+
+/// A part of what a lock guards, that is held alone. It cannot be downgraded: who shares the lock might see more than that part,
+/// and change it through a cell that the part was taken out of.
+#[must_use = "dropped at once, the lock is free again"]
+pub struct MappedWriteGuard<'a, T: ?Sized, P: Poison = NoPoison> {
+    hold: Hold<'a>,
+    data: NonNull<T>,
+    kind: PhantomData<(&'a mut T, P)>,
+}
+
+/// A hold of a lock, by this thread. Not `Send`, by its pointer: it stands in the thread's stack.
+struct Hold<'a> {
+    body: &'a Body,
+    mode: Mode,
+    /// A panic that comes while it is held leaves the lock poisoned.
+    poisons: bool,
+    thread: PhantomData<*const ()>,
+}
+
+impl<'a> Hold<'a> {
+    #[inline]
+    fn new<P: Poison>(body: &'a Body, mode: Mode) -> Self {
+        let poisons = P::REMEMBERS && mode == Mode::Exclusive && !std::thread::panicking();
+        Hold { body, mode, poisons, thread: PhantomData }
+    }
+
+    fn turned(mut self, mode: Mode, poisons: bool) -> Self {
+        (self.mode, self.poisons) = (mode, poisons);
+        self
+    }
+}
+
+impl Drop for Hold<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.body.leave(self.mode, self.poisons && std::thread::panicking());
+    }
+}
+
+// SAFETY: a guard that is shared gives `&T` to other threads, no more.
+unsafe impl<T: ?Sized + Sync> Sync for ReadGuard<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: ?Sized + Sync, P: Poison> Sync for UpgradableGuard<'_, T, P> {}
+// SAFETY: as above.
+unsafe impl<T: ?Sized + Sync, P: Poison> Sync for WriteGuard<'_, T, P> {}
+// SAFETY: as above.
+unsafe impl<T: ?Sized + Sync, P: Poison> Sync for MappedWriteGuard<'_, T, P> {}
+
+/// Why an upgrade did not come about. The guard is as it was.
+#[derive(thiserror::Error)]
+#[error("{why}")]
+#[non_exhaustive]
+pub struct UpgradeError<'a, T: ?Sized, P: Poison = NoPoison> {
+    /// The lock is shared as before.
+    pub guard: UpgradableGuard<'a, T, P>,
+    /// Why.
+    #[source]
+    pub why: LockError,
+}
+
+impl<T: ?Sized, P: Poison> fmt::Debug for UpgradeError<'_, T, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpgradeError").field("why", &self.why).finish_non_exhaustive()
+    }
+}
+
+impl<'a, T: ?Sized> ReadGuard<'a, T> {
+    /// # Safety
+    ///
+    /// The lock is held in this mode, on this thread, and the hold is this guard's.
+    #[inline]
+    pub(super) unsafe fn new(body: &'a Body, data: &'a UnsafeCell<T>) -> Self {
+        let data = value(std::ptr::from_ref(data).cast_mut());
+        ReadGuard { hold: Hold::new::<NoPoison>(body, Mode::Shared), data, kind: PhantomData }
+    }
+
+    /// A guard of a part. Not a method: `T` may have one of that name.
+    ///
+    /// ```
+    /// use batchyard::lock::{LockError, ReadGuard, RwLock};
+    /// let lock = RwLock::new((1, "one"));
+    /// let name = ReadGuard::map(lock.read()?, |pair| pair.1);
+    /// assert_eq!(&*name, "one");
+    /// # Ok::<(), LockError>(())
+    /// ```
+    pub fn map<U: ?Sized>(this: Self, part: impl FnOnce(&T) -> &U) -> ReadGuard<'a, U> {
+        let data = NonNull::from(part(&this));
+        ReadGuard { hold: this.hold, data, kind: PhantomData }
+    }
+
+    /// A guard of a part, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// There is none; the guard comes back.
+    pub fn try_map<U: ?Sized>(
+        this: Self,
+        part: impl FnOnce(&T) -> Option<&U>,
+    ) -> Result<ReadGuard<'a, U>, Self> {
+        match part(&this).map(NonNull::from) {
+            Some(data) => Ok(ReadGuard { hold: this.hold, data, kind: PhantomData }),
+            None => Err(this),
+        }
+    }
+}
+
+fn value<T: ?Sized>(cell: *mut UnsafeCell<T>) -> NonNull<T> {
+    // SAFETY: it came from a reference, so it is not null; `raw_get` makes none.
+    unsafe { NonNull::new_unchecked(UnsafeCell::raw_get(cell)) }
+}
+
+impl<'a, T: ?Sized, P: Poison> UpgradableGuard<'a, T, P> {
+    /// # Safety
+    ///
+    /// As for [`ReadGuard::new`].
+    #[inline]
+    pub(super) unsafe fn new(body: &'a Body, data: &'a UnsafeCell<T>) -> Self {
+        let data = value(std::ptr::from_ref(data).cast_mut());
+        UpgradableGuard { hold: Hold::new::<P>(body, Mode::Upgradable), data, kind: PhantomData }
+    }
+
+    /// Waits for those who share the lock, and has it alone then. Nobody changes the value in between.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Recursive`]: this thread shares the lock once more, and would wait for itself. The guard comes back.
+    pub fn upgrade(self) -> Result<WriteGuard<'a, T, P>, UpgradeError<'a, T, P>> {
+        self.upgrade_as(Ask::Wait)
+    }
+
+    /// Has the lock alone if nobody else shares it.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::WouldBlock`], and as [`upgrade`](Self::upgrade).
+    pub fn try_upgrade(self) -> Result<WriteGuard<'a, T, P>, UpgradeError<'a, T, P>> {
+        self.upgrade_as(Ask::Now)
+    }
+
+    /// As [`upgrade`](Self::upgrade), until then.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::TimedOut`], and as [`upgrade`](Self::upgrade).
+    pub fn upgrade_by(
+        self,
+        deadline: impl Into<Deadline>,
+    ) -> Result<WriteGuard<'a, T, P>, UpgradeError<'a, T, P>> {
+        self.upgrade_as(Ask::By(deadline.into()))
+    }
+
+    /// As [`upgrade`](Self::upgrade), waiting as `wait` says. The priority is no matter: there is one who may upgrade.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::TimedOut`], [`LockError::Cancelled`], and as [`upgrade`](Self::upgrade).
+    pub fn upgrade_with(self, wait: &LockWait) -> Result<WriteGuard<'a, T, P>, UpgradeError<'a, T, P>> {
+        self.upgrade_as(Ask::With(wait))
+    }
+
+    fn upgrade_as(self, ask: Ask<'_>) -> Result<WriteGuard<'a, T, P>, UpgradeError<'a, T, P>> {
+        match self.hold.body.upgrade(ask) {
+            Ok(()) => {
+                let poisons = P::REMEMBERS && !std::thread::panicking();
+                let hold = self.hold.turned(Mode::Exclusive, poisons);
+                Ok(WriteGuard { hold, data: self.data, kind: PhantomData })
+            }
+            Err(why) => Err(UpgradeError { guard: self, why }),
+        }
+    }
+
+    /// Shares the lock like any other; another may have the right to upgrade.
+    pub fn downgrade(self) -> ReadGuard<'a, T> {
+        self.hold.body.weaken(Mode::Upgradable, Mode::Shared);
+        ReadGuard { hold: self.hold.turned(Mode::Shared, false), data: self.data, kind: PhantomData }
+    }
+}
+
+impl<'a, T: ?Sized, P: Poison> WriteGuard<'a, T, P> {
+    /// # Safety
+    ///
+    /// As for [`ReadGuard::new`].
+    #[inline]
+    pub(super) unsafe fn new(body: &'a Body, data: &'a UnsafeCell<T>) -> Self {
+        let data = value(std::ptr::from_ref(data).cast_mut());
+        WriteGuard { hold: Hold::new::<P>(body, Mode::Exclusive), data, kind: PhantomData }
+    }
+
+    /// Shares the lock from now on, with nobody in between; those who wait to share it enter.
+    ///
+    /// ```
+    /// use batchyard::lock::{LockError, RwLock};
+    /// let lock = RwLock::new(1);
+    /// let mut write = lock.write()?;
+    /// *write += 1;
+    /// let read = write.downgrade();
+    /// assert_eq!((*read, *lock.read()?), (2, 2));
+    /// # Ok::<(), LockError>(())
+    /// ```
+    pub fn downgrade(self) -> ReadGuard<'a, T> {
+        self.hold.body.weaken(Mode::Exclusive, Mode::Shared);
+        ReadGuard { hold: self.hold.turned(Mode::Shared, false), data: self.data, kind: PhantomData }
+    }
+
+    /// Shares the lock from now on, with the right to upgrade again.
+    pub fn downgrade_to_upgradable(self) -> UpgradableGuard<'a, T, P> {
+        self.hold.body.weaken(Mode::Exclusive, Mode::Upgradable);
+        let hold = self.hold.turned(Mode::Upgradable, false);
+        UpgradableGuard { hold, data: self.data, kind: PhantomData }
+    }
+
+    /// A guard of a part. Not a method: `T` may have one of that name.
+    pub fn map<U: ?Sized>(mut this: Self, part: impl FnOnce(&mut T) -> &mut U) -> MappedWriteGuard<'a, U, P> {
+        let data = NonNull::from(part(&mut this));
+        MappedWriteGuard { hold: this.hold, data, kind: PhantomData }
+    }
+
+    /// A guard of a part, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// There is none; the guard comes back.
+    pub fn try_map<U: ?Sized>(
+        mut this: Self,
+        part: impl FnOnce(&mut T) -> Option<&mut U>,
+    ) -> Result<MappedWriteGuard<'a, U, P>, Self> {
+        match part(&mut this).map(NonNull::from) {
+            Some(data) => Ok(MappedWriteGuard { hold: this.hold, data, kind: PhantomData }),
+            None => Err(this),
+        }
+    }
+}
+
+impl<'a, T: ?Sized, P: Poison> MappedWriteGuard<'a, T, P> {
+    /// A guard of a part of the part.
+    pub fn map<U: ?Sized>(mut this: Self, part: impl FnOnce(&mut T) -> &mut U) -> MappedWriteGuard<'a, U, P> {
+        let data = NonNull::from(part(&mut this));
+        MappedWriteGuard { hold: this.hold, data, kind: PhantomData }
+    }
+}
+
+macro_rules! derefs {
+    ($($guard:ident <$($poison:ident)?> $($mutable:ident)?;)*) => {$(
+        impl<T: ?Sized $(, $poison: Poison)?> Deref for $guard<'_, T $(, $poison)?> {
+            type Target = T;
+
+            #[inline]
+            fn deref(&self) -> &T {
+                // SAFETY: the lock is held, so nobody has the value for itself.
+                unsafe { self.data.as_ref() }
+            }
+        }
+
+        $(derefs!(@$mutable $guard);)?
+
+        impl<T: ?Sized + fmt::Debug $(, $poison: Poison)?> fmt::Debug for $guard<'_, T $(, $poison)?> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                (**self).fmt(f)
+            }
+        }
+
+        impl<T: ?Sized + fmt::Display $(, $poison: Poison)?> fmt::Display for $guard<'_, T $(, $poison)?> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                (**self).fmt(f)
+            }
+        }
+    )*};
+    (@mutable $guard:ident) => {
+        impl<T: ?Sized, P: Poison> DerefMut for $guard<'_, T, P> {
+            #[inline]
+            fn deref_mut(&mut self) -> &mut T {
+                // SAFETY: the lock is held alone.
+                unsafe { self.data.as_mut() }
+            }
+        }
+    };
+}
+
+derefs! {
+    ReadGuard<>;
+    UpgradableGuard<P>;
+    WriteGuard<P> mutable;
+    MappedWriteGuard<P> mutable;
+}

@@ -1,0 +1,28 @@
+//! Locks: shared, upgradable, exclusive; with priorities, deadlines and an order that is checked.
+//!
+//! [`RwLock`] and [`Mutex`] guard data. Their level, a type, places them in an [order](crate::lock_order) that a thread
+//! may only climb; [`Unlevelled`] ones stand in none. A wait may have a deadline, a priority and a [`Cancel`]: see
+//! [`LockWait`].
+
+mod error;
+mod guard;
+mod held;
+mod level;
+mod mutex;
+mod poison;
+mod rwlock;
+mod stats;
+mod wait;
+
+pub use self::error::{LockError, OrderViolation};
+pub use self::guard::{MappedWriteGuard, ReadGuard, UpgradableGuard, UpgradeError, WriteGuard};
+pub use self::level::{After, Level, Nothing, OnViolation, Order, Unlevelled};
+#[doc(hidden)]
+pub use self::level::{In, LevelInfo, OrderInfo};
+pub use self::mutex::{Mutex, MutexGuard};
+pub use self::poison::{NoPoison, Poison, Poisoning};
+pub use self::rwlock::RwLock;
+pub use self::stats::LockStats;
+pub use self::wait::LockWait;
+pub use crate::core::lockword::Mode;
+pub use crate::sync::Cancel;

@@ -1,0 +1,455 @@
+//! [`RwLock`].
+
+use super::error::LockError;
+use super::guard::{ReadGuard, UpgradableGuard, WriteGuard};
+use super::held::{self, Entry};
+use super::level::{self, Level, LevelInfo, Unlevelled};
+use super::poison::{NoPoison, Poison};
+use super::stats::LockStats;
+use super::wait::LockWait;
+use crate::core::lockline::{Left, RawLock};
+use crate::core::lockword::{Miss, Mode};
+use crate::core::waitlist::Waiter;
+use crate::job::Priority;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Parker, with_parker};
+use crate::time::{Clock, Deadline, Timestamp};
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::panic::Location;
+
+/// A lock that many may share, that one may hold with the right to [upgrade](UpgradableGuard::upgrade), or one alone.
+///
+/// - Without waiters, taking it is one read-modify-write of one word, and giving it back is another.
+/// - Who waits does so in four classes, and rises by one for each 10 ms; within a class it is first come, first served.
+///   A newcomer may take a free lock before one that was woken for it, up to three times or for 1 ms; then it is handed over.
+///   A waiter of class p is passed by newcomers of higher classes for `(3 - p) · 10 ms` at the most.
+/// - Readers wait behind a writer that waits, unless their class is above it; after a writer, all readers that wait enter
+///   together. Neither starves the other. Who holds the lock already, and reads it again, does not wait: it would wait for
+///   itself.
+/// - `L` is its level: see [`lock_order!`](crate::lock_order). `P` is whether it remembers a panic: [`NoPoison`] does not.
+/// - A guard stays on its thread.
+///
+/// ```
+/// use batchyard::lock::{LockError, RwLock};
+/// let lock = RwLock::new(vec![1]);
+/// assert_eq!(lock.read()?.len(), 1);
+/// let look = lock.upgradable()?;
+/// if !look.contains(&2) {
+///     look.upgrade().map_err(|error| error.why)?.push(2);
+/// }
+/// assert_eq!(*lock.read()?, [1, 2]);
+/// # Ok::<(), LockError>(())
+/// ```
+pub struct RwLock<T: ?Sized, L: Level = Unlevelled, P: Poison = NoPoison> {
+    body: Body,
+    kind: PhantomData<fn() -> (L, P)>,
+    data: UnsafeCell<T>,
+}
+
+// SAFETY: the lock owns the value, and gives it to one thread at a time, or shares it.
+unsafe impl<T: ?Sized + Send, L: Level, P: Poison> Send for RwLock<T, L, P> {}
+// SAFETY: as above: `Send`, for an exclusive holder has the value for itself; `Sync`, for it is shared.
+unsafe impl<T: ?Sized + Send + Sync, L: Level, P: Poison> Sync for RwLock<T, L, P> {}
+
+/// What does not depend on the types.
+pub(super) struct Body {
+    raw: RawLock,
+    /// How often it was held exclusively. Written by who holds it so.
+    exclusive: AtomicU64,
+    /// `None`: the operating system's.
+    clock: Option<Box<Clock>>,
+}
+
+/// How a lock is asked for, without owning it.
+#[derive(Clone, Copy)]
+pub(super) enum Ask<'a> {
+    /// As long as it takes.
+    Wait,
+    Now,
+    By(Deadline),
+    With(&'a LockWait),
+}
+
+impl Ask<'_> {
+    fn class(self) -> usize {
+        match self {
+            Ask::With(wait) => wait.priority.class(),
+            _ => Priority::Normal.class(),
+        }
+    }
+}
+
+fn unpark(waiter: &Waiter) {
+    if let Waiter::Thread(thread) = waiter {
+        thread.unpark();
+    }
+}
+
+impl Body {
+    const fn new() -> Self {
+        Body { raw: RawLock::new(), exclusive: AtomicU64::new(0), clock: None }
+    }
+
+    fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    fn with_clock<R>(&self, f: impl FnOnce(&Clock) -> R) -> R {
+        match &self.clock {
+            Some(clock) => f(clock),
+            None => f(&Clock::os()),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.with_clock(|clock| clock.now().as_nanos())
+    }
+
+    #[inline]
+    fn enter(
+        &self,
+        mode: Mode,
+        level: Option<&'static LevelInfo>,
+        ask: Ask<'_>,
+        place: &'static Location<'static>,
+    ) -> Result<(), LockError> {
+        if let Some(level) = level {
+            self.check(level, place)?;
+        }
+        let owner = if mode == Mode::Shared { 0 } else { held::number() };
+        if let Err(miss) = self.raw.word().try_enter(mode, ask.class(), owner) {
+            self.enter_slowly(mode, owner, miss, ask)?;
+        }
+        held::push(Entry { lock: self.id(), mode, level, place });
+        if mode == Mode::Exclusive {
+            self.count();
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn check(&self, level: &'static LevelInfo, place: &'static Location<'static>) -> Result<(), LockError> {
+        match level::check(level, false, place) {
+            Ok(()) => Ok(()),
+            // Once more the same lock is no matter of order.
+            Err(_) if held::find(self.id()).is_some() => Ok(()),
+            Err(violation) => Err(violation.into()),
+        }
+    }
+
+    #[inline]
+    fn count(&self) {
+        // Relaxed: only who holds the lock exclusively writes it.
+        self.exclusive.store(self.exclusive.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn enter_slowly(&self, mode: Mode, owner: u32, miss: Miss, ask: Ask<'_>) -> Result<(), LockError> {
+        if let Some(entry) = held::find(self.id()) {
+            let again = mode == Mode::Shared && entry.mode != Mode::Exclusive;
+            match if again { self.raw.word().share_again() } else { Err(Miss::Busy) } {
+                Ok(()) => return Ok(()),
+                Err(Miss::Full) => return Err(LockError::TooManyReaders),
+                // The entry is what a forgotten guard left behind.
+                Err(Miss::Busy) if again => {}
+                Err(Miss::Busy) => {
+                    return Err(LockError::Recursive { held: entry.mode, wanted: mode, place: entry.place });
+                }
+            }
+        }
+        if miss == Miss::Full {
+            return Err(LockError::TooManyReaders);
+        }
+        if matches!(ask, Ask::Now) {
+            return Err(LockError::WouldBlock);
+        }
+        self.wait(ask, |parker, now, park| {
+            self.raw.enter(mode, ask.class(), owner, now, (parker, park), &mut unpark)
+        })
+    }
+
+    /// Sleeps by `ask` in what `enter` queues for.
+    fn wait(
+        &self,
+        ask: Ask<'_>,
+        enter: impl FnOnce(&Parker, &dyn Fn() -> u64, &mut dyn FnMut(&Parker) -> bool) -> Result<(), Left>,
+    ) -> Result<(), LockError> {
+        let (deadline, cancel) = match ask {
+            Ask::By(deadline) => (Some(deadline), None),
+            Ask::With(wait) => (wait.deadline, wait.cancel.as_ref()),
+            Ask::Wait | Ask::Now => (None, None),
+        };
+        self.with_clock(|clock| {
+            let until = deadline.and_then(|deadline| deadline.on(clock));
+            let began = deadline.map_or(Timestamp::ZERO, |_| clock.now());
+            let mut cancelled = false;
+            let outcome = with_parker(|parker| {
+                // Entered before the first look at the cancel, so that one of the two sees the other.
+                let _cancel = cancel.map(|cancel| cancel.enter(parker.unparker()));
+                enter(parker, &|| clock.now().as_nanos(), &mut |parker| {
+                    cancelled = cancel.is_some_and(|cancel| cancel.is_cancelled());
+                    !cancelled && (clock.park(parker, until) || until.is_none_or(|until| clock.now() < until))
+                })
+            });
+            match outcome {
+                Ok(()) => Ok(()),
+                Err(Left::Full) => Err(LockError::TooManyReaders),
+                Err(Left::GaveUp) if cancelled => Err(LockError::Cancelled),
+                Err(Left::GaveUp) => Err(LockError::TimedOut { waited: clock.now() - began }),
+            }
+        })
+    }
+
+    /// From upgradable to exclusive.
+    pub(super) fn upgrade(&self, ask: Ask<'_>) -> Result<(), LockError> {
+        if !self.raw.word().try_upgrade() {
+            if let Some(entry) = held::find_as(self.id(), Mode::Shared) {
+                let (held, wanted) = (Mode::Shared, Mode::Exclusive);
+                return Err(LockError::Recursive { held, wanted, place: entry.place });
+            }
+            if matches!(ask, Ask::Now) {
+                return Err(LockError::WouldBlock);
+            }
+            self.wait(ask, |parker, now, park| self.raw.upgrade(now, parker, park, &mut unpark))?;
+        }
+        held::change(self.id(), Mode::Upgradable, Mode::Exclusive);
+        self.count();
+        Ok(())
+    }
+
+    pub(super) fn weaken(&self, from: Mode, to: Mode) {
+        held::change(self.id(), from, to);
+        self.raw.weaken(from, to, || self.now(), &mut unpark);
+    }
+
+    #[inline]
+    pub(super) fn leave(&self, mode: Mode, poison: bool) {
+        held::pop(self.id(), mode);
+        self.raw.leave(mode, poison, || self.now(), &mut unpark);
+    }
+}
+
+impl<T> RwLock<T> {
+    /// A free one, in no order. Its deadlines go by the operating system's clock.
+    pub const fn new(value: T) -> Self {
+        Self::of(value)
+    }
+}
+
+impl<T, L: Level, P: Poison> RwLock<T, L, P> {
+    /// A free one with the level and the poisoning of its type.
+    ///
+    /// ```
+    /// use batchyard::lock::{LockError, RwLock};
+    /// batchyard::lock_order! { House: Door < Safe }
+    /// static SAFE: RwLock<u32, Safe> = RwLock::of(7);
+    /// assert_eq!(*SAFE.read()?, 7);
+    /// # Ok::<(), LockError>(())
+    /// ```
+    pub const fn of(value: T) -> Self {
+        RwLock { body: Body::new(), kind: PhantomData, data: UnsafeCell::new(value) }
+    }
+
+    /// The same, going by this clock.
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.body.clock = Some(Box::new(clock));
+        self
+    }
+
+    /// The value. Whether a holder panicked does not matter any more.
+    pub fn into_inner(self) -> T {
+        self.data.into_inner()
+    }
+}
+
+macro_rules! ways {
+    ($(($mode:ident, $guard:ident $(<$poison:ident>)?): $plain:ident $try:ident $by:ident $with:ident, $what:literal;)*) => {$(
+        #[doc = concat!("Takes it ", $what, ", waiting as long as it takes.")]
+        ///
+        /// # Errors
+        ///
+        /// [`LockError`]: against the order of locks; this thread would wait for itself; poisoned; too many readers.
+        #[track_caller]
+        #[inline]
+        pub fn $plain(&self) -> Result<$guard<'_, T $(, $poison)?>, LockError> {
+            self.take(Mode::$mode, Ask::Wait, Location::caller())?;
+            // SAFETY: it has just been taken so.
+            Ok(unsafe { $guard::new(&self.body, &self.data) })
+        }
+
+        #[doc = concat!("Takes it ", $what, " if that needs no waiting.")]
+        ///
+        /// # Errors
+        ///
+        /// [`LockError::WouldBlock`], and as the one that waits.
+        #[track_caller]
+        #[inline]
+        pub fn $try(&self) -> Result<$guard<'_, T $(, $poison)?>, LockError> {
+            self.take(Mode::$mode, Ask::Now, Location::caller())?;
+            // SAFETY: it has just been taken so.
+            Ok(unsafe { $guard::new(&self.body, &self.data) })
+        }
+
+        #[doc = concat!("Takes it ", $what, ", waiting until then: a point in time, or how long from the call on.")]
+        ///
+        /// # Errors
+        ///
+        /// [`LockError::TimedOut`], and as the one that waits.
+        #[track_caller]
+        pub fn $by(&self, deadline: impl Into<Deadline>) -> Result<$guard<'_, T $(, $poison)?>, LockError> {
+            self.take(Mode::$mode, Ask::By(deadline.into()), Location::caller())?;
+            // SAFETY: it has just been taken so.
+            Ok(unsafe { $guard::new(&self.body, &self.data) })
+        }
+
+        #[doc = concat!("Takes it ", $what, ", waiting as `wait` says.")]
+        ///
+        /// # Errors
+        ///
+        /// [`LockError::TimedOut`], [`LockError::Cancelled`], and as the one that waits.
+        #[track_caller]
+        pub fn $with(&self, wait: &LockWait) -> Result<$guard<'_, T $(, $poison)?>, LockError> {
+            self.take(Mode::$mode, Ask::With(wait), Location::caller())?;
+            // SAFETY: it has just been taken so.
+            Ok(unsafe { $guard::new(&self.body, &self.data) })
+        }
+    )*};
+}
+
+impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
+    ways! {
+        (Shared, ReadGuard): read try_read read_by read_with, "to share it with others";
+        (Upgradable, UpgradableGuard<P>): upgradable try_upgradable upgradable_by upgradable_with,
+            "to share it with others, as the one that may upgrade";
+        (Exclusive, WriteGuard<P>): write try_write write_by write_with, "alone";
+    }
+
+    #[inline]
+    fn take(&self, mode: Mode, ask: Ask<'_>, place: &'static Location<'static>) -> Result<(), LockError> {
+        self.body.enter(mode, L::INFO, ask, place)?;
+        if P::REMEMBERS && self.body.raw.word().look().poisoned() {
+            self.body.leave(mode, false);
+            return Err(LockError::Poisoned);
+        }
+        Ok(())
+    }
+
+    /// The value, without locking: nobody else can have it.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.data.get_mut()
+    }
+
+    /// Whether a holder panicked while it held the lock alone. Never, unless `P` is
+    /// [`Poisoning`](super::Poisoning).
+    pub fn is_poisoned(&self) -> bool {
+        P::REMEMBERS && self.body.raw.word().look().poisoned()
+    }
+
+    /// Makes good what a panic left: takes the lock alone, poisoned or not, and if `mend` returns it is not poisoned any
+    /// more.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write), but for [`LockError::Poisoned`].
+    ///
+    /// ```
+    /// use batchyard::lock::{LockError, Poisoning, RwLock, Unlevelled};
+    /// let lock: RwLock<u32, Unlevelled, Poisoning> = RwLock::of(1);
+    /// std::thread::scope(|scope| {
+    ///     let dies = scope.spawn(|| {
+    ///         let _held = lock.write();
+    ///         panic!("with the lock in hand");
+    ///     });
+    ///     assert!(dies.join().is_err());
+    /// });
+    /// assert!(matches!(lock.read(), Err(LockError::Poisoned)));
+    /// lock.recover(|value| *value = 0)?;
+    /// assert_eq!(*lock.read()?, 0);
+    /// # Ok::<(), LockError>(())
+    /// ```
+    #[track_caller]
+    pub fn recover<R>(&self, mend: impl FnOnce(&mut T) -> R) -> Result<R, LockError> {
+        self.body.enter(Mode::Exclusive, L::INFO, Ask::Wait, Location::caller())?;
+        // SAFETY: it has just been taken so.
+        let mut guard: WriteGuard<'_, T, P> = unsafe { WriteGuard::new(&self.body, &self.data) };
+        let mended = mend(&mut guard);
+        self.body.raw.word().clear_poison();
+        Ok(mended)
+    }
+
+    /// In what mode somebody holds it now; `None`: it is free. Old when it is read.
+    pub fn mode(&self) -> Option<Mode> {
+        self.body.raw.word().look().mode()
+    }
+
+    /// What can be told of it now.
+    pub fn stats(&self) -> LockStats {
+        LockStats::new(self.body.exclusive.load(Ordering::Relaxed), &self.body.raw.tally())
+    }
+}
+
+impl<T: Default, L: Level, P: Poison> Default for RwLock<T, L, P> {
+    fn default() -> Self {
+        Self::of(T::default())
+    }
+}
+
+impl<T, L: Level, P: Poison> From<T> for RwLock<T, L, P> {
+    fn from(value: T) -> Self {
+        Self::of(value)
+    }
+}
+
+impl<T: ?Sized + fmt::Debug, L: Level, P: Poison> fmt::Debug for RwLock<T, L, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = f.debug_struct("RwLock");
+        match self.look(Mode::Shared) {
+            Some(value) => f.field("data", &&*value),
+            None => f.field("data", &format_args!("<locked>")),
+        };
+        f.field("poisoned", &self.is_poisoned()).finish_non_exhaustive()
+    }
+}
+
+/// A hold for a look at the value, for whoever prints it: in no order, and with no entry in the thread's stack.
+pub(super) struct Seen<'a, T: ?Sized> {
+    body: &'a Body,
+    mode: Mode,
+    value: &'a T,
+}
+
+impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
+    fn look(&self, mode: Mode) -> Option<Seen<'_, T>> {
+        self.body.raw.word().try_enter(mode, Priority::Normal.class(), 0).ok()?;
+        // SAFETY: it is held until the value is dropped; where it is shared, the caller has `&RwLock`, which is `Sync` if
+        // it is shared by threads.
+        Some(Seen { body: &self.body, mode, value: unsafe { &*self.data.get() } })
+    }
+
+    /// For a value that must not be shared.
+    pub(super) fn look_alone(&self) -> Option<Seen<'_, T>> {
+        self.look(Mode::Exclusive)
+    }
+}
+
+impl<T: ?Sized> std::ops::Deref for Seen<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.value
+    }
+}
+
+impl<T: ?Sized> Drop for Seen<'_, T> {
+    fn drop(&mut self) {
+        self.body.raw.leave(self.mode, false, || self.body.now(), &mut unpark);
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.raw.fmt(f)
+    }
+}

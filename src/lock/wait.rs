@@ -1,0 +1,47 @@
+//! How a lock is asked for.
+
+use crate::job::Priority;
+use crate::sync::Cancel;
+use crate::time::Deadline;
+
+/// How a lock is asked for. A new one waits as long as it takes, with normal priority.
+///
+/// ```
+/// use batchyard::{Priority, lock::{LockError, LockWait, RwLock}, millis};
+/// let lock = RwLock::new(1);
+/// let wait = LockWait::new().by(millis(5)).priority(Priority::High);
+/// assert_eq!(*lock.read_with(&wait)?, 1);
+/// # Ok::<(), LockError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct LockWait {
+    pub(super) deadline: Option<Deadline>,
+    pub(super) priority: Priority,
+    pub(super) cancel: Option<Cancel>,
+}
+
+impl LockWait {
+    /// Waits as long as it takes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Until when: a point in time, or how long from the call on.
+    pub fn by(mut self, deadline: impl Into<Deadline>) -> Self {
+        self.deadline = Some(deadline.into());
+        self
+    }
+
+    /// In which class; [`Normal`](Priority::Normal) unless said. Who waits rises by one class for each 10 ms.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// What ends the wait before its time.
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = Some(cancel.clone());
+        self
+    }
+}

@@ -8,6 +8,7 @@ pub(crate) mod floor;
 pub(crate) mod journal;
 pub(crate) mod keyed;
 pub(crate) mod limiter;
+pub(crate) mod lock;
 pub(crate) mod map;
 pub(crate) mod memory;
 mod outside;
@@ -43,6 +44,7 @@ pub(crate) const GROUPS: &[Group] = &[
     Group::always("keyed", keyed::hold),
     Group::always("permit", permit::hold),
     Group::always("resource", resource::hold),
+    Group::always("lock", lock::hold),
     Group::always("pool", outside::hold),
     Group::always("map", map::hold),
     Group::always("item", outside::hold),

@@ -1,0 +1,124 @@
+//! `lock::RwLock` against parking_lot's.
+//!
+//! Uncontended: one thread, one lock, a pair of taking and giving back; unlevelled, and with a level that is checked. Contended:
+//! each thread adds one to a number under the lock, again and again. Read mostly: of twenty that come, one writes.
+
+use crate::common::rounds::{Contest, Plan, hold as hold_rounds, operation};
+use crate::common::row::Row;
+use batchyard::lock::RwLock;
+use batchyard::lock_order;
+use std::hint::black_box;
+
+lock_order! { Bench: Only }
+
+const UNLEVELLED: f64 = 1.1;
+const LEVELLED: f64 = 1.3;
+/// A throughput of 0.9 of the peer's.
+const CONTENDED: f64 = 1.0 / 0.9;
+const READ_MOSTLY: f64 = 1.0;
+
+pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
+    let (plain, levelled) = (RwLock::new(0u64), RwLock::<u64, Only>::of(0));
+    let theirs = parking_lot::RwLock::new(0u64);
+    let (plain, levelled, theirs) = (&plain, &levelled, &theirs);
+    let one = 1;
+    let mut contests = vec![
+        Contest::new(
+            "read",
+            one,
+            UNLEVELLED,
+            operation(one, || || plain.read().is_ok_and(|value| *black_box(&*value) < u64::MAX)),
+        )
+        .against("parking_lot", operation(one, || || *black_box(&*theirs.read()) < u64::MAX)),
+        Contest::new(
+            "read, levelled",
+            one,
+            LEVELLED,
+            operation(one, || || levelled.read().is_ok_and(|value| *black_box(&*value) < u64::MAX)),
+        )
+        .against("parking_lot", operation(one, || || *black_box(&*theirs.read()) < u64::MAX)),
+        Contest::new(
+            "write",
+            one,
+            UNLEVELLED,
+            operation(one, || || plain.write().map(|mut value| *black_box(&mut *value) += 1).is_ok()),
+        )
+        .against("parking_lot", operation(one, || || add(theirs))),
+        Contest::new(
+            "write, levelled",
+            one,
+            LEVELLED,
+            operation(one, || || levelled.write().map(|mut value| *black_box(&mut *value) += 1).is_ok()),
+        )
+        .against("parking_lot", operation(one, || || add(theirs))),
+        Contest::new(
+            "upgradable, upgrade, downgrade",
+            one,
+            UNLEVELLED,
+            operation(one, || {
+                || {
+                    let write = plain.upgradable().ok().and_then(|look| look.upgrade().ok());
+                    write.is_some_and(|mut write| {
+                        *black_box(&mut *write) += 1;
+                        *write.downgrade_to_upgradable() > 0
+                    })
+                }
+            }),
+        )
+        .against(
+            "parking_lot",
+            operation(one, || {
+                || {
+                    let mut write = parking_lot::RwLockUpgradableReadGuard::upgrade(theirs.upgradable_read());
+                    *black_box(&mut *write) += 1;
+                    *parking_lot::RwLockWriteGuard::downgrade_to_upgradable(write) > 0
+                }
+            }),
+        ),
+    ];
+    for threads in [2, 4, 8] {
+        contests.push(
+            Contest::new(
+                "contended increments",
+                threads,
+                CONTENDED,
+                operation(threads, || || plain.write().map(|mut value| *value += 1).is_ok()),
+            )
+            .against("parking_lot", operation(threads, || || add(theirs))),
+        );
+        contests.push(
+            Contest::new(
+                "read mostly, 95 of 100",
+                threads,
+                READ_MOSTLY,
+                operation(threads, || {
+                    let mut turn = 0;
+                    move || {
+                        turn = (turn + 1) % 20;
+                        if turn == 0 {
+                            plain.write().map(|mut value| *value += 1).is_ok()
+                        } else {
+                            plain.read().is_ok_and(|value| *value < u64::MAX)
+                        }
+                    }
+                }),
+            )
+            .against(
+                "parking_lot",
+                operation(threads, || {
+                    let mut turn = 0;
+                    move || {
+                        turn = (turn + 1) % 20;
+                        if turn == 0 { add(theirs) } else { *theirs.read() < u64::MAX }
+                    }
+                }),
+            ),
+        );
+    }
+    hold_rounds(group, plan, contests)
+}
+
+fn add(lock: &parking_lot::RwLock<u64>) -> bool {
+    *black_box(&mut *lock.write()) += 1;
+    true
+}

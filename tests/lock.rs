@@ -6,16 +6,13 @@
 mod support;
 
 use batchyard::lock::{
-    Cancel, LockError, LockWait, Mode, Mutex, OnViolation, Order, Poisoning, ReadGuard, RwLock, Unlevelled,
-    WriteGuard,
+    Cancel, LockError, LockWait, Mode, Mutex, Poisoning, ReadGuard, RwLock, Unlevelled, WriteGuard,
 };
-use batchyard::{ManualClock, Priority, lock_order, millis, secs};
+use batchyard::{ManualClock, Priority, millis, secs};
 use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::thread;
 use support::{until, within};
-
-lock_order! { Yard: Gate < { Shed | Barn } < Ledger }
 
 #[test]
 fn what_crosses_threads() {
@@ -217,50 +214,6 @@ fn a_panic_is_remembered_if_that_was_asked_for() {
     assert!(lock.is_poisoned());
     assert_eq!(lock.recover(|value| *value).unwrap(), 1);
     assert!(lock.read().is_ok());
-}
-
-#[test]
-fn the_order_is_kept() {
-    let gate: RwLock<u8, Gate> = RwLock::of(0);
-    let shed: RwLock<u8, Shed> = RwLock::of(0);
-    let barn: Mutex<u8, Barn> = Mutex::of(0);
-    let ledger: RwLock<u8, Ledger> = RwLock::of(0);
-    let upwards = (gate.read().unwrap(), shed.write().unwrap(), ledger.upgradable().unwrap());
-    drop(upwards);
-    let held = shed.read().unwrap();
-    for refused in [gate.write().map(drop), barn.lock().map(drop)] {
-        let Err(LockError::Order(violation)) = refused else { panic!("{refused:?}") };
-        assert_eq!(violation.held(), "Yard::Shed");
-        assert!(["Yard::Gate", "Yard::Barn"].contains(&&*violation.wanted()));
-        assert!(violation.held_at().line() < violation.at().line());
-    }
-    // The same lock once more is no matter of order, nor is one of no order.
-    drop((shed.read().unwrap(), RwLock::<u8>::new(0).write().unwrap()));
-    drop(held);
-    drop(gate.write().unwrap());
-    Yard::on_violation(OnViolation::Log);
-    let held = ledger.read().unwrap();
-    drop(gate.read().unwrap());
-    Yard::on_violation(OnViolation::Panic);
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(gate.read()))).is_err());
-    Yard::on_violation(OnViolation::Error);
-    drop(held);
-}
-
-/// Which of two orders is inside the other is learned from who comes first, through third ones as well.
-#[test]
-fn orders_learn_of_each_other() {
-    lock_order! { First: A }
-    lock_order! { Second: B }
-    lock_order! { Third: C }
-    let (a, b, c) = (Mutex::<_, A>::of(0), Mutex::<_, B>::of(0), Mutex::<_, C>::of(0));
-    drop((a.lock().unwrap(), b.lock().unwrap()));
-    drop((b.lock().unwrap(), c.lock().unwrap()));
-    let held = c.lock().unwrap();
-    assert!(matches!(a.lock().map(drop), Err(LockError::Order(_))), "A, B inside A, C inside B");
-    assert!(matches!(b.lock().map(drop), Err(LockError::Order(_))));
-    drop(held);
-    drop((a.lock().unwrap(), c.lock().unwrap()));
 }
 
 #[test]

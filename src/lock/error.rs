@@ -37,6 +37,14 @@ pub enum LockError {
     /// Against the order of locks.
     #[error(transparent)]
     Order(#[from] Box<OrderViolation>),
+    /// This thread has a token of the order of locks already, or holds a lock of it.
+    #[error("this thread is within the order of locks `{order}` already, since {place}")]
+    Entered {
+        /// The order.
+        order: &'static str,
+        /// Where it was entered, or the lock taken.
+        place: &'static Location<'static>,
+    },
     /// A thread panicked while it held the lock exclusively. [`RwLock::recover`](super::RwLock::recover) looks after that.
     #[error("a thread panicked while it changed what the lock guards; `recover` makes it good")]
     Poisoned,

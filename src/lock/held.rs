@@ -79,6 +79,15 @@ impl Stack {
     }
 
     #[cold]
+    fn change(&self, lock: usize, from: Mode, to: Mode) {
+        if let Some(at) = self.find(lock, Some(from))
+            && let Some(entry) = self.get(at)
+        {
+            self.set(at, Entry { mode: to, ..entry });
+        }
+    }
+
+    #[cold]
     fn take_out(&self, lock: usize, mode: Mode) {
         let Some(at) = self.find(lock, Some(mode)) else { return };
         let len = self.len.get();
@@ -126,12 +135,15 @@ pub(super) fn pop(lock: usize, mode: Mode) {
 }
 
 /// It holds it in another mode now.
+#[inline]
 pub(super) fn change(lock: usize, from: Mode, to: Mode) {
     STACK.with(|stack| {
-        if let Some(at) = stack.find(lock, Some(from))
-            && let Some(entry) = stack.get(at)
-        {
-            stack.set(at, Entry { mode: to, ..entry });
+        let top = stack.first.get(stack.len.get().wrapping_sub(1));
+        match top.and_then(|cell| Some((cell, cell.get()?))) {
+            Some((cell, entry)) if entry.lock == lock && entry.mode == from => {
+                cell.set(Some(Entry { mode: to, ..entry }));
+            }
+            _ => stack.change(lock, from, to),
         }
     });
 }
@@ -154,6 +166,12 @@ pub(super) fn find_as(lock: usize, mode: Mode) -> Option<Entry> {
 #[inline]
 pub(super) fn look<R>(mut says: impl FnMut(&Entry) -> Option<R>) -> Option<R> {
     STACK.with(|stack| (0..stack.len.get()).rev().find_map(|at| stack.get(at).and_then(|entry| says(&entry))))
+}
+
+/// Whether this thread holds any lock.
+#[inline]
+pub(super) fn any() -> bool {
+    STACK.with(|stack| stack.len.get() != 0)
 }
 
 /// How many locks this thread holds.

@@ -9,8 +9,9 @@
 //! is taken by who holds one of order A, B is inside A from then on, as is all that is inside B; the other way about is a
 //! violation. (Learned classes of locks are Linux's lockdep.)
 
-use super::error::OrderViolation;
+use super::error::{LockError, OrderViolation};
 use super::held;
+use super::token::{self, Token};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::fmt;
@@ -38,6 +39,61 @@ pub trait Order: 'static {
     /// What is done from now on, in the whole process, when a lock is asked for against this order.
     fn on_violation(then: OnViolation) {
         Self::INFO.then.store(then as u8, Ordering::Relaxed);
+    }
+
+    /// Calls `f` with this thread's token of the order: locks that are taken by it are checked by the compiler.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Entered`](super::LockError::Entered): this thread has a token of the order, or holds a lock of it.
+    ///
+    /// ```
+    /// use batchyard::lock::{LockError, Order, RwLock};
+    /// batchyard::lock_order! { Shop: Catalogue < Journal }
+    /// let (catalogue, journal) = (RwLock::<_, Catalogue>::of(1), RwLock::<_, Journal>::of(0));
+    /// Shop::enter(|mut token| {
+    ///     let (read, mut token) = catalogue.read_in(&mut token)?;
+    ///     let (mut wrote, _) = journal.write_in(&mut token)?;
+    ///     *wrote += *read;
+    ///     Ok::<(), LockError>(())
+    /// })??;
+    /// # Ok::<(), LockError>(())
+    /// ```
+    ///
+    /// Downwards does not compile:
+    ///
+    /// ```compile_fail,E0277
+    /// use batchyard::lock::{LockError, Order, RwLock};
+    /// batchyard::lock_order! { Shop: Catalogue < Journal }
+    /// let (catalogue, journal) = (RwLock::<_, Catalogue>::of(1), RwLock::<_, Journal>::of(0));
+    /// Shop::enter(|mut token| {
+    ///     let (wrote, mut token) = journal.write_in(&mut token)?;
+    ///     let (read, _) = catalogue.read_in(&mut token)?; // `Catalogue` cannot be acquired after `Journal`
+    ///     Ok::<(), LockError>(())
+    /// })??;
+    /// # Ok::<(), LockError>(())
+    /// ```
+    ///
+    /// Nor does a token that is used while a guard has it:
+    ///
+    /// ```compile_fail,E0499
+    /// use batchyard::lock::{LockError, Order, RwLock};
+    /// batchyard::lock_order! { Shop: Catalogue < Journal }
+    /// let (catalogue, journal) = (RwLock::<_, Catalogue>::of(1), RwLock::<_, Journal>::of(0));
+    /// Shop::enter(|mut token| {
+    ///     let (wrote, _) = journal.write_in(&mut token)?;
+    ///     let (read, _) = catalogue.read_in(&mut token)?;
+    ///     drop((wrote, read));
+    ///     Ok::<(), LockError>(())
+    /// })??;
+    /// # Ok::<(), LockError>(())
+    /// ```
+    #[track_caller]
+    fn enter<R>(f: impl FnOnce(Token<'_, Self>) -> R) -> Result<R, LockError>
+    where
+        Self: Sized,
+    {
+        token::enter(f)
     }
 }
 
@@ -91,6 +147,10 @@ impl OrderInfo {
         OrderInfo { name, then: AtomicU8::new(0), bit: AtomicU64::new(0), inside: AtomicU64::new(0) }
     }
 
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub(super) fn then(&self) -> OnViolation {
         match self.then.load(Ordering::Relaxed) {
             1 => OnViolation::Panic,
@@ -114,6 +174,10 @@ impl LevelInfo {
     pub const fn new(name: &'static str, order: &'static OrderInfo, rank: u32) -> Self {
         LevelInfo { name, order, rank }
     }
+
+    pub(super) fn is_of(&self, order: &OrderInfo) -> bool {
+        std::ptr::eq(self.order, order)
+    }
 }
 
 impl fmt::Display for LevelInfo {
@@ -129,6 +193,9 @@ pub(super) fn check(
     peer: bool,
     place: &'static Location<'static>,
 ) -> Result<(), Box<OrderViolation>> {
+    if !held::any() {
+        return Ok(());
+    }
     match held::look(|held| offends(held, level, peer).then_some(*held)) {
         None => Ok(()),
         Some(held) => violated(held, level, place),

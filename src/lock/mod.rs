@@ -4,6 +4,7 @@
 //! may only climb; [`Unlevelled`] ones stand in none. A wait may have a deadline, a priority and a [`Cancel`]: see
 //! [`LockWait`].
 
+mod all;
 mod error;
 mod guard;
 mod held;
@@ -12,8 +13,12 @@ mod mutex;
 mod poison;
 mod rwlock;
 mod stats;
+mod token;
 mod wait;
 
+pub use self::all::{Peer, Peers};
+#[doc(hidden)]
+pub use self::all::{ToLock, ToLookAt, ToRead, ToWrite};
 pub use self::error::{LockError, OrderViolation};
 pub use self::guard::{MappedWriteGuard, ReadGuard, UpgradableGuard, UpgradeError, WriteGuard};
 pub use self::level::{After, Level, Nothing, OnViolation, Order, Unlevelled};
@@ -23,6 +28,7 @@ pub use self::mutex::{Mutex, MutexGuard};
 pub use self::poison::{NoPoison, Poison, Poisoning};
 pub use self::rwlock::RwLock;
 pub use self::stats::LockStats;
+pub use self::token::{ByToken, Token};
 pub use self::wait::LockWait;
 pub use crate::core::lockword::Mode;
 pub use crate::sync::Cancel;

@@ -127,7 +127,21 @@ impl<T: ?Sized, L: Level, P: Poison> Mutex<T, L, P> {
     }
 }
 
+impl<T: ?Sized, L: Level, P: Poison> Mutex<T, L, P> {
+    pub(super) fn inner(&self) -> &RwLock<T, L, P> {
+        &self.0.0
+    }
+}
+
 impl<'a, T: ?Sized, P: Poison> MutexGuard<'a, T, P> {
+    /// # Safety
+    ///
+    /// As for [`RwLock::write_guard`].
+    pub(super) unsafe fn of<L: Level>(lock: &'a RwLock<T, L, P>) -> Self {
+        // SAFETY: the caller's promise.
+        MutexGuard(unsafe { lock.write_guard() })
+    }
+
     /// A guard of a part. Not a method: `T` may have one of that name.
     pub fn map<U: ?Sized>(this: Self, part: impl FnOnce(&mut T) -> &mut U) -> MappedWriteGuard<'a, U, P> {
         WriteGuard::map(this.0, part)

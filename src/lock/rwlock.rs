@@ -112,11 +112,12 @@ impl Body {
         &self,
         mode: Mode,
         level: Option<&'static LevelInfo>,
+        peer: bool,
         ask: Ask<'_>,
         place: &'static Location<'static>,
     ) -> Result<(), LockError> {
         if let Some(level) = level {
-            self.check(level, place)?;
+            self.check(level, peer, place)?;
         }
         let owner = if mode == Mode::Shared { 0 } else { held::number() };
         if let Err(miss) = self.raw.word().try_enter(mode, ask.class(), owner) {
@@ -130,8 +131,13 @@ impl Body {
     }
 
     #[inline]
-    fn check(&self, level: &'static LevelInfo, place: &'static Location<'static>) -> Result<(), LockError> {
-        match level::check(level, false, place) {
+    fn check(
+        &self,
+        level: &'static LevelInfo,
+        peer: bool,
+        place: &'static Location<'static>,
+    ) -> Result<(), LockError> {
+        match level::check(level, peer, place) {
             Ok(()) => Ok(()),
             // Once more the same lock is no matter of order.
             Err(_) if held::find(self.id()).is_some() => Ok(()),
@@ -328,12 +334,57 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
 
     #[inline]
     fn take(&self, mode: Mode, ask: Ask<'_>, place: &'static Location<'static>) -> Result<(), LockError> {
-        self.body.enter(mode, L::INFO, ask, place)?;
+        self.body.enter(mode, L::INFO, false, ask, place)?;
+        self.be_sound(mode)
+    }
+
+    /// As one of several of its level; `beside`: not the first of them.
+    pub(super) fn take_peer(
+        &self,
+        mode: Mode,
+        beside: bool,
+        place: &'static Location<'static>,
+    ) -> Result<(), LockError> {
+        self.body.enter(mode, L::INFO, beside, Ask::Wait, place)?;
+        self.be_sound(mode)
+    }
+
+    /// What was taken goes back if it is poisoned.
+    #[inline]
+    fn be_sound(&self, mode: Mode) -> Result<(), LockError> {
         if P::REMEMBERS && self.body.raw.word().look().poisoned() {
             self.body.leave(mode, false);
             return Err(LockError::Poisoned);
         }
         Ok(())
+    }
+
+    pub(super) fn address(&self) -> usize {
+        self.body.id()
+    }
+
+    /// # Safety
+    ///
+    /// It has been taken so, on this thread, and the hold is this guard's. As below.
+    pub(super) unsafe fn read_guard(&self) -> ReadGuard<'_, T> {
+        // SAFETY: the caller's promise.
+        unsafe { ReadGuard::new(&self.body, &self.data) }
+    }
+
+    /// # Safety
+    ///
+    /// As above.
+    pub(super) unsafe fn upgradable_guard(&self) -> UpgradableGuard<'_, T, P> {
+        // SAFETY: the caller's promise.
+        unsafe { UpgradableGuard::new(&self.body, &self.data) }
+    }
+
+    /// # Safety
+    ///
+    /// As above.
+    pub(super) unsafe fn write_guard(&self) -> WriteGuard<'_, T, P> {
+        // SAFETY: the caller's promise.
+        unsafe { WriteGuard::new(&self.body, &self.data) }
     }
 
     /// The value, without locking: nobody else can have it.
@@ -371,7 +422,7 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
     /// ```
     #[track_caller]
     pub fn recover<R>(&self, mend: impl FnOnce(&mut T) -> R) -> Result<R, LockError> {
-        self.body.enter(Mode::Exclusive, L::INFO, Ask::Wait, Location::caller())?;
+        self.body.enter(Mode::Exclusive, L::INFO, false, Ask::Wait, Location::caller())?;
         // SAFETY: it has just been taken so.
         let mut guard: WriteGuard<'_, T, P> = unsafe { WriteGuard::new(&self.body, &self.data) };
         let mended = mend(&mut guard);

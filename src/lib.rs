@@ -92,6 +92,8 @@ pub mod stats;
 mod store;
 #[cfg(not(any(loom, shuttle)))]
 mod time;
+#[cfg(not(any(loom, shuttle)))]
+mod waitgraph;
 
 #[cfg(all(feature = "sqlite", not(any(loom, shuttle))))]
 pub use rusqlite;

@@ -279,6 +279,25 @@ impl RawLock {
         seated.wait(parker, park)
     }
 
+    /// Lets who waits as this owner past all others, now or as soon as the holders leave it room. False: nobody waits so.
+    /// For who is held up by the order of the line alone, and holds the others up in turn.
+    pub(crate) fn hasten(&self, owner: u32, now: u64, wake: &mut impl FnMut(&Waiter)) -> bool {
+        let mut line = self.latch(now);
+        let mut found = None;
+        line.lines.each(|seat| {
+            if found.is_none() && seat.with(|e| e.want.1 == owner) {
+                found = Some(seat);
+            }
+            found.is_none()
+        });
+        let Some(seat) = found else { return false };
+        line.lines.unlink(seat);
+        seat.with(|e| e.set_claim(Claim::Inside { class: e.class.into(), above: 0 }));
+        line.lines.push(seat);
+        self.settle(line, false, None, wake);
+        true
+    }
+
     /// Queues `node`, or enters at once.
     ///
     /// # Safety

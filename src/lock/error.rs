@@ -2,6 +2,7 @@
 
 use super::level::LevelInfo;
 use crate::core::lockword::Mode;
+use crate::sync::Arc;
 use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
@@ -34,6 +35,10 @@ pub enum LockError {
         /// Where it was taken.
         place: &'static Location<'static>,
     },
+    /// This session and others waited for each other, and it was this one's turn to give up. What it holds it still holds:
+    /// it should give that back, and may try again.
+    #[error(transparent)]
+    Deadlock(#[from] Box<Deadlock>),
     /// Against the order of locks.
     #[error(transparent)]
     Order(#[from] Box<OrderViolation>),
@@ -85,6 +90,50 @@ impl OrderViolation {
     /// Where that was taken.
     pub fn held_at(&self) -> &'static Location<'static> {
         self.held_at
+    }
+}
+
+/// A deadlock that happened: who waited for whom in a circle.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub struct Deadlock {
+    /// Each waits for the next one, and the last for the first.
+    pub waits: Vec<Waits>,
+    /// Who was told to give up.
+    pub victim: String,
+}
+
+/// One who waits in a circle.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Waits {
+    /// Who.
+    pub owner: Arc<str>,
+    /// The name of the lock that it waits for.
+    pub wants: String,
+    /// How it wants it.
+    pub mode: Mode,
+    /// Where it asked for it.
+    pub at: &'static Location<'static>,
+    /// How long it had waited.
+    pub waited: Duration,
+    /// Who holds that lock.
+    pub held_by: Arc<str>,
+    /// How.
+    pub held_mode: Mode,
+    /// Where that was taken.
+    pub held_at: &'static Location<'static>,
+}
+
+impl fmt::Display for Deadlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a deadlock of {}, in which `{}` gives up:", self.waits.len(), self.victim)?;
+        for wait in &self.waits {
+            let Waits { owner, wants, mode, at, waited, held_by, held_mode, held_at } = wait;
+            write!(f, " `{owner}` waits for {wants} ({mode}, {waited:?}, at {at}),")?;
+            write!(f, " which `{held_by}` holds ({held_mode}, taken at {held_at});")?;
+        }
+        Ok(())
     }
 }
 

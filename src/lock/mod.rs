@@ -9,6 +9,7 @@ mod error;
 mod guard;
 mod held;
 mod level;
+mod manager;
 mod mutex;
 mod poison;
 mod rwlock;
@@ -19,11 +20,12 @@ mod wait;
 pub use self::all::{Peer, Peers};
 #[doc(hidden)]
 pub use self::all::{ToLock, ToLookAt, ToRead, ToWrite};
-pub use self::error::{LockError, OrderViolation};
+pub use self::error::{Deadlock, LockError, OrderViolation, Waits};
 pub use self::guard::{MappedWriteGuard, ReadGuard, UpgradableGuard, UpgradeError, WriteGuard};
 pub use self::level::{After, Level, Nothing, OnViolation, Order, Unlevelled};
 #[doc(hidden)]
 pub use self::level::{In, LevelInfo, OrderInfo};
+pub use self::manager::{Deadlocks, LockManager, NamedGuard, Session};
 pub use self::mutex::{Mutex, MutexGuard};
 pub use self::poison::{NoPoison, Poison, Poisoning};
 pub use self::rwlock::RwLock;

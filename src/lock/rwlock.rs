@@ -81,7 +81,7 @@ impl Ask<'_> {
     }
 }
 
-fn unpark(waiter: &Waiter) {
+pub(super) fn unpark(waiter: &Waiter) {
     if let Waiter::Thread(thread) = waiter {
         thread.unpark();
     }

@@ -1,0 +1,262 @@
+//! `LockManager`: named locks, sessions, and what becomes of those who wait for each other.
+
+// What a user of the crate holds; the house rules on clocks and threads are for `src/`.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
+
+mod support;
+
+use batchyard::lock::{Cancel, Deadlocks, LockError, LockManager, LockWait, Mode, Session};
+use batchyard::{Clock, ManualClock, Priority, secs};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use support::{Rng, until, within};
+
+const X: Mode = Mode::Exclusive;
+
+fn locks() -> LockManager<String> {
+    LockManager::new()
+}
+
+#[test]
+fn sessions_cross_threads() {
+    fn sends<T: Send>() {}
+    fn shares<T: Send + Sync>() {}
+    sends::<Session<String>>();
+    shares::<LockManager<String>>();
+    let locks = locks();
+    let job = locks.session();
+    job.lock("a", X).unwrap().keep();
+    let job = thread::spawn(move || {
+        job.lock("b", X).unwrap().keep();
+        job
+    });
+    let mut job = job.join().unwrap();
+    let other = locks.session();
+    assert!(matches!(other.try_lock("a", Mode::Shared), Err(LockError::WouldBlock)));
+    job.release_all();
+    drop(other.try_lock("a", X).unwrap());
+    job.lock("a", X).unwrap().keep();
+    drop(job);
+    assert!(other.try_lock("a", X).is_ok(), "what a session held comes back with it");
+}
+
+#[test]
+fn who_holds_it_in_which_way() {
+    let locks = locks();
+    let (a, b) = (locks.session(), locks.session());
+    let shared = a.lock("k", Mode::Shared).unwrap();
+    let again = a.lock("k", Mode::Shared).unwrap();
+    let mut look = b.lock("k", Mode::Upgradable).unwrap();
+    assert!(matches!(look.try_upgrade(), Err(LockError::WouldBlock)));
+    assert!(matches!(a.lock("k", X), Err(LockError::Recursive { held: Mode::Shared, .. })));
+    drop((shared, again));
+    look.upgrade().unwrap();
+    assert_eq!(look.mode(), X);
+    assert!(matches!(b.lock("k", Mode::Shared), Err(LockError::Recursive { held: X, .. })));
+    look.downgrade(Mode::Shared);
+    let mut mine = a.lock("k", Mode::Shared).unwrap();
+    assert!(matches!(mine.upgrade(), Err(LockError::Recursive { .. })), "only from upgradable");
+    assert_eq!((look.mode(), mine.mode()), (Mode::Shared, Mode::Shared));
+}
+
+/// Two who wait for each other: the younger gives up, keeps what it has, and the other goes on.
+#[test]
+fn of_two_who_wait_for_each_other_one_gives_up() {
+    within(|| {
+        let locks = locks();
+        let (old, young) =
+            (locks.session_as("old", Priority::Normal), locks.session_as("young", Priority::Normal));
+        thread::scope(|scope| {
+            let held = young.lock("b", X).unwrap();
+            let (got, gets) = std::sync::mpsc::channel();
+            let waits = scope.spawn(move || {
+                let a = old.lock("a", X).unwrap();
+                got.send(()).unwrap();
+                let b = old.lock("b", Mode::Shared).unwrap();
+                drop((a, b));
+            });
+            gets.recv().unwrap();
+            let error = young.lock("a", X).unwrap_err();
+            let LockError::Deadlock(deadlock) = &error else { panic!("{error}") };
+            assert_eq!((deadlock.waits.len(), &*deadlock.victim), (2, "young"));
+            let text = error.to_string();
+            for part in [
+                "`old` waits for \"b\" (shared",
+                "which `young` holds (exclusive, taken at tests/lock_manager.rs:",
+            ] {
+                assert!(text.contains(part), "{text}");
+            }
+            assert!(!waits.is_finished());
+            drop(held);
+            waits.join().unwrap();
+            // It tries again with its ticket.
+            assert!(young.lock("a", X).is_ok());
+        });
+        assert_eq!(locks.deadlocks(), 1);
+    });
+}
+
+/// The lower class gives up, however old it is; two who upgrade from shared never come to it: only one may.
+#[test]
+fn the_less_urgent_gives_up() {
+    within(|| {
+        let locks = locks();
+        let low = locks.session_as("low", Priority::Low);
+        let high = locks.session_as("high", Priority::High);
+        let both = Barrier::new(2);
+        thread::scope(|scope| {
+            let low = scope.spawn(|| {
+                let low = low;
+                let _a = low.lock("a", X).unwrap();
+                both.wait();
+                low.lock("b", X).map(drop)
+            });
+            let high = scope.spawn(|| {
+                let high = high;
+                let _b = high.lock("b", X).unwrap();
+                both.wait();
+                high.lock("a", X).map(drop)
+            });
+            assert!(matches!(low.join().unwrap(), Err(LockError::Deadlock(_))));
+            high.join().unwrap().unwrap();
+        });
+    });
+}
+
+/// Who is stuck behind a waiter by the order of the queue alone is let past: nobody gives up.
+#[test]
+fn a_circle_by_the_order_of_a_queue_has_no_victim() {
+    within(|| {
+        let locks = locks();
+        let (holder, writer, reader) = (locks.session(), locks.session(), locks.session());
+        thread::scope(|scope| {
+            let other = reader.lock("other", X).unwrap();
+            let (got, gets) = std::sync::mpsc::channel();
+            // Shares `k`, and waits for what the reader holds.
+            let holds = scope.spawn(move || {
+                let _k = holder.lock("k", Mode::Shared).unwrap();
+                got.send(()).unwrap();
+                drop(holder.lock("other", X).unwrap());
+            });
+            gets.recv().unwrap();
+            // Waits for `k` alone, and keeps newcomers out.
+            let writes = scope.spawn(move || drop(writer.lock("k", X).unwrap()));
+            let probe = locks.session();
+            until("the writer waits", || probe.try_lock("k", Mode::Shared).is_err());
+            // Could share `k`, but for the writer, who waits for the holder, who waits for us.
+            let k = reader.lock("k", Mode::Shared).unwrap();
+            drop((k, other));
+            holds.join().unwrap();
+            writes.join().unwrap();
+        });
+        assert_eq!((locks.deadlocks(), locks.repaired()), (0, 1));
+    });
+}
+
+#[test]
+fn a_deadline_and_a_cancel_end_a_wait() {
+    within(|| {
+        let time = ManualClock::new();
+        let locks: LockManager<u64> = LockManager::with(Deadlocks::Detect, time.clock());
+        let (a, b) = (locks.session(), locks.session());
+        let held = a.lock(&1, X).unwrap();
+        thread::scope(|scope| {
+            let late = scope.spawn(|| {
+                let b = b;
+                let late = b.lock_with(&1, X, &LockWait::new().by(secs(1))).map(drop);
+                let cancel = Cancel::new();
+                cancel.cancel();
+                (late, b.lock_with(&1, X, &LockWait::new().cancel(&cancel)).map(drop))
+            });
+            time.wait_for_sleepers(1);
+            time.advance(secs(1));
+            let (late, cancelled) = late.join().unwrap();
+            assert!(matches!(late, Err(LockError::TimedOut { waited }) if waited == secs(1)), "{late:?}");
+            assert!(matches!(cancelled, Err(LockError::Cancelled)), "{cancelled:?}");
+        });
+        drop(held);
+    });
+}
+
+#[test]
+fn idle_locks_are_dropped() {
+    let locks: LockManager<u64> = LockManager::with(Deadlocks::Off, Clock::os());
+    let job = locks.session();
+    job.lock(&u64::MAX, X).unwrap().keep();
+    for n in 0..100_000 {
+        drop(job.lock(&n, X).unwrap());
+    }
+    assert!(locks.len() < 20_000, "{} are left", locks.len());
+    assert!(matches!(locks.session().try_lock(&u64::MAX, Mode::Shared), Err(LockError::WouldBlock)));
+}
+
+#[test]
+fn a_name_of_a_megabyte() {
+    let locks = locks();
+    let name = "n".repeat(1 << 20);
+    let (a, b) = (locks.session(), locks.session());
+    let _held = a.lock(&*name, X).unwrap();
+    assert!(matches!(b.try_lock(&*name, X), Err(LockError::WouldBlock)));
+}
+
+/// Programs of 2 to 8 owners over a few locks. Those who climb never hear of a deadlock; the others end, whatever they do,
+/// since who gives up gives all back.
+#[test]
+fn random_programs_end() {
+    within(|| {
+        const PROGRAMS: u64 = 1_000;
+        let found = AtomicU64::new(0);
+        for seed in 1..=PROGRAMS {
+            let mut random = Rng::new(seed);
+            let owners = 2 + random.below(7);
+            let names = 2 + random.below(4);
+            let climbs = random.one_in(3);
+            let locks: LockManager<u64> = LockManager::new();
+            let start = Barrier::new(owners as usize);
+            thread::scope(|scope| {
+                for owner in 0..owners {
+                    let (locks, start, found) = (&locks, &start, &found);
+                    scope.spawn(move || {
+                        let mut random = Rng::new(seed * 31 + owner);
+                        let job = locks.session();
+                        start.wait();
+                        for _ in 0..4 {
+                            let mut held = Vec::new();
+                            let mut next = 0;
+                            for _ in 0..1 + random.below(3) {
+                                let name = if climbs { next + random.below(2) } else { random.below(names) };
+                                next = name + 1;
+                                let mode = [Mode::Shared, Mode::Upgradable, X][random.below(3) as usize];
+                                match job.lock(&name, mode) {
+                                    Ok(mut guard) => {
+                                        if mode == Mode::Upgradable && random.one_in(2) {
+                                            match guard.upgrade() {
+                                                // (It may share the lock as well.)
+                                                Ok(()) | Err(LockError::Recursive { .. }) => {}
+                                                Err(LockError::Deadlock(_)) if !climbs => break,
+                                                Err(error) => panic!("{error}"),
+                                            }
+                                        }
+                                        held.push(guard);
+                                    }
+                                    Err(LockError::Recursive { .. }) => {}
+                                    Err(LockError::Deadlock(deadlock)) if !climbs => {
+                                        assert!(deadlock.waits.len() > 1, "{deadlock}");
+                                        found.fetch_add(1, Ordering::Relaxed);
+                                        break;
+                                    }
+                                    Err(error) => panic!("{error}, in program {seed}"),
+                                }
+                                thread::yield_now();
+                            }
+                        }
+                    });
+                }
+            });
+            let job = locks.session();
+            (0..9).for_each(|name| drop(job.try_lock(&name, X).expect("all is given back")));
+        }
+        assert!(found.into_inner() > 0, "no deadlock in {PROGRAMS} programs");
+    });
+}

@@ -46,6 +46,13 @@ pub(crate) struct Blocked {
     pub(crate) hastened: bool,
 }
 
+impl Blocked {
+    /// It holds what it wants more of.
+    fn upgrades(&self) -> bool {
+        self.holds.iter().any(|(held, share)| *held == self.wants.0 && matches!(share, Share::Lock(_)))
+    }
+}
+
 /// Whether two may not hold a lock so at a time.
 pub(crate) fn conflict(a: Mode, b: Mode) -> bool {
     match (a, b) {
@@ -95,9 +102,14 @@ fn held_up_by(all: &[Blocked], left: &[bool], at: usize, soft: bool) -> Option<u
     }
 }
 
-/// Whether `other` stands before `me` in the queue for the same thing, and has to be served first.
+/// Whether `other` stands before `me` in the queue for the same thing, and has to be served first. Who upgrades stands before
+/// all, also before who was let past the queue.
 fn is_before(other: &Blocked, me: &Blocked) -> bool {
-    if me.hastened || other.wants.0 != me.wants.0 || (!other.hastened && other.place >= me.place) {
+    if other.wants.0 != me.wants.0 {
+        return false;
+    }
+    let in_queue = !me.hastened && (other.hastened || other.place < me.place);
+    if !in_queue && !other.upgrades() {
         return false;
     }
     match (other.wants.1, me.wants.1) {
@@ -130,7 +142,10 @@ pub(crate) fn victim(all: &[Blocked], circle: &[usize]) -> Option<usize> {
 
 /// Whom to let past its queue: of those stuck by the order of queues alone one that no other of them holds up otherwise.
 pub(crate) fn to_hasten(all: &[Blocked], left: &[bool]) -> Option<usize> {
-    (0..all.len()).find(|at| left[*at] && !all[*at].hastened && held_up_by(all, left, *at, false).is_none())
+    (0..all.len()).find(|at| {
+        let stuck = left[*at] && held_up_by(all, left, *at, false).is_none();
+        stuck && (!all[*at].hastened || held_up_by(all, left, *at, true).is_some())
+    })
 }
 
 #[cfg(test)]
@@ -259,13 +274,16 @@ mod tests {
         // The order of the queues holds up more; who is hastened needs no victim.
         if !stuck.contains(&true) {
             let mut all = all;
-            for _ in 0..=all.len() {
+            for _ in 0..=all.len() * 2 {
                 let left = super::stuck(&all, true);
                 if !left.contains(&true) {
                     return;
                 }
                 let at = to_hasten(&all, &left).expect("somebody can be let past");
-                all[at].hastened = true;
+                if std::mem::replace(&mut all[at].hastened, true) {
+                    // Only an upgrade was before it still, which it enters beside.
+                    all.remove(at);
+                }
             }
             panic!("{state:?} stays stuck");
         }

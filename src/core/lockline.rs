@@ -73,6 +73,17 @@ pub enum Left {
     Full,
 }
 
+/// What became of somebody who was to be let past the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hastened {
+    /// Nobody waits so: not yet, or not any more.
+    Nobody,
+    /// It stands before all others.
+    First,
+    /// It has entered, beside an upgrade that waits.
+    Entered,
+}
+
 /// A node in a line, to be taken out whatever happens, an unwinding `park` or `wake` included.
 struct Seated<'a, N: Fn() -> u64, W: FnMut(&Waiter)> {
     lock: &'a RawLock,
@@ -279,9 +290,10 @@ impl RawLock {
         seated.wait(parker, park)
     }
 
-    /// Lets who waits as this owner past all others, now or as soon as the holders leave it room. False: nobody waits so.
-    /// For who is held up by the order of the line alone, and holds the others up in turn.
-    pub(crate) fn hasten(&self, owner: u32, now: u64, wake: &mut impl FnMut(&Waiter)) -> bool {
+    /// Lets who waits as this owner past all others, now or as soon as the holders leave it room; who wants to share the lock
+    /// also past an upgrade that waits for the readers, of whom it is one more. For who is held up by the order of the line
+    /// alone, and holds the others up in turn.
+    pub(crate) fn hasten(&self, owner: u32, now: u64, wake: &mut impl FnMut(&Waiter)) -> Hastened {
         let mut line = self.latch(now);
         let mut found = None;
         line.lines.each(|seat| {
@@ -290,12 +302,23 @@ impl RawLock {
             }
             found.is_none()
         });
-        let Some(seat) = found else { return false };
+        let Some(seat) = found else { return Hastened::Nobody };
+        if self.word.look().drains()
+            && seat.with(|e| e.want.0 == Mode::Shared)
+            && self.word.share_again().is_ok()
+        {
+            let mut wakes = Wakes::default();
+            line.tally.handed += 1;
+            line.told.take_if(|told| *told == seat);
+            wakes.push(self.take_out(&mut line, seat, NodeState::Granted));
+            self.settle_with(line, false, None, wakes, wake);
+            return Hastened::Entered;
+        }
         line.lines.unlink(seat);
         seat.with(|e| e.set_claim(Claim::Inside { class: e.class.into(), above: 0 }));
         line.lines.push(seat);
         self.settle(line, false, None, wake);
-        true
+        Hastened::First
     }
 
     /// Queues `node`, or enters at once.

@@ -18,7 +18,7 @@
 use super::error::{Deadlock, LockError, Waits};
 use super::rwlock::{Ask, unpark};
 use super::wait::LockWait;
-use crate::core::lockline::{Left, RawLock};
+use crate::core::lockline::{Hastened, Left, RawLock};
 use crate::core::lockword::{MAX_OWNER, Miss, Mode};
 use crate::job::Priority;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -115,6 +115,8 @@ struct Waiting<K> {
     since: Timestamp,
     thread: Unparker,
     verdict: Option<Box<Deadlock>>,
+    /// It was let in past the queue, and has not left yet.
+    entered: bool,
 }
 
 /// What a session holds.
@@ -290,11 +292,14 @@ impl<K: Hash + Eq + Clone + fmt::Debug> Inner<K> {
             let Some(at) = waitgraph::to_hasten(&all, &left) else { break };
             let number = all[at].owner as u32;
             let Some(at) = graph.position(number) else { break };
-            // One that is not in its line yet is looked at again later.
-            if !graph.waiting[at].name.raw.hasten(number, now.as_nanos(), &mut unpark) {
-                break;
+            match graph.waiting[at].name.raw.hasten(number, now.as_nanos(), &mut unpark) {
+                Hastened::First if !graph.waiting[at].blocked.hastened => {
+                    graph.waiting[at].blocked.hastened = true
+                }
+                Hastened::Entered => graph.waiting[at].entered = true,
+                // One that is not in its line, or whose upgrade is just about to be had, is looked at again later.
+                Hastened::First | Hastened::Nobody => break,
             }
-            graph.waiting[at].blocked.hastened = true;
             self.repaired.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -303,7 +308,7 @@ impl<K: Hash + Eq + Clone + fmt::Debug> Inner<K> {
 impl<K: fmt::Debug> Graph<K> {
     /// Those who wait and are no victims.
     fn undecided(&self) -> Vec<Blocked> {
-        let undecided = self.waiting.iter().filter(|one| one.verdict.is_none());
+        let undecided = self.waiting.iter().filter(|one| one.verdict.is_none() && !one.entered);
         undecided.map(|one| one.blocked.clone()).collect()
     }
 
@@ -612,7 +617,18 @@ impl<K: Hash + Eq + Clone + fmt::Debug> Session<K> {
             hastened: false,
         };
         let (name, who) = (Arc::clone(name), self.who());
-        graph.waiting.push(Waiting { blocked, name, who, mode, holds, place, since, thread, verdict: None });
+        graph.waiting.push(Waiting {
+            blocked,
+            name,
+            who,
+            mode,
+            holds,
+            place,
+            since,
+            thread,
+            verdict: None,
+            entered: false,
+        });
     }
 }
 

@@ -28,11 +28,7 @@ impl Aimd {
     pub(crate) fn grow(&self, rate: u64, tokens: u64, nanos: u64) -> u64 {
         let used = u128::from(tokens).saturating_mul(2 * 1_000_000 * 1_000_000_000);
         let enough = used >= u128::from(rate) * u128::from(nanos);
-        if enough && tokens > 0 {
-            rate.saturating_add(self.step).min(self.ceiling.max(rate))
-        } else {
-            rate
-        }
+        if enough && tokens > 0 { rate.saturating_add(self.step).min(self.ceiling.max(rate)) } else { rate }
     }
 }
 

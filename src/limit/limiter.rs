@@ -206,7 +206,8 @@ impl RateLimiter {
     ///
     /// As [`acquire_by`](Self::acquire_by). In order of priority nobody knows its turn before it is the next: only then
     /// can it hear [`LimitError::WouldMissDeadline`], and before, when the deadline is over,
-    /// [`LimitError::TimedOut`]. Neither costs anybody a token or a place.
+    /// [`LimitError::TimedOut`]. Neither costs anybody a token or a place. [`LimitError::NeverFits`] at once, wherever it
+    /// would stand.
     ///
     /// ```
     /// use batchyard::limit::{LimitError, Order, RateLimiter};
@@ -291,6 +292,10 @@ impl RateLimiter {
     /// Nobody passes before `until`; then they go one by one from an empty bucket, the first after one period, and
     /// those who sleep already keep their order. For a `Retry-After`. A pause is never shortened by another, and what
     /// prolongs none wakes nobody. Whose time had come before keeps that, also if nobody has looked since.
+    ///
+    /// One without an end ([`Deadline::NEVER`]) is [`resume`](Self::resume)'s to end: who waits sleeps until then, or hears
+    /// [`LimitError::WouldMissDeadline`] if it has a deadline. So does, in order of arrival, whoever comes meanwhile, as there
+    /// is no place for it; by priority it waits.
     ///
     /// ```
     /// use batchyard::{ManualClock, Rate, RateLimiter, secs};

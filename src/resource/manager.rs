@@ -402,7 +402,7 @@ impl ResourceManager {
         let (kind, inner) = (kind.into(), &*self.inner);
         let number = inner.number(&kind)?;
         let reserved = inner.list.word(number)?.floor(0);
-        Some(inner.book(number)?.read(&kind, inner.list.load(number), reserved, inner.clock.now()))
+        Some(inner.book(number)?.read(&kind, inner.list.load(number), reserved, || inner.clock.now()))
     }
 
     /// Who holds what, where it was taken, and for how long. O(permits). What a running batch's items `need` of an engine's

@@ -259,8 +259,11 @@ fn tokens_that_came_while_a_permit_was_waited_for_are_no_burst() {
             thread::yield_now();
         }
     };
-    let one_sleeps = || until("one waits for its token", &|| time.next_deadline().is_some());
-    let all_of = |n| until("so many", &|| granted.load(Ordering::Relaxed) >= n);
+    let after = |n: usize| {
+        until("so many were granted, and the others sleep for their tokens", &|| {
+            (granted.load(Ordering::Relaxed), time.sleepers()) == (n, WAITERS - n)
+        });
+    };
     for _ in 0..WAITERS {
         let (manager, demand, granted) = (manager.clone(), demand.clone(), Arc::clone(&granted));
         thread::spawn(move || {
@@ -268,23 +271,174 @@ fn tokens_that_came_while_a_permit_was_waited_for_are_no_burst() {
             granted.fetch_add(1, Ordering::Relaxed);
         });
     }
-    one_sleeps();
-    until("the others wait for their turn", &|| manager.waiting("api") == Some(WAITERS - 1));
+    after(0);
     let held = manager.acquire(&"gpu".into()).unwrap();
     time.advance(secs(60));
-    until("one waits for the permit", &|| manager.waiting("gpu") > Some(0));
+    until("all wait for the permit", &|| manager.waiting("gpu") == Some(WAITERS));
     drop(held);
     // The one place that was late, and the burst of one.
-    all_of(2);
-    one_sleeps();
-    assert_eq!(granted.load(Ordering::Relaxed), 2);
+    after(2);
     for all in 3..=WAITERS {
-        one_sleeps();
         time.advance(batchyard::millis(100));
-        all_of(all);
-        assert_eq!(granted.load(Ordering::Relaxed), all);
+        after(all);
     }
     assert_eq!(manager.available("gpu"), Some(1));
+}
+
+/// Whoever waits for a permit with its token due is waited for by nobody: the permit's holder, of whom nothing is known but
+/// that it has the permit, can go on.
+#[test]
+fn who_had_a_token_holds_nobody_up() {
+    let time = ManualClock::new();
+    let rate = RateLimiter::builder(Rate::per_second(1)).clock(time.clock()).build().unwrap();
+    let manager = ResourceManager::builder().quota("disk", 1).quota("net", 1).rate("api", rate);
+    let manager = manager.clock(time.clock()).build().unwrap();
+    manager.rate("api").unwrap().acquire(1).unwrap();
+    let asks = |kind: &str| {
+        let (manager, demand) = (manager.clone(), Demand::new().need(kind, 1).pace("api", 1));
+        thread::spawn(move || drop(manager.acquire(&demand).unwrap()))
+    };
+    let first = asks("disk");
+    let sleepers = |n| {
+        let start = Instant::now();
+        while time.sleepers() != n {
+            assert!(start.elapsed() < secs(20), "{} sleep", time.sleepers());
+            thread::yield_now();
+        }
+    };
+    sleepers(1);
+    let disk = manager.acquire(&"disk".into()).unwrap();
+    time.advance(secs(1));
+    wait_for(&manager, "disk", 1);
+    // The token that has come is for whoever has the rest.
+    asks("net").join().unwrap();
+    drop(disk);
+    sleepers(1);
+    time.advance(secs(1));
+    first.join().unwrap();
+}
+
+/// Places in two rates, of which one comes later: what has come of the other meanwhile is no burst either.
+#[test]
+fn tokens_that_came_while_another_rate_was_waited_for_are_no_burst() {
+    const WAITERS: usize = 5;
+    let time = ManualClock::new();
+    let rate = |rate| {
+        RateLimiter::builder(rate).max_rate(Rate::per_second(1_000)).clock(time.clock()).build().unwrap()
+    };
+    let manager = ResourceManager::builder()
+        .rate("fast", rate(Rate::per_second(1)))
+        .rate("slow", rate(Rate::per(1, secs(3_600))))
+        .clock(time.clock())
+        .build()
+        .unwrap();
+    manager.rate("fast").unwrap().acquire(1).unwrap();
+    let slow = manager.rate("slow").unwrap();
+    slow.acquire(1).unwrap();
+    let granted = Arc::new(AtomicUsize::new(0));
+    for _ in 0..WAITERS {
+        let (manager, granted) = (manager.clone(), Arc::clone(&granted));
+        thread::spawn(move || {
+            drop(manager.acquire(&Demand::new().pace("fast", 1).pace("slow", 1)).unwrap());
+            granted.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+    time.wait_for_sleepers(WAITERS);
+    let start = Instant::now();
+    // Each place of the first rate comes long before one of the second; then these come all together.
+    for _ in 0..60 {
+        assert_eq!(granted.load(Ordering::Relaxed), 0);
+        time.advance(secs(1));
+        // Whoever has its place awake has dealt with it.
+        while time.sleepers() < WAITERS || time.next_deadline() <= Some(time.now()) {
+            assert!(start.elapsed() < secs(20), "only {} sleep", time.sleepers());
+            thread::yield_now();
+        }
+    }
+    slow.set_rate(Rate::per_second(1_000)).unwrap();
+    time.advance(secs(1));
+    let mut most = 3; // one that was late, the burst, and one a second
+    loop {
+        let now = granted.load(Ordering::Relaxed);
+        assert!(now <= most, "{now} were granted, where {most} may be");
+        if now == WAITERS {
+            return;
+        }
+        assert!(start.elapsed() < secs(20), "only {now} were granted");
+        if now + time.sleepers() == WAITERS {
+            most += 1;
+            time.advance(secs(1));
+        }
+        thread::yield_now();
+    }
+}
+
+/// Two disks, and a rate of one an hour whose token is gone.
+fn disk_and_rate(time: &ManualClock) -> (ResourceManager, Demand) {
+    let rate = RateLimiter::builder(Rate::per_hour(1)).clock(time.clock()).counted().build().unwrap();
+    let manager = ResourceManager::builder().quota("disk", 2).rate("api", rate).max_waiters(1);
+    let manager = manager.clock(time.clock()).build().unwrap();
+    manager.rate("api").unwrap().acquire(1).unwrap();
+    (manager, Demand::new().need("disk", 2).pace("api", 1))
+}
+
+#[test]
+fn a_token_that_comes_too_late_is_not_asked_for() {
+    let time = ManualClock::new();
+    let (manager, demand) = disk_and_rate(&time);
+    let late = manager.acquire_with(&demand, &Wait::new().by(secs(3_599)));
+    assert!(matches!(late, Err(AcquireError::Paced { .. })), "{late:?}");
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let wait = Wait::new().cancel(&cancel);
+    assert_eq!(manager.acquire_with(&demand, &wait).map(drop), Err(AcquireError::Cancelled));
+    // A place would have been taken, and given back.
+    assert_eq!(manager.rate("api").unwrap().stats().counts.map(|counts| counts.cancelled), Some(0));
+}
+
+/// Who sleeps for its tokens is one who waits, and hears of a close.
+#[test]
+fn who_sleeps_for_tokens_waits_for_the_permits_too() {
+    let time = ManualClock::new();
+    let (manager, demand) = disk_and_rate(&time);
+    let sleeps = |what: fn(&ResourceManager)| {
+        thread::scope(|scope| {
+            let first = scope.spawn(|| manager.acquire(&demand).map(drop));
+            time.wait_for_sleepers(1);
+            assert_eq!(manager.acquire(&demand).map(drop), Err(AcquireError::QueueFull { most: 1 }));
+            what(&manager);
+            first.join().unwrap()
+        })
+    };
+    let sets = |manager: &ResourceManager| manager.set_limit("disk", 1).unwrap();
+    assert!(matches!(sleeps(sets), Err(AcquireError::NeverFits { asked: 2, limit: 1, .. })));
+    manager.set_limit("disk", 2).unwrap();
+    assert_eq!(sleeps(ResourceManager::close), Err(AcquireError::Closed { kind: "disk".into() }));
+    assert_eq!(manager.rate("api").unwrap().stats().counts.unwrap().cancelled, 2);
+}
+
+/// Tokens that have come are for whoever has the permit, and in a pause for nobody.
+#[test]
+fn what_one_cannot_use_another_can() {
+    let time = ManualClock::new();
+    let (manager, demand) = disk_and_rate(&time);
+    let cancel = Cancel::new();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| manager.acquire_with(&demand, &Wait::new().cancel(&cancel)).map(drop));
+        time.wait_for_sleepers(1);
+        let disk = manager.acquire(&"disk".into()).unwrap();
+        time.advance(secs(3_600));
+        wait_for(&manager, "disk", 1);
+        cancel.cancel();
+        assert_eq!(first.join().unwrap(), Err(AcquireError::Cancelled));
+        drop(disk);
+    });
+    let rate = manager.rate("api").unwrap();
+    rate.pause_until(time.now() + secs(60));
+    assert!(manager.try_acquire(&demand).is_err(), "in a pause");
+    rate.resume();
+    drop(manager.try_acquire(&demand).unwrap());
+    assert!(matches!(manager.try_acquire(&demand), Err(AcquireError::Paced { .. })), "there was one");
 }
 
 /// So many tokens that they do not run out.

@@ -1,12 +1,15 @@
-//! How a demand is had: permits all or none, the rates' tokens last, and nothing in hand while waiting.
+//! How a demand is had: permits all or none, the rates' tokens last, and no permit in hand while tokens are waited for.
 //!
 //! ```text
-//!  try ──► all there? ──► rates pay at once? ──► permit
-//!            │ no            │ no: the permits go back
-//!            ▼               ▼
-//!          queue for      a place in every rate; sleep until all have come; then for the permits again,
-//!          the permits    with the tokens paid
+//!  try ──► all permits there? ──► the rates pay? ──► permit
+//!   ▲        │ no                   │ no: the permits go back
+//!   │        ▼                      ▼
+//!   │      queue for them,        a place in each rate that is short; sleep until all have come
+//!   │      then as if there         │
+//!   └───────────────────────────────┘
 //! ```
+//!
+//! What becomes of tokens that have come while permits are queued for is told in `places.rs`.
 //!
 //! A sleeper in the queue wakes for its grant, its deadline, its cancel, and for the next lease that is over: so what
 //! is lost with a holder comes back by whoever needs it.
@@ -22,20 +25,19 @@ use super::lapse::{begin, expiry, tick};
 use super::manager::Inner;
 use super::owner::Owner;
 use super::permit::Permit;
+use super::places::{Pace, Places, paces, pay_now};
 use super::wait::{Entry as Asleep, Wait};
 use crate::core::lease::NEVER;
-use crate::core::waitlist::{self, Claim, MAX_PARTS, Refused, Unmet, WaitList};
-use crate::limit::{Denied, LimitError, RateLimiter, Reservation};
+use crate::core::waitlist::{self, Claim, MAX_PARTS, Refused, Unmet};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Parker, with_parker};
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 use std::panic::Location;
-use std::time::Duration;
 
 /// A demand in the manager's own numbers.
 pub(super) struct Resolved<'a> {
     pub(super) needs: waitlist::Demand,
-    paces: Vec<(&'a ResourceKind, &'a RateLimiter, u64)>,
+    paces: Vec<Pace<'a>>,
 }
 
 /// Permits that were taken and are nobody's yet: they go back if nothing comes of it.
@@ -50,21 +52,6 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// The turns at some rates, to be passed on.
-struct Turn<'a> {
-    inner: &'a Inner,
-    turns: waitlist::Demand,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let inner = self.inner;
-        if inner.turns.give(&self.turns) {
-            inner.turns.drain(inner.clock.now().as_nanos(), &mut |w| inner.tell(w));
-        }
-    }
-}
-
 /// One of those who wait; leaves the count when dropped.
 struct Counted<'a>(&'a AtomicUsize);
 
@@ -73,9 +60,6 @@ impl Drop for Counted<'_> {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
-
-/// Tokens to come, of one rate each.
-type Tokens<'a> = Vec<(&'a ResourceKind, &'a RateLimiter, Reservation)>;
 
 impl Inner {
     pub(super) fn resolve<'a>(&'a self, d: &'a Demand) -> Result<Resolved<'a>, AcquireError> {
@@ -88,16 +72,7 @@ impl Inner {
         if asked > MAX_PARTS {
             return Err(AcquireError::TooManyKinds { asked, most: MAX_PARTS });
         }
-        let mut paces = Vec::new();
-        for (rate, n) in d.paces() {
-            let unknown = || AcquireError::UnknownRate { rate: rate.clone() };
-            let limiter = self.rates.get(rate).ok_or_else(unknown)?;
-            let burst = limiter.burst();
-            if n > burst && !limiter.owes() {
-                return Err(AcquireError::NeverFits { kind: rate.clone(), asked: n, limit: burst });
-            }
-            paces.push((rate, limiter, n));
-        }
+        let paces = paces(&self.rates, d)?;
         Ok(Resolved { needs, paces })
     }
 
@@ -110,7 +85,7 @@ impl Inner {
         checked_lease(wait.lease)?;
         let want = this.resolve(d)?;
         let taken = this.take_now(&want.needs, wait).and_then(|taken| {
-            this.pay_now(&want)?;
+            pay_now(this, &want.paces)?;
             Ok(taken)
         });
         match taken {
@@ -133,7 +108,7 @@ impl Inner {
         let want = this.resolve(d)?;
         // Permits first and without waiting: most calls end here, and never look at the clock for a deadline.
         if let Ok(taken) = this.take_now(&want.needs, wait) {
-            if this.pay_now(&want).is_ok() {
+            if pay_now(this, &want.paces).is_ok() {
                 return Ok(Self::grant(this, taken, wait, inside, place, None));
             }
             drop(taken);
@@ -163,41 +138,6 @@ impl Inner {
         Ok(Taken { inner: self, needs })
     }
 
-    /// All tokens or none, now.
-    fn pay_now(&self, want: &Resolved<'_>) -> Result<(), AcquireError> {
-        match &*want.paces {
-            [] => Ok(()),
-            [one] => one.1.try_acquire(one.2).map(drop).map_err(|denied| short_of(one, denied)),
-            several => {
-                // One at a time, and looked at first: a place that is given back when another was taken behind it is
-                // lost. (Takers of one rate may still come between; then tokens are lost, not the law.)
-                let _paying = self.paying.lock();
-                for pace in several {
-                    pace.1.look(pace.2).map_err(|denied| short_of(pace, denied))?;
-                }
-                let mut tokens = Self::reserve(want)?;
-                loop {
-                    if let Some(Due { rate, now, at, .. }) = latest(&tokens)? {
-                        let ready_in = at - now;
-                        return Err(AcquireError::Paced { rate: rate.clone(), ready_in });
-                    }
-                    tokens = spend(tokens);
-                    if tokens.is_empty() {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
-
-    /// A place in every rate: a token of one is of no use while another's is waited for.
-    fn reserve<'a>(want: &Resolved<'a>) -> Result<Tokens<'a>, AcquireError> {
-        let place = |&(rate, limiter, n): &(&'a ResourceKind, &'a RateLimiter, u64)| {
-            Ok((rate, limiter, limiter.reserve(n).map_err(|error| limited(rate, error))?))
-        };
-        want.paces.iter().map(place).collect()
-    }
-
     fn take_in_time<'a>(
         &'a self,
         want: &'a Resolved<'_>,
@@ -206,36 +146,31 @@ impl Inner {
         asked: Timestamp,
     ) -> Result<Taken<'a>, AcquireError> {
         let until = wait.deadline.and_then(|deadline| deadline.on(&self.clock));
-        let mut tokens: Option<Tokens<'_>> = None;
-        let mut turn = None;
+        let mut places = Places::new(self, &want.paces);
         loop {
             let taken = match self.take_now(&want.needs, wait) {
                 Ok(taken) => taken,
-                Err(AcquireError::Full { kind }) => self.queue(want, (wait, inside), kind, asked, until)?,
+                Err(AcquireError::Full { kind }) => {
+                    places.give_up();
+                    self.queue(want, (wait, inside), kind, asked, until)?
+                }
                 Err(error) => return Err(error),
             };
-            if tokens.is_none() && self.pay_now(want).is_ok() {
-                return Ok(taken);
-            }
-            if turn.is_none() {
-                drop(taken);
-                turn = Some(self.turn(want, wait, inside, asked, until)?);
-                continue;
-            }
-            let mut places = match tokens.take() {
-                Some(places) => places,
-                None => Self::reserve(want)?,
-            };
-            // The latest again each time: a change of a rate or a pause may have moved it, or a lower burst ended it.
-            if latest(&places)?.is_none() {
-                places = spend(places);
-                if places.is_empty() {
-                    return Ok(taken);
+            match places.pay() {
+                Ok(()) => return Ok(taken),
+                Err(AcquireError::Paced { rate, .. }) => {
+                    drop(taken);
+                    if wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
+                        return Err(AcquireError::Cancelled);
+                    }
+                    // Who sleeps for tokens may have to queue for permits then.
+                    self.may_queue(&want.needs, inside, &rate)?;
+                    let _counted = self.counted()?;
+                    places.reserve(&rate, until.map(|until| until - self.clock.now()))?;
+                    places.sleep(&want.needs, wait, inside, until)?;
                 }
+                Err(error) => return Err(error),
             }
-            drop(taken);
-            self.sleep(&places, wait, inside, until)?;
-            tokens = Some(places);
         }
     }
 
@@ -250,9 +185,7 @@ impl Inner {
     ) -> Result<Taken<'a>, AcquireError> {
         let class = wait.priority.class();
         let mut claim = Claim::Class(class);
-        if inside.is_none() && self.forbidden.get().is_some_and(|is_forbidden| is_forbidden()) {
-            return Err(AcquireError::WouldBlockWorker { kind: short });
-        }
+        self.may_queue(&want.needs, inside, &short)?;
         if let Some(inside) = inside {
             let above = self.in_order(want, &short, inside)?;
             claim = Claim::Inside { class, above };
@@ -263,7 +196,7 @@ impl Inner {
             let (held, place) = (self.kind(kind), held.place.to_string());
             return Err(AcquireError::WouldHoldAndWait { kind: short, held, place });
         }
-        match self.wait_in(&self.list, &want.needs, claim, (wait, inside), until)? {
+        match self.wait_in(&want.needs, claim, (wait, inside), until)? {
             Ok(()) => Ok(Taken { inner: self, needs: &want.needs }),
             Err(Unmet::Refused(Refused::Short { .. })) => {
                 Err(AcquireError::QueueFull { most: self.max_waiters })
@@ -281,67 +214,48 @@ impl Inner {
         }
     }
 
+    /// Whether this thread may queue for permits.
+    fn may_queue(
+        &self,
+        needs: &waitlist::Demand,
+        inside: Option<&Inside<'_>>,
+        short: &ResourceKind,
+    ) -> Result<(), AcquireError> {
+        let may_not = || self.forbidden.get().is_some_and(|is_forbidden| is_forbidden());
+        if inside.is_none() && !needs.is_empty() && may_not() {
+            return Err(AcquireError::WouldBlockWorker { kind: short.clone() });
+        }
+        Ok(())
+    }
+
+    /// One more who waits.
+    fn counted(&self) -> Result<Counted<'_>, AcquireError> {
+        let counted = Counted(&self.waiting);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
+            return Err(AcquireError::QueueFull { most: self.max_waiters });
+        }
+        Ok(counted)
+    }
+
+    /// Whether permits that are not there may still come.
+    pub(super) fn still_possible(&self, needs: &waitlist::Demand, wait: &Wait) -> Result<(), AcquireError> {
+        self.list.verdict(needs, wait.priority.class()).map_err(|refused| self.refused(refused))
+    }
+
     /// What the asker holds already: as the owner it names, or as this thread.
     fn held_by_asker(&self, wait: &Wait) -> Option<Entry> {
         self.holders.held_by(Caller::id(), wait.owner.as_ref().map(|owner| owner.id()))
     }
 
-    /// Waits for its turn at the rates it asks for. `None`: it needs none.
-    ///
-    /// A place in a rate whose time has come while something else is waited for is used late, beside what the bucket has
-    /// filled up with since. So of those who wait for a rate and for something else, too, one at a time has a place in it.
-    /// Who holds something does not wait for the turn of another, who may be waiting for that.
-    fn turn<'a>(
-        &'a self,
-        want: &Resolved<'_>,
-        wait: &Wait,
-        inside: Option<&Inside<'_>>,
-        asked: Timestamp,
-        until: Option<Timestamp>,
-    ) -> Result<Option<Turn<'a>>, AcquireError> {
-        let alone = want.paces.len() + usize::from(!want.needs.is_empty()) < 2;
-        if alone || inside.is_some() || wait.while_holding || self.held_by_asker(wait).is_some() {
-            return Ok(None);
-        }
-        let Some((rate, ..)) = want.paces.first() else { return Ok(None) };
-        for pace in &want.paces {
-            let left = until.map_or(Duration::MAX, |until| until - self.clock.now());
-            match pace.1.look(pace.2).map_err(|denied| short_of(pace, denied)) {
-                Err(AcquireError::Paced { ready_in, .. }) if ready_in <= left => {}
-                looked => looked?,
-            }
-        }
-        if self.forbidden.get().is_some_and(|is_forbidden| is_forbidden()) {
-            return Err(AcquireError::WouldBlockWorker { kind: (*rate).clone() });
-        }
-        let numbered = self.rates.keys().zip(0..);
-        let turns = numbered
-            .filter(|(rate, _)| want.paces.iter().any(|(wanted, ..)| wanted == rate))
-            .fold(waitlist::Demand::new(), |turns, (_, number)| turns.and(number, 1));
-        match self.wait_in(&self.turns, &turns, Claim::Class(wait.priority.class()), (wait, None), until)? {
-            Ok(()) => Ok(Some(Turn { inner: self, turns })),
-            // More rates than a demand has parts: it goes without.
-            Err(Unmet::Refused(Refused::Never { .. })) => Ok(None),
-            Err(Unmet::Refused(_)) => Err(AcquireError::QueueFull { most: self.max_waiters }),
-            Err(Unmet::TimedOut) => {
-                Err(AcquireError::TimedOut { kind: (*rate).clone(), waited: self.clock.now() - asked })
-            }
-        }
-    }
-
-    /// Sleeps in a list until it grants.
+    /// Sleeps in the list until it grants.
     fn wait_in(
         &self,
-        list: &WaitList,
         d: &waitlist::Demand,
         claim: Claim,
         (wait, inside): (&Wait, Option<&Inside<'_>>),
         until: Option<Timestamp>,
     ) -> Result<Result<(), Unmet>, AcquireError> {
-        let _counted = Counted(&self.waiting);
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
-            return Err(AcquireError::QueueFull { most: self.max_waiters });
-        }
+        let _counted = self.counted()?;
         let (mut stopped, mut queued) = (None, false);
         let outcome = with_parker(|parker| {
             // Entered before the first look at what ends the wait, so that one of the two sees the other.
@@ -380,45 +294,12 @@ impl Inner {
                 let cancelled = wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled());
                 cancelled || until.is_some_and(|until| self.clock.now() >= until)
             };
-            list.acquire(d, claim, start, parker, (late, park), &mut |w| self.tell(w))
+            self.list.acquire(d, claim, start, parker, (late, park), &mut |w| self.tell(w))
         });
         match (outcome, stopped) {
             (Err(Unmet::TimedOut), Some(stop)) => Err(stop),
             (outcome, _) => Ok(outcome),
         }
-    }
-
-    /// Sleeps until all tokens have come, with no permit in hand.
-    fn sleep(
-        &self,
-        tokens: &Tokens<'_>,
-        wait: &Wait,
-        inside: Option<&Inside<'_>>,
-        until: Option<Timestamp>,
-    ) -> Result<(), AcquireError> {
-        with_parker(|parker| {
-            let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
-            let _inside = inside.map(|inside| inside.enter(parker));
-            // Entered before the times are read: a change before that is seen here, a later one wakes us.
-            let _changes: Vec<_> =
-                tokens.iter().map(|(_, limiter, _)| limiter.watch(parker.unparker())).collect();
-            while let Some(Due { rate, clock, now, at }) = latest(tokens)? {
-                if let Some(stop) = inside.and_then(|inside| inside.look(parker, &waitlist::Demand::new())) {
-                    return Err(stop);
-                }
-                if wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
-                    return Err(AcquireError::Cancelled);
-                }
-                let ready_in = at - now;
-                if until.is_some_and(|until| until - self.clock.now() < ready_in) {
-                    return Err(AcquireError::Paced { rate: rate.clone(), ready_in });
-                }
-                // By the reading before the sign of life that `look` gave.
-                let beat = inside.and_then(|inside| inside.next_beat(now));
-                clock.park(parker, Some(beat.map_or(at, |beat| beat.min(at))));
-            }
-            Ok(())
-        })
     }
 
     /// Makes a permit of what was taken.
@@ -475,7 +356,7 @@ impl Inner {
         let taken = self.take_now(&more.needs, wait)?;
         // Only now: who finds too little ends what is over, and this may be.
         stands()?;
-        self.pay_now(more)?;
+        pay_now(self, &more.paces)?;
         std::mem::forget(taken);
         Ok(())
     }
@@ -504,53 +385,5 @@ impl Inner {
     /// Whether a lease until `expiry` is over.
     pub(super) fn is_over(&self, expiry: u64) -> bool {
         expiry < NEVER && expiry <= tick(self.clock.now())
-    }
-}
-
-/// When tokens come, by the clock of their limiter and its reading.
-struct Due<'a> {
-    rate: &'a ResourceKind,
-    clock: &'a Clock,
-    now: Timestamp,
-    at: Timestamp,
-}
-
-/// The tokens that come last; `None`: all have come. An error: some never will.
-fn latest<'a>(tokens: &Tokens<'a>) -> Result<Option<Due<'a>>, AcquireError> {
-    let mut latest: Option<Due<'a>> = None;
-    for (rate, limiter, token) in tokens {
-        let at = token.due().map_err(|error| limited(rate, error))?;
-        let clock = limiter.clock();
-        let now = clock.now();
-        if at > now && latest.as_ref().is_none_or(|most| at - now >= most.at - most.now) {
-            latest = Some(Due { rate, clock, now, at });
-        }
-    }
-    Ok(latest)
-}
-
-/// Why tokens of a rate cannot be had now.
-fn short_of((rate, limiter, n): &(&ResourceKind, &RateLimiter, u64), denied: Denied) -> AcquireError {
-    let kind = (*rate).clone();
-    match denied.never_fits() {
-        // The burst fell since it was looked at.
-        true => AcquireError::NeverFits { kind, asked: *n, limit: limiter.burst() },
-        false => AcquireError::Paced { rate: kind, ready_in: denied.ready_in },
-    }
-}
-
-/// Uses tokens that have come. Those are left that a change has moved just now.
-fn spend(tokens: Tokens<'_>) -> Tokens<'_> {
-    let left =
-        |(rate, limiter, token): (_, _, Reservation)| token.spend().err().map(|token| (rate, limiter, token));
-    tokens.into_iter().filter_map(left).collect()
-}
-
-fn limited(rate: &ResourceKind, error: LimitError) -> AcquireError {
-    let rate = rate.clone();
-    match error {
-        LimitError::NeverFits { asked, burst } => AcquireError::NeverFits { kind: rate, asked, limit: burst },
-        LimitError::WouldMissDeadline { ready_in } => AcquireError::Paced { rate, ready_in },
-        _ => AcquireError::Paced { rate, ready_in: Duration::MAX },
     }
 }

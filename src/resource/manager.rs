@@ -10,6 +10,7 @@ use super::lapse::{OnExpiry, begin, tick};
 use super::ledger::Book;
 use super::owner::Reclaim;
 use super::permit::Permit;
+use super::places::Rated;
 use super::stats::{Holder, KindStats};
 use super::wait::Wait;
 use crate::core::permits::Floors;
@@ -68,11 +69,9 @@ pub(super) struct Inner {
     kinds: Vec<ResourceKind>,
     hidden: usize,
     index: BTreeMap<ResourceKind, u16>,
-    pub(super) rates: BTreeMap<ResourceKind, RateLimiter>,
+    pub(super) rates: BTreeMap<ResourceKind, Rated>,
     /// Whoever takes tokens of several rates at once.
     pub(super) paying: Mutex<()>,
-    /// Whose turn it is at each rate, by its place among them.
-    pub(super) turns: WaitList,
     books: Vec<Book>,
     pub(super) holders: Holders,
     /// Who sleeps until a lease is over, to be told of one that is over earlier.
@@ -108,8 +107,7 @@ impl Inner {
             kinds,
             hidden,
             index,
-            turns: WaitList::new(&vec![1; rates.len()]),
-            rates,
+            rates: rates.into_iter().map(|(name, limiter)| (name, Rated::new(limiter))).collect(),
             paying: Mutex::default(),
             holders: Holders::new(),
             asleep: Mutex::default(),
@@ -346,6 +344,7 @@ impl ResourceManager {
     /// Refuses all demands from now on, those that wait included. What is held can still be given back.
     pub fn close(&self) {
         self.inner.list.close(None, &mut |w| self.inner.tell(w));
+        self.inner.wake_asleep();
     }
 
     /// As [`close`](Self::close), for demands that name this kind. False: there is none such.
@@ -353,6 +352,7 @@ impl ResourceManager {
         let number = self.inner.number(&kind.into());
         if number.is_some() {
             self.inner.list.close(number, &mut |w| self.inner.tell(w));
+            self.inner.wake_asleep();
         }
         number.is_some()
     }
@@ -372,19 +372,14 @@ impl ResourceManager {
         Some(self.inner.list.in_use(self.inner.number(&kind.into())?))
     }
 
-    /// How many calls wait for a kind; of a rate, how many wait for their turn at it. `None`: there is none such.
+    /// How many calls wait for a kind. `None`: there is none such.
     pub fn waiting(&self, kind: impl Into<ResourceKind>) -> Option<usize> {
-        let (inner, kind) = (&self.inner, kind.into());
-        let waiters = match inner.number(&kind) {
-            Some(number) => inner.list.waiters(number),
-            None => inner.turns.waiters(inner.rates.keys().position(|rate| *rate == kind)? as u16),
-        };
-        Some(waiters as usize)
+        Some(self.inner.list.waiters(self.inner.number(&kind.into())?) as usize)
     }
 
     /// The rate of this name.
     pub fn rate(&self, name: impl Into<ResourceKind>) -> Option<&RateLimiter> {
-        self.inner.rates.get(&name.into())
+        self.inner.rates.get(&name.into()).map(|rate| &rate.limiter)
     }
 
     /// The kinds there are, in the order they were given.

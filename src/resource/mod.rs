@@ -26,6 +26,7 @@ mod ledger;
 mod manager;
 mod owner;
 mod permit;
+mod places;
 #[cfg(feature = "r2d2")]
 mod pool;
 mod stats;

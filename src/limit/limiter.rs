@@ -206,7 +206,8 @@ impl RateLimiter {
     ///
     /// As [`acquire_by`](Self::acquire_by). In order of priority nobody knows its turn before it is the next: only then
     /// can it hear [`LimitError::WouldMissDeadline`], and before, when the deadline is over,
-    /// [`LimitError::TimedOut`]. Neither costs anybody a token or a place.
+    /// [`LimitError::TimedOut`]. Neither costs anybody a token or a place. [`LimitError::NeverFits`] at once, wherever it
+    /// would stand.
     ///
     /// ```
     /// use batchyard::limit::{LimitError, Order, RateLimiter};
@@ -252,7 +253,8 @@ impl RateLimiter {
         self.reserve_owned(n)
     }
 
-    /// From now on this rate; sleepers are re-timed. The burst changes only if `rate` says one.
+    /// From now on this rate; sleepers are re-timed. The burst changes only if `rate` says one. An
+    /// [adaptive](super::Adaptive) limiter goes on from it.
     ///
     /// # Errors
     ///
@@ -272,8 +274,9 @@ impl RateLimiter {
         self.inner.set_rate(rate)
     }
 
-    /// From now on this burst; sleepers are re-timed. A larger one has its additional room at once. Those who wait for
-    /// more than a smaller one holds get [`LimitError::NeverFits`].
+    /// From now on this burst; sleepers are re-timed. A larger one has its additional room at once. In a pause nobody
+    /// has it but those who sleep already ([`Order::Fifo`]), at the end of the pause: as many of them as it holds more
+    /// start together then. Those who wait for more than a smaller one holds get [`LimitError::NeverFits`].
     ///
     /// # Errors
     ///
@@ -289,6 +292,10 @@ impl RateLimiter {
     /// Nobody passes before `until`; then they go one by one from an empty bucket, the first after one period, and
     /// those who sleep already keep their order. For a `Retry-After`. A pause is never shortened by another, and what
     /// prolongs none wakes nobody. Whose time had come before keeps that, also if nobody has looked since.
+    ///
+    /// One without an end ([`Deadline::NEVER`]) is [`resume`](Self::resume)'s to end: who waits sleeps until then, or hears
+    /// [`LimitError::WouldMissDeadline`] if it has a deadline. So does, in order of arrival, whoever comes meanwhile, as there
+    /// is no place for it; by priority it waits.
     ///
     /// ```
     /// use batchyard::{ManualClock, Rate, RateLimiter, secs};
@@ -479,8 +486,11 @@ impl Inner {
         self.line.as_ref().is_none_or(|line| line.waiting() == 0)
     }
 
-    pub(super) fn set_rate(&self, rate: Rate) -> Result<(), LimitError> {
-        self.put_rate(rate)?;
+    fn set_rate(&self, rate: Rate) -> Result<(), LimitError> {
+        match &self.adapting {
+            Some(adapting) => self.put_operators_rate(adapting, rate)?,
+            None => drop(self.put_rate(rate)?),
+        }
         if rate.said_burst().is_some() {
             self.refuse_above_burst();
         }
@@ -488,13 +498,13 @@ impl Inner {
         Ok(())
     }
 
-    /// As [`set_rate`](Self::set_rate), and nobody who waits is told yet.
-    pub(super) fn put_rate(&self, rate: Rate) -> Result<(), LimitError> {
+    /// As [`set_rate`](Self::set_rate), and nobody who waits is told yet; the raw reading from which on it stands.
+    pub(super) fn put_rate(&self, rate: Rate) -> Result<u64, LimitError> {
         rate.validate("rate")?;
         if let Some(burst) = rate.said_burst() {
             valid_burst(burst)?;
         }
-        self.put_next(|_| Some(rate)).map(drop)
+        self.put(&mut self.settings.lock(), rate)
     }
 
     /// To the rate that `next` makes of the present one, while nobody else sets one; its burst stays. The raw reading from
@@ -503,17 +513,17 @@ impl Inner {
         &self,
         next: impl FnOnce(Rate) -> Option<Rate>,
     ) -> Result<Option<u64>, LimitError> {
-        let since = self.put_next(next)?;
-        if since.is_some() {
-            self.wake_all();
-        }
-        Ok(since)
+        let since = {
+            let mut settings = self.settings.lock();
+            let Some(rate) = next(settings.rate) else { return Ok(None) };
+            self.put(&mut settings, rate)?
+        };
+        self.wake_all();
+        Ok(Some(since))
     }
 
-    /// What `next` makes has been validated.
-    fn put_next(&self, next: impl FnOnce(Rate) -> Option<Rate>) -> Result<Option<u64>, LimitError> {
-        let mut settings = self.settings.lock();
-        let Some(rate) = next(settings.rate) else { return Ok(None) };
+    /// Of a rate that has been validated.
+    fn put(&self, settings: &mut Settings, rate: Rate) -> Result<u64, LimitError> {
         if !rate.at_most(&settings.max_rate) {
             let problem = format!("{rate} is above the max_rate, {}", settings.max_rate);
             return Err(Invalid::new("rate", problem).into());
@@ -525,7 +535,7 @@ impl Inner {
             .set(|| self.clock.raw(), Some(pace), burst)
             .map_err(|unfit| invalid(unfit, "rate"))?;
         settings.rate = rate.burst(burst.unwrap_or(settings.rate.burst_size()));
-        Ok(Some(since))
+        Ok(since)
     }
 
     pub(super) fn put_burst(&self, tokens: u64) -> Result<(), LimitError> {

@@ -51,6 +51,8 @@ pub(super) struct Settings {
 
 pub(super) type LeakListener = Box<dyn Fn(&Held) + Send + Sync>;
 
+/// On lines of its own: each connection in use counts itself beside it, and others read it meanwhile.
+#[repr(align(128))]
 pub(super) struct Shared<M: ManageConnection> {
     pub(super) manager: M,
     pub(super) quota: Quota,

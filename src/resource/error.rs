@@ -5,7 +5,8 @@ use crate::error::Invalid;
 use std::time::Duration;
 
 /// Why nothing was given. Whatever it was, nothing is held for the caller, and no token was spent (a place in a rate's
-/// future may be, see [`Refund`](crate::limit::Refund), when a wait for it was cut short).
+/// future may be, see [`Refund`](crate::limit::Refund), when a wait for it was cut short; and of several rates the tokens of
+/// one, when another was paused in the instant in which they were paid).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcquireError {

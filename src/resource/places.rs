@@ -1,58 +1,93 @@
-//! Tokens of rates for one demand: places in the rates, all of them or none spent, with nothing in hand that would be used
-//! late.
+//! Tokens of rates for one demand: a place in each rate that is short, all of them spent or none.
 //!
 //! A place whose time has come while something else is waited for (a permit, another rate) would be used beside what the
 //! bucket has filled up with since: ten who waited a minute for one permit, each with its token, would start as a burst of
-//! ten. So what has come and cannot be used at once is kept by one demand at a time for each rate, the one with the
-//! *late ticket*; the others give theirs back and try anew:
+//! ten. So no demand keeps a token that has come. What has come and cannot be used at once goes into the rate's *seat*,
+//! which has room for one demand's tokens, and whoever has all the rest takes them from there:
 //!
 //! | a place | its demand has everything else | what is done with it |
 //! |---|---|---|
 //! | has not come | | is slept for, with no permit in hand |
 //! | has come | yes | spent, all in one go |
-//! | has come | no, and it has the late ticket of its rates, or gets it | kept |
-//! | has come | no, another has the ticket | given back; a new one is had when everything else was there |
-//! | has not come, and a permit must be queued for | | as one that has come |
+//! | has come | no | its tokens go into the seat, if that has fewer; else it is given back |
 //!
-//! In any window a rate so lets through its burst, what comes by its rate, and what one demand asks for. Nobody waits for
-//! a ticket, and so it is in no deadlock: whoever has it waits for permits in their line and for times that come, and
-//! whoever does not have it goes round once more. The ticket is for all rates of a demand or for none: two who had half
-//! of it would each lack the other's.
+//! In any window a rate so lets through its burst, what comes by its rate, and the tokens of the largest demand. A pause
+//! holds for the seat, too. Nobody waits for the seat, and so it is in no deadlock. Who has its permits and finds neither
+//! bucket nor seat filled gives the permits up and takes a place again, at the end: where permits are scarce, tokens
+//! that come are used by whoever has the permits then, not in the order of the places.
 
 use super::demand::Demand;
 use super::error::AcquireError;
 use super::inside::Inside;
 use super::kind::ResourceKind;
 use super::manager::Inner;
-use super::wait::Wait;
+use super::wait::{Entry as Asleep, Wait};
 use crate::core::waitlist;
 use crate::limit::{Denied, LimitError, RateLimiter, Reservation};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::with_parker;
 use crate::time::{Clock, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// A rate, and the tokens of it that have come for somebody who could not use them.
+pub(super) struct Rated {
+    pub(super) limiter: RateLimiter,
+    seat: AtomicU64,
+}
+
+impl Rated {
+    pub(super) fn new(limiter: RateLimiter) -> Self {
+        Rated { limiter, seat: AtomicU64::new(0) }
+    }
+
+    /// The tokens of a place that has come, for whoever can use them.
+    fn put(&self, place: Reservation) {
+        let n = place.n();
+        // With as many there already, or moved by a change just now, it goes back.
+        if self.seat.load(Ordering::Relaxed) < n && place.spend().is_ok() {
+            self.put_back(n);
+        }
+    }
+
+    /// Never more than one demand's: beside what others have put there meanwhile they are lost.
+    fn put_back(&self, n: u64) {
+        // Relaxed, here and below: it is a number, and guards nothing.
+        self.seat.fetch_max(n, Ordering::Relaxed);
+    }
+
+    fn take(&self, n: u64) -> bool {
+        let mut seat = self.seat.load(Ordering::Relaxed);
+        while seat >= n && self.limiter.stats().paused_for.is_none() {
+            match self.seat.compare_exchange_weak(seat, seat - n, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => seat = now,
+            }
+        }
+        false
+    }
+}
+
 /// Tokens of one rate that are asked for.
 pub(super) struct Pace<'a> {
     rate: &'a ResourceKind,
-    limiter: &'a RateLimiter,
+    of: &'a Rated,
     n: u64,
 }
 
 /// What a demand asks of the rates.
 pub(super) fn paces<'a>(
-    rates: &'a BTreeMap<ResourceKind, RateLimiter>,
+    rates: &'a BTreeMap<ResourceKind, Rated>,
     d: &'a Demand,
 ) -> Result<Vec<Pace<'a>>, AcquireError> {
     let pace = |(rate, n): (&'a ResourceKind, u64)| {
         let unknown = || AcquireError::UnknownRate { rate: rate.clone() };
-        let limiter = rates.get(rate).ok_or_else(unknown)?;
-        let burst = limiter.burst();
-        if n > burst && !limiter.owes() {
+        let of = rates.get(rate).ok_or_else(unknown)?;
+        let burst = of.limiter.burst();
+        if n > burst && !of.limiter.owes() {
             return Err(AcquireError::NeverFits { kind: rate.clone(), asked: n, limit: burst });
         }
-        Ok(Pace { rate, limiter, n })
+        Ok(Pace { rate, of, n })
     };
     d.paces().map(pace).collect()
 }
@@ -62,97 +97,139 @@ pub(super) fn pay_now(inner: &Inner, paces: &[Pace<'_>]) -> Result<(), AcquireEr
     match paces {
         [] => Ok(()),
         [one] => one.pay(),
-        several => Places::new(inner, several).pay(),
+        several => {
+            // One at a time, and looked at first: a place that is given back when another was taken behind it is lost.
+            // (Takers of one rate may still come between; then tokens are lost, not the law.)
+            let _paying = inner.paying.lock();
+            let mut places = Places::new(inner, several);
+            places.pay_several()
+        }
     }
+}
+
+/// One rate of a demand that is not paid yet.
+struct Part<'a> {
+    pace: &'a Pace<'a>,
+    place: Option<Reservation>,
+    /// Its tokens were in the seat.
+    seated: bool,
+    /// Its place had come when it was last looked at.
+    has_come: bool,
 }
 
 /// What is still to be paid of a demand's tokens, and the places in hand.
 pub(super) struct Places<'a> {
     inner: &'a Inner,
-    /// With the place in it, if there is one. What is paid is gone.
-    left: Vec<(&'a Pace<'a>, Option<Reservation>)>,
-    /// Behind the places: they go back first.
-    late: Option<Late<'a>>,
-}
-
-/// The late tickets of some rates.
-struct Late<'a>(Vec<&'a AtomicBool>);
-
-impl Drop for Late<'_> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|ticket| ticket.store(false, Ordering::Release));
-    }
+    left: Vec<Part<'a>>,
 }
 
 impl<'a> Places<'a> {
     pub(super) fn new(inner: &'a Inner, paces: &'a [Pace<'a>]) -> Self {
-        Places { inner, left: paces.iter().map(|pace| (pace, None)).collect(), late: None }
+        let part = |pace| Part { pace, place: None, seated: false, has_come: false };
+        Places { inner, left: paces.iter().map(part).collect() }
     }
 
     /// Pays, if all can be paid now.
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Paced`] names a rate whose tokens are not there. What is in hand then is to be kept or given back.
+    /// [`AcquireError::Paced`] names a rate whose tokens are not there. What was in hand still is.
     pub(super) fn pay(&mut self) -> Result<(), AcquireError> {
-        if let [(pace, None)] = &*self.left {
-            pace.pay()?;
-            self.left.clear();
-        }
-        if self.left.is_empty() {
-            return Ok(());
-        }
-        // One at a time, and looked at first: a place that is given back when another was taken behind it is
-        // lost. (Takers of one rate may still come between; then tokens are lost, not the law.)
-        let _paying = self.inner.paying.lock();
-        self.all_have_come()?;
-        for (pace, _) in self.left.iter().filter(|(_, place)| place.is_none()) {
-            pace.limiter.look(pace.n).map_err(|denied| pace.short(denied))?;
-        }
-        for (pace, place) in self.left.iter_mut().filter(|(_, place)| place.is_none()) {
-            *place = Some(pace.reserve()?);
-        }
-        while !self.left.is_empty() {
-            self.all_have_come()?;
-            // Those are left that a change has moved just now.
-            self.left.retain_mut(|(_, place)| {
-                *place = place.take().and_then(|place| place.spend().err());
-                place.is_some()
-            });
-        }
-        Ok(())
-    }
-
-    /// Places where tokens are not there now, `short` among them.
-    pub(super) fn reserve(&mut self, short: &ResourceKind) -> Result<(), AcquireError> {
-        for (pace, place) in self.left.iter_mut().filter(|(_, place)| place.is_none()) {
-            if pace.rate == short || pace.limiter.look(pace.n).is_err() {
-                *place = Some(pace.reserve()?);
+        match &*self.left {
+            [] => Ok(()),
+            [Part { pace, place: None, .. }] => {
+                pace.pay()?;
+                self.left.clear();
+                Ok(())
+            }
+            _ => {
+                let _paying = self.inner.paying.lock();
+                self.pay_several()
             }
         }
+    }
+
+    fn pay_several(&mut self) -> Result<(), AcquireError> {
+        let paid = self.all_have_come().and_then(|()| self.pay_missing());
+        for part in self.left.iter_mut().filter(|part| part.seated) {
+            part.seated = false;
+            part.pace.of.put_back(part.pace.n);
+        }
+        paid
+    }
+
+    fn pay_missing(&mut self) -> Result<(), AcquireError> {
+        for part in self.left.iter_mut().filter(|part| part.place.is_none()) {
+            if let Err(denied) = part.pace.of.limiter.look(part.pace.n) {
+                part.seated = part.pace.of.take(part.pace.n);
+                if !part.seated {
+                    return Err(part.pace.short(denied));
+                }
+            }
+        }
+        for part in self.left.iter_mut().filter(|part| part.place.is_none() && !part.seated) {
+            part.place = Some(part.pace.reserve(None)?);
+        }
+        while self.left.iter().any(|part| part.place.is_some()) {
+            self.all_have_come()?;
+            // Those are left that a change has moved just now.
+            self.left.retain_mut(|part| {
+                part.place = part.place.take().and_then(|place| place.spend().err());
+                part.seated || part.place.is_some()
+            });
+        }
+        self.left.clear();
         Ok(())
     }
 
-    /// Something else is waited for, for however long: what is in hand is kept with the late ticket, or given back.
-    pub(super) fn keep_or_give_back(&mut self) {
-        if self.left.iter().any(|(_, place)| place.is_some()) && !self.has_ticket() {
-            self.left.iter_mut().for_each(|(_, place)| drop(place.take()));
+    /// Places where tokens are not there now, `short` among them, if all of them come in time.
+    pub(super) fn reserve(
+        &mut self,
+        short: &ResourceKind,
+        left: Option<Duration>,
+    ) -> Result<(), AcquireError> {
+        let mut missing = Vec::new();
+        // Looked at first: a place that is not taken need not be given back.
+        for part in self.left.iter_mut().filter(|part| part.place.is_none()) {
+            match part.pace.of.limiter.look(part.pace.n) {
+                Ok(()) if part.pace.rate != short => {}
+                Err(denied) if left.is_some_and(|left| left < denied.ready_in) => {
+                    return Err(part.pace.short(denied));
+                }
+                _ => missing.push(part),
+            }
+        }
+        for part in missing {
+            part.place = Some(part.pace.reserve(left)?);
+        }
+        Ok(())
+    }
+
+    /// Something else is waited for, for however long.
+    pub(super) fn give_up(&mut self) {
+        for part in &mut self.left {
+            if let Some(place) = part.place.take() {
+                part.pace.of.put(place);
+            }
         }
     }
 
     /// Sleeps until all places in hand have come, with no permit in hand.
     pub(super) fn sleep(
         &mut self,
+        needs: &waitlist::Demand,
         wait: &Wait,
         inside: Option<&Inside<'_>>,
         until: Option<Timestamp>,
     ) -> Result<(), AcquireError> {
+        let inner = self.inner;
         with_parker(|parker| {
+            // Entered before anything is looked at: a change before that is seen here, a later one wakes us.
+            let _asleep = Asleep::new(&inner.asleep, parker.unparker());
             let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
             let _inside = inside.map(|inside| inside.enter(parker));
-            // Entered before the times are read: a change before that is seen here, a later one wakes us.
-            let placed = self.left.iter().filter(|(_, place)| place.is_some());
-            let _changes: Vec<_> = placed.map(|(pace, _)| pace.limiter.watch(parker.unparker())).collect();
+            let placed = self.left.iter().filter(|part| part.place.is_some());
+            let _changes: Vec<_> = placed.map(|part| part.pace.of.limiter.watch(parker.unparker())).collect();
             while let Some((next, last)) = self.coming()? {
                 if let Some(stop) = inside.and_then(|inside| inside.look(parker, &waitlist::Demand::new())) {
                     return Err(stop);
@@ -160,10 +237,15 @@ impl<'a> Places<'a> {
                 if wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
                     return Err(AcquireError::Cancelled);
                 }
-                if until.is_some_and(|until| until - self.inner.clock.now() < last.ready_in()) {
+                inner.still_possible(needs, wait)?;
+                if until.is_some_and(|until| until - inner.clock.now() < last.ready_in()) {
                     return Err(last.paced());
                 }
-                self.keep_or_give_back_what_has_come();
+                for part in self.left.iter_mut().filter(|part| part.has_come) {
+                    if let Some(place) = part.place.take() {
+                        part.pace.of.put(place);
+                    }
+                }
                 // By the reading before the sign of life that `look` gave.
                 let beat = inside.and_then(|inside| inside.next_beat(next.now));
                 next.clock.park(parker, Some(beat.map_or(next.at, |beat| beat.min(next.at))));
@@ -172,52 +254,23 @@ impl<'a> Places<'a> {
         })
     }
 
-    fn keep_or_give_back_what_has_come(&mut self) {
-        let has_come = |pace: &Pace<'_>, place: &Reservation| {
-            place.due().is_ok_and(|at| at <= pace.limiter.clock().now())
-        };
-        let any = self.left.iter().any(|(pace, place)| place.as_ref().is_some_and(|at| has_come(pace, at)));
-        if any && !self.has_ticket() {
-            for (pace, place) in &mut self.left {
-                place.take_if(|place| has_come(pace, place));
-            }
-        }
-    }
-
-    /// Whether it has the late ticket; takes it if nobody has it.
-    fn has_ticket(&mut self) -> bool {
-        if self.late.is_none() {
-            let inner = self.inner;
-            let mut late = Late(Vec::new());
-            // In the order of the rates: of two who come at once one gets all.
-            for ((rate, _), ticket) in inner.rates.iter().zip(&inner.late) {
-                if !self.left.iter().any(|(pace, _)| pace.rate == rate) {
-                    continue;
-                }
-                if ticket.swap(true, Ordering::Acquire) {
-                    return false;
-                }
-                late.0.push(ticket);
-            }
-            self.late = Some(late);
-        }
-        true
-    }
-
-    fn all_have_come(&self) -> Result<(), AcquireError> {
+    fn all_have_come(&mut self) -> Result<(), AcquireError> {
         self.coming()?.map_or(Ok(()), |(_, last)| Err(last.paced()))
     }
 
     /// Of the places in hand that have not come the next and the last. By the times of now: a change of a rate or a pause
     /// may have moved them, or a lower burst ended them.
-    fn coming(&self) -> Result<Option<(Due<'a>, Due<'a>)>, AcquireError> {
+    fn coming(&mut self) -> Result<Option<(Due<'a>, Due<'a>)>, AcquireError> {
         let mut coming: Option<(Due<'a>, Due<'a>)> = None;
-        for (pace, place) in &self.left {
-            let Some(place) = place else { continue };
+        for part in &mut self.left {
+            part.has_come = false;
+            let Some(place) = &part.place else { continue };
+            let pace = part.pace;
             let at = place.due().map_err(|error| pace.limited(error))?;
-            let clock = pace.limiter.clock();
+            let clock = pace.of.limiter.clock();
             let due = Due { rate: pace.rate, clock, now: clock.now(), at };
             if due.at <= due.now {
+                part.has_come = true;
                 continue;
             }
             coming = Some(match coming {
@@ -252,12 +305,17 @@ impl Due<'_> {
 }
 
 impl Pace<'_> {
+    /// One rate's tokens, from the bucket or the seat.
     fn pay(&self) -> Result<(), AcquireError> {
-        self.limiter.try_acquire(self.n).map(drop).map_err(|denied| self.short(denied))
+        match self.of.limiter.try_acquire(self.n) {
+            Err(denied) if !self.of.take(self.n) => Err(self.short(denied)),
+            _ => Ok(()),
+        }
     }
 
-    fn reserve(&self) -> Result<Reservation, AcquireError> {
-        self.limiter.reserve(self.n).map_err(|error| self.limited(error))
+    /// A place that comes within `left`.
+    fn reserve(&self, left: Option<Duration>) -> Result<Reservation, AcquireError> {
+        self.of.limiter.reserve_within(self.n, left).map_err(|error| self.limited(error))
     }
 
     /// Why its tokens cannot be had now.
@@ -265,7 +323,7 @@ impl Pace<'_> {
         let kind = self.rate.clone();
         match denied.never_fits() {
             // The burst fell since it was looked at.
-            true => AcquireError::NeverFits { kind, asked: self.n, limit: self.limiter.burst() },
+            true => AcquireError::NeverFits { kind, asked: self.n, limit: self.of.limiter.burst() },
             false => AcquireError::Paced { rate: kind, ready_in: denied.ready_in },
         }
     }

@@ -4,7 +4,9 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use batchyard::resource::{AcquireError, Cancel, Demand, Owner, PermitError, SetLimitError, Wait};
-use batchyard::{Deadline, ManualClock, Priority, Rate, RateLimiter, ResourceKind, ResourceManager, secs};
+use batchyard::{
+    Deadline, ManualClock, Priority, Rate, RateLimiter, ResourceKind, ResourceManager, Timestamp, secs,
+};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -413,8 +415,65 @@ fn who_sleeps_for_tokens_waits_for_the_permits_too() {
     let sets = |manager: &ResourceManager| manager.set_limit("disk", 1).unwrap();
     assert!(matches!(sleeps(sets), Err(AcquireError::NeverFits { asked: 2, limit: 1, .. })));
     manager.set_limit("disk", 2).unwrap();
-    assert_eq!(sleeps(ResourceManager::close), Err(AcquireError::Closed { kind: "disk".into() }));
+    assert_eq!(sleeps(ResourceManager::close), Err(AcquireError::Closed { kind: "api".into() }));
     assert_eq!(manager.rate("api").unwrap().stats().counts.unwrap().cancelled, 2);
+    let (manager, _) = disk_and_rate(&time);
+    thread::scope(|scope| {
+        let tokens = scope.spawn(|| manager.acquire(&Demand::new().pace("api", 1)).map(drop));
+        time.wait_for_sleepers(1);
+        manager.close();
+        assert_eq!(tokens.join().unwrap(), Err(AcquireError::Closed { kind: "api".into() }));
+    });
+    time.advance(secs(3_600));
+    assert!(manager.try_acquire(&Demand::new().pace("api", 1)).is_err());
+}
+
+/// Who has lost its tokens to others three times keeps them.
+#[test]
+fn nobody_goes_round_for_ever() {
+    let time = ManualClock::new();
+    let (manager, demand) = disk_and_rate(&time);
+    let tokens = Demand::new().pace("api", 1);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| manager.acquire(&demand).map(drop));
+        for lap in 0..4 {
+            time.wait_for_sleepers(1);
+            let disk = manager.acquire(&"disk".into()).unwrap();
+            time.advance(secs(3_600));
+            wait_for(&manager, "disk", 1);
+            assert_eq!(manager.try_acquire(&tokens).is_ok(), lap < 3, "in lap {lap}");
+            drop(disk);
+        }
+        first.join().unwrap().unwrap();
+    });
+}
+
+/// Who waits as long as it takes waits through a pause without an end, whatever it was waiting for when that began.
+#[test]
+fn a_pause_without_an_end_throws_nobody_out() {
+    let time = ManualClock::new();
+    let (manager, demand) = disk_and_rate(&time);
+    let rate = manager.rate("api").unwrap();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| manager.acquire(&demand).map(drop));
+        time.wait_for_sleepers(1);
+        let disk = manager.acquire(&"disk".into()).unwrap();
+        time.advance(secs(3_600));
+        wait_for(&manager, "disk", 1);
+        rate.pause_until(Timestamp::MAX);
+        drop(disk);
+        // It has had its permits, and given them up again.
+        let start = Instant::now();
+        while manager.waiting("disk") != Some(0) || manager.available("disk") != Some(2) {
+            assert!(start.elapsed() < secs(20) && !first.is_finished(), "it does not wait");
+            thread::yield_now();
+        }
+        rate.resume();
+        first.join().unwrap().unwrap();
+    });
+    rate.pause_until(Timestamp::MAX);
+    let late = manager.acquire_with(&demand, &Wait::new().by(secs(1)));
+    assert!(matches!(late, Err(AcquireError::Paced { .. })), "{late:?}");
 }
 
 /// Tokens that have come are for whoever has the permit, and in a pause for nobody.

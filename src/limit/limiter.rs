@@ -306,6 +306,11 @@ impl RateLimiter {
         }
     }
 
+    /// Whether it is paused now.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.inner.bucket.level(|| self.inner.clock.raw()).paused_until.is_some()
+    }
+
     /// As [`reserve`](Self::reserve): a reservation holds its limiter.
     pub(crate) fn reserve_owned(&self, n: u64) -> Result<Reservation, LimitError> {
         let inner = &*self.inner;

@@ -73,6 +73,7 @@ impl Inner {
             return Err(AcquireError::TooManyKinds { asked, most: MAX_PARTS });
         }
         let paces = paces(&self.rates, d)?;
+        self.still_open(&paces)?;
         Ok(Resolved { needs, paces })
     }
 
@@ -147,11 +148,13 @@ impl Inner {
     ) -> Result<Taken<'a>, AcquireError> {
         let until = wait.deadline.and_then(|deadline| deadline.on(&self.clock));
         let mut places = Places::new(self, &want.paces);
+        let mut counted = None;
         loop {
             let taken = match self.take_now(&want.needs, wait) {
                 Ok(taken) => taken,
                 Err(AcquireError::Full { kind }) => {
                     places.give_up();
+                    self.count_once(&mut counted)?;
                     self.queue(want, (wait, inside), kind, asked, until)?
                 }
                 Err(error) => return Err(error),
@@ -165,9 +168,9 @@ impl Inner {
                     }
                     // Who sleeps for tokens may have to queue for permits then.
                     self.may_queue(&want.needs, inside, &rate)?;
-                    let _counted = self.counted()?;
+                    self.count_once(&mut counted)?;
                     places.reserve(&rate, until.map(|until| until - self.clock.now()))?;
-                    places.sleep(&want.needs, wait, inside, until)?;
+                    places.sleep((&want.needs, &want.paces), wait, inside, until)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -228,13 +231,25 @@ impl Inner {
         Ok(())
     }
 
-    /// One more who waits.
-    fn counted(&self) -> Result<Counted<'_>, AcquireError> {
-        let counted = Counted(&self.waiting);
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
-            return Err(AcquireError::QueueFull { most: self.max_waiters });
+    /// One more who waits, from its first wait on.
+    fn count_once<'a>(&'a self, counted: &mut Option<Counted<'a>>) -> Result<(), AcquireError> {
+        if counted.is_none() {
+            let me = Counted(&self.waiting);
+            if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
+                return Err(AcquireError::QueueFull { most: self.max_waiters });
+            }
+            *counted = Some(me);
         }
-        Ok(counted)
+        Ok(())
+    }
+
+    /// A manager that is closed gives no tokens, either. (Of permits their list tells.)
+    pub(super) fn still_open(&self, paces: &[Pace<'_>]) -> Result<(), AcquireError> {
+        // Relaxed: who sleeps looks behind the latch of those who sleep, at which a close comes by.
+        match paces.first().filter(|_| self.closed.load(Ordering::Relaxed)) {
+            Some(pace) => Err(AcquireError::Closed { kind: pace.rate().clone() }),
+            None => Ok(()),
+        }
     }
 
     /// Whether permits that are not there may still come.
@@ -255,7 +270,6 @@ impl Inner {
         (wait, inside): (&Wait, Option<&Inside<'_>>),
         until: Option<Timestamp>,
     ) -> Result<Result<(), Unmet>, AcquireError> {
-        let _counted = self.counted()?;
         let (mut stopped, mut queued) = (None, false);
         let outcome = with_parker(|parker| {
             // Entered before the first look at what ends the wait, so that one of the two sees the other.

@@ -36,8 +36,9 @@ impl Demand {
     /// And `n` tokens of the rate of this name, to be spent. They are taken last, when all permits are there.
     ///
     /// A demand that has to wait for its tokens holds no permits meanwhile. Are the permits gone when the tokens have come, it
-    /// queues for them, and its tokens are kept for whoever has everything else first; but no more of a rate than one demand's:
-    /// so what the rate sees is its burst, what comes by its rate, and the tokens of the largest demand.
+    /// queues for them, and its tokens are for whoever has everything else first; only after three such turns it keeps its
+    /// own. No more of a rate is kept so than two demands': what it sees is its burst, what comes by its rate, and the tokens
+    /// of the two largest demands.
     ///
     /// Of several rates, too, what has come is not held while the others are waited for.
     pub fn pace(mut self, rate: impl Into<ResourceKind>, n: u64) -> Self {

@@ -85,7 +85,7 @@ pub enum AcquireError {
     /// only this thread can put to use. Inside an item, use [`Context::acquire`](crate::Context::acquire).
     #[error("a thread of the engine would wait for `{kind}`: inside an item, use the context's `acquire`")]
     WouldBlockWorker {
-        /// The kind that falls short.
+        /// The kind that falls short, or the rate.
         kind: ResourceKind,
     },
     /// The call would have to wait, and its thread or its owner holds something already: two that do so can wait for

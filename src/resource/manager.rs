@@ -16,7 +16,7 @@ use super::wait::Wait;
 use crate::core::permits::Floors;
 use crate::core::waitlist::{self, Fairness, WaitList, Waiter};
 use crate::limit::RateLimiter;
-use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, Unparker};
 use crate::time::{Clock, Deadline, Timestamp};
 use std::collections::BTreeMap;
@@ -70,6 +70,8 @@ pub(super) struct Inner {
     hidden: usize,
     index: BTreeMap<ResourceKind, u16>,
     pub(super) rates: BTreeMap<ResourceKind, Rated>,
+    /// As a whole. Kinds that are closed stand in the list.
+    pub(super) closed: AtomicBool,
     /// Whoever takes tokens of several rates at once.
     pub(super) paying: Mutex<()>,
     books: Vec<Book>,
@@ -108,6 +110,7 @@ impl Inner {
             hidden,
             index,
             rates: rates.into_iter().map(|(name, limiter)| (name, Rated::new(limiter))).collect(),
+            closed: AtomicBool::new(false),
             paying: Mutex::default(),
             holders: Holders::new(),
             asleep: Mutex::default(),
@@ -343,6 +346,7 @@ impl ResourceManager {
 
     /// Refuses all demands from now on, those that wait included. What is held can still be given back.
     pub fn close(&self) {
+        self.inner.closed.store(true, Ordering::Relaxed);
         self.inner.list.close(None, &mut |w| self.inner.tell(w));
         self.inner.wake_asleep();
     }

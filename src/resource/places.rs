@@ -9,12 +9,17 @@
 //! |---|---|---|
 //! | has not come | | is slept for, with no permit in hand |
 //! | has come | yes | spent, all in one go |
-//! | has come | no | its tokens go into the seat, if that has fewer; else it is given back |
+//! | has come | no | its tokens go into the seat, if that has fewer; else it is given back, or lost if somebody is behind it |
+//! | has come | no, and the demand has gone round [`LAPS`] times and has, or gets, the *late ticket* of its rates | it is kept |
 //!
-//! In any window a rate so lets through its burst, what comes by its rate, and the tokens of the largest demand. A pause
-//! holds for the seat, too. Nobody waits for the seat, and so it is in no deadlock. Who has its permits and finds neither
-//! bucket nor seat filled gives the permits up and takes a place again, at the end: where permits are scarce, tokens
-//! that come are used by whoever has the permits then, not in the order of the places.
+//! In any window a rate so lets through its burst, what comes by its rate, and the tokens of the two largest demands. A pause
+//! holds for the seat, too. Who has its permits and finds neither bucket nor seat filled gives the permits up and takes a
+//! place again, at the end: where permits are scarce, tokens that come are used by whoever has the permits then, not in the
+//! order of the places. So that nobody goes round for ever, one demand at a time for each rate keeps what has come, by a
+//! ticket. It is for all rates of the demand or for none: two who had half of it would each lack the other's.
+//!
+//! Nobody waits for a seat or a ticket, and so they are in no deadlock: whoever has a ticket waits for permits in their
+//! line and for times that come.
 
 use super::demand::Demand;
 use super::error::AcquireError;
@@ -24,7 +29,7 @@ use super::manager::Inner;
 use super::wait::{Entry as Asleep, Wait};
 use crate::core::waitlist;
 use crate::limit::{Denied, LimitError, RateLimiter, Reservation};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::with_parker;
 use crate::time::{Clock, Timestamp};
 use std::collections::BTreeMap;
@@ -34,11 +39,16 @@ use std::time::Duration;
 pub(super) struct Rated {
     pub(super) limiter: RateLimiter,
     seat: AtomicU64,
+    /// Somebody has the late ticket.
+    late: AtomicBool,
 }
+
+/// How often a demand loses what has come for it before it asks for the late ticket.
+const LAPS: u32 = 3;
 
 impl Rated {
     pub(super) fn new(limiter: RateLimiter) -> Self {
-        Rated { limiter, seat: AtomicU64::new(0) }
+        Rated { limiter, seat: AtomicU64::new(0), late: AtomicBool::new(false) }
     }
 
     /// The tokens of a place that has come, for whoever can use them.
@@ -58,7 +68,10 @@ impl Rated {
 
     fn take(&self, n: u64) -> bool {
         let mut seat = self.seat.load(Ordering::Relaxed);
-        while seat >= n && self.limiter.stats().paused_for.is_none() {
+        if seat < n || self.limiter.is_paused() {
+            return false;
+        }
+        while seat >= n {
             match self.seat.compare_exchange_weak(seat, seat - n, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => seat = now,
@@ -111,22 +124,37 @@ pub(super) fn pay_now(inner: &Inner, paces: &[Pace<'_>]) -> Result<(), AcquireEr
 struct Part<'a> {
     pace: &'a Pace<'a>,
     place: Option<Reservation>,
-    /// Its tokens were in the seat.
-    seated: bool,
+    /// Its tokens are taken, for as long as it is being paid.
+    taken: bool,
     /// Its place had come when it was last looked at.
     has_come: bool,
+    /// It has no place, for the rate is paused without an end.
+    paused: bool,
+}
+
+/// The late tickets of some rates.
+struct Late<'a>(Vec<&'a AtomicBool>);
+
+impl Drop for Late<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|ticket| ticket.store(false, Ordering::Release));
+    }
 }
 
 /// What is still to be paid of a demand's tokens, and the places in hand.
 pub(super) struct Places<'a> {
     inner: &'a Inner,
     left: Vec<Part<'a>>,
+    /// How often something that had come was not kept.
+    laps: u32,
+    /// Behind the places: they go back first.
+    late: Option<Late<'a>>,
 }
 
 impl<'a> Places<'a> {
     pub(super) fn new(inner: &'a Inner, paces: &'a [Pace<'a>]) -> Self {
-        let part = |pace| Part { pace, place: None, seated: false, has_come: false };
-        Places { inner, left: paces.iter().map(part).collect() }
+        let part = |pace| Part { pace, place: None, taken: false, has_come: false, paused: false };
+        Places { inner, left: paces.iter().map(part).collect(), laps: 0, late: None }
     }
 
     /// Pays, if all can be paid now.
@@ -151,8 +179,8 @@ impl<'a> Places<'a> {
 
     fn pay_several(&mut self) -> Result<(), AcquireError> {
         let paid = self.all_have_come().and_then(|()| self.pay_missing());
-        for part in self.left.iter_mut().filter(|part| part.seated) {
-            part.seated = false;
+        for part in self.left.iter_mut().filter(|part| part.taken) {
+            part.taken = false;
             part.pace.of.put_back(part.pace.n);
         }
         paid
@@ -161,22 +189,24 @@ impl<'a> Places<'a> {
     fn pay_missing(&mut self) -> Result<(), AcquireError> {
         for part in self.left.iter_mut().filter(|part| part.place.is_none()) {
             if let Err(denied) = part.pace.of.limiter.look(part.pace.n) {
-                part.seated = part.pace.of.take(part.pace.n);
-                if !part.seated {
+                part.taken = part.pace.of.take(part.pace.n);
+                if !part.taken {
                     return Err(part.pace.short(denied));
                 }
             }
         }
-        for part in self.left.iter_mut().filter(|part| part.place.is_none() && !part.seated) {
+        for part in self.left.iter_mut().filter(|part| part.place.is_none() && !part.taken) {
             part.place = Some(part.pace.reserve(None)?);
         }
         while self.left.iter().any(|part| part.place.is_some()) {
             self.all_have_come()?;
-            // Those are left that a change has moved just now.
-            self.left.retain_mut(|part| {
-                part.place = part.place.take().and_then(|place| place.spend().err());
-                part.seated || part.place.is_some()
-            });
+            for part in &mut self.left {
+                if let Some(place) = part.place.take() {
+                    // It comes back if a change has moved it just now.
+                    part.place = place.spend().err();
+                    part.taken = part.place.is_none();
+                }
+            }
         }
         self.left.clear();
         Ok(())
@@ -191,6 +221,7 @@ impl<'a> Places<'a> {
         let mut missing = Vec::new();
         // Looked at first: a place that is not taken need not be given back.
         for part in self.left.iter_mut().filter(|part| part.place.is_none()) {
+            part.paused = false;
             match part.pace.of.limiter.look(part.pace.n) {
                 Ok(()) if part.pace.rate != short => {}
                 Err(denied) if left.is_some_and(|left| left < denied.ready_in) => {
@@ -200,24 +231,56 @@ impl<'a> Places<'a> {
             }
         }
         for part in missing {
-            part.place = Some(part.pace.reserve(left)?);
+            match part.pace.reserve(left) {
+                // No place is to be had in such a pause: its end is waited for.
+                Err(AcquireError::Paced { .. }) if left.is_none() && part.pace.is_paused_without_end() => {
+                    part.paused = true;
+                }
+                place => part.place = Some(place?),
+            }
         }
         Ok(())
     }
 
     /// Something else is waited for, for however long.
     pub(super) fn give_up(&mut self) {
-        for part in &mut self.left {
+        self.keep_or_put(|_| true);
+    }
+
+    /// These have come, or something else is waited for first: they are kept, or go into the seat.
+    fn keep_or_put(&mut self, which: impl Fn(&Part<'_>) -> bool) {
+        if !self.left.iter().any(|part| part.place.is_some() && which(part)) || self.keeps() {
+            return;
+        }
+        self.laps += 1;
+        for part in self.left.iter_mut().filter(|part| which(part)) {
             if let Some(place) = part.place.take() {
                 part.pace.of.put(place);
             }
         }
     }
 
+    /// Whether it has the late ticket, or gets it.
+    fn keeps(&mut self) -> bool {
+        if self.late.is_none() && self.laps >= LAPS {
+            let mut late = Late(Vec::new());
+            // In the order of the rates' names: of two who come at once one gets all.
+            for part in &self.left {
+                let ticket = &part.pace.of.late;
+                if ticket.swap(true, Ordering::Acquire) {
+                    return false;
+                }
+                late.0.push(ticket);
+            }
+            self.late = Some(late);
+        }
+        self.late.is_some()
+    }
+
     /// Sleeps until all places in hand have come, with no permit in hand.
     pub(super) fn sleep(
         &mut self,
-        needs: &waitlist::Demand,
+        (needs, paces): (&waitlist::Demand, &[Pace<'_>]),
         wait: &Wait,
         inside: Option<&Inside<'_>>,
         until: Option<Timestamp>,
@@ -228,29 +291,28 @@ impl<'a> Places<'a> {
             let _asleep = Asleep::new(&inner.asleep, parker.unparker());
             let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
             let _inside = inside.map(|inside| inside.enter(parker));
-            let placed = self.left.iter().filter(|part| part.place.is_some());
+            let placed = self.left.iter().filter(|part| part.place.is_some() || part.paused);
             let _changes: Vec<_> = placed.map(|part| part.pace.of.limiter.watch(parker.unparker())).collect();
-            while let Some((next, last)) = self.coming()? {
+            loop {
+                // Read first: what is left until then is rather too much than too little.
+                let left = until.map(|until| until - inner.clock.now());
+                let Some((next, last)) = self.coming()? else { return Ok(()) };
                 if let Some(stop) = inside.and_then(|inside| inside.look(parker, &waitlist::Demand::new())) {
                     return Err(stop);
                 }
                 if wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
                     return Err(AcquireError::Cancelled);
                 }
+                inner.still_open(paces)?;
                 inner.still_possible(needs, wait)?;
-                if until.is_some_and(|until| until - inner.clock.now() < last.ready_in()) {
+                if left.is_some_and(|left| left < last.ready_in()) {
                     return Err(last.paced());
                 }
-                for part in self.left.iter_mut().filter(|part| part.has_come) {
-                    if let Some(place) = part.place.take() {
-                        part.pace.of.put(place);
-                    }
-                }
+                self.keep_or_put(|part| part.has_come);
                 // By the reading before the sign of life that `look` gave.
                 let beat = inside.and_then(|inside| inside.next_beat(next.now));
                 next.clock.park(parker, Some(beat.map_or(next.at, |beat| beat.min(next.at))));
             }
-            Ok(())
         })
     }
 
@@ -264,9 +326,12 @@ impl<'a> Places<'a> {
         let mut coming: Option<(Due<'a>, Due<'a>)> = None;
         for part in &mut self.left {
             part.has_come = false;
-            let Some(place) = &part.place else { continue };
             let pace = part.pace;
-            let at = place.due().map_err(|error| pace.limited(error))?;
+            let at = match &part.place {
+                Some(place) => place.due().map_err(|error| pace.limited(error))?,
+                None if part.paused && pace.is_paused_without_end() => Timestamp::MAX,
+                None => continue,
+            };
             let clock = pace.of.limiter.clock();
             let due = Due { rate: pace.rate, clock, now: clock.now(), at };
             if due.at <= due.now {
@@ -305,12 +370,23 @@ impl Due<'_> {
 }
 
 impl Pace<'_> {
+    pub(super) fn rate(&self) -> &ResourceKind {
+        self.rate
+    }
+
     /// One rate's tokens, from the bucket or the seat.
     fn pay(&self) -> Result<(), AcquireError> {
         match self.of.limiter.try_acquire(self.n) {
             Err(denied) if !self.of.take(self.n) => Err(self.short(denied)),
             _ => Ok(()),
         }
+    }
+
+    fn is_paused_without_end(&self) -> bool {
+        self.of
+            .limiter
+            .look(self.n)
+            .is_err_and(|denied| !denied.never_fits() && denied.ready_in == Duration::MAX)
     }
 
     /// A place that comes within `left`.

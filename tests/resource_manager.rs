@@ -468,8 +468,12 @@ fn a_pause_without_an_end_throws_nobody_out() {
             assert!(start.elapsed() < secs(20) && !first.is_finished(), "it does not wait");
             thread::yield_now();
         }
+        (0..10_000).for_each(|_| thread::yield_now());
+        let denied = rate.stats().counts.map(|counts| counts.denied);
         rate.resume();
         first.join().unwrap().unwrap();
+        // It slept: who goes round is denied each time.
+        assert!(denied < Some(20), "{denied:?} times");
     });
     rate.pause_until(Timestamp::MAX);
     let late = manager.acquire_with(&demand, &Wait::new().by(secs(1)));

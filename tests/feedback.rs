@@ -5,6 +5,7 @@
 mod support;
 
 use batchyard::limit::{Adaptive, Outcome};
+use batchyard::resource::Demand;
 use batchyard::*;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -109,6 +110,23 @@ fn who_set_the_pace_is_to_blame() {
         advance_until(&time, millis(10), "it was told", || is_paused(&slow));
         until("it was cut", || rate(&slow) == 1.4);
         assert_eq!((is_paused(&fast), rate(&fast)), (false, 100.0));
+        ends(&time, &batch);
+    });
+}
+
+/// From inside they are taken together: nobody has noted which of them was waited for.
+#[test]
+fn all_that_were_asked_together_inside_are_to_blame() {
+    within(|| {
+        let (time, engine, slow, fast) = two_rates((2, 1), (100, 10));
+        slow.acquire(1).unwrap();
+        let both = || Demand::new().pace("slow", 1).pace("fast", 1);
+        let batch = refused(engine.batch("both"), move |ctx| {
+            drop(ctx.acquire(both())?);
+            Ok(())
+        });
+        advance_until(&time, millis(10), "they were told", || is_paused(&slow) && is_paused(&fast));
+        until("both were cut", || rate(&slow) == 1.4 && rate(&fast) == 70.0);
         ends(&time, &batch);
     });
 }

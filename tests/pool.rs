@@ -480,6 +480,24 @@ fn close_wakes_who_waits_between_attempts_and_drops_what_is_just_opened() {
 }
 
 #[test]
+fn what_the_upkeep_opens_goes_to_who_waits_between_attempts() {
+    let b = bench();
+    let pool = b.builder().max_size(3).min_idle(1).backoff(secs(1_000)..secs(1_000)).build().unwrap();
+    let _first = pool.get().unwrap();
+    b.script.refuse.store(usize::MAX, SeqCst);
+    let (got, gets) = mpsc::channel();
+    thread::scope(|s| {
+        s.spawn(|| got.send(pool.get_by(Deadline::NEVER)));
+        b.time.wait_for_sleepers(1);
+        b.script.refuse.store(0, SeqCst);
+        pool.sweep();
+        let connection = gets.recv_timeout(secs(20));
+        pool.close();
+        assert_eq!(connection.expect("handed over").expect("open").id, 2);
+    });
+}
+
+#[test]
 fn a_given_quota_stays_open() {
     let b = bench();
     let quota = Quota::with_clock(1, b.time.clock()).unwrap();

@@ -64,6 +64,64 @@ fn it_does_not_fall_below_the_floor() {
     assert_eq!(rate(&limiter), 10.0);
 }
 
+/// What was sent under the rate before an operator's does not speak of that one.
+#[test]
+fn those_sent_before_a_rate_was_set_do_not_cut_it() {
+    for order in [Order::Fifo, Order::Priority] {
+        let (time, limiter) = learning(order);
+        let sent: Vec<_> = (0..3).map(|_| limiter.acquire(1).unwrap()).collect();
+        time.advance(millis(50));
+        limiter.set_rate(Rate::per_second(50)).unwrap();
+        time.advance(millis(50));
+        sent.into_iter().for_each(|grant| grant.complete(THROTTLED));
+        assert_eq!(rate(&limiter), 50.0);
+        limiter.acquire(1).unwrap().complete(THROTTLED);
+        assert_eq!(rate(&limiter), 35.0);
+        // One that is refused begins nothing.
+        time.advance(millis(50));
+        let sent = limiter.acquire(1).unwrap();
+        time.advance(millis(50));
+        limiter.set_rate(Rate::per_second(201)).unwrap_err();
+        sent.complete(THROTTLED);
+        assert_eq!(rate(&limiter), 24.5);
+    }
+}
+
+/// Neither does what went well under it: the window begins anew.
+#[test]
+fn what_went_well_before_a_rate_was_set_does_not_raise_it() {
+    let (time, limiter) = learning(Order::Fifo);
+    limiter.acquire(1).unwrap().complete(Outcome::Success); // ends the first window
+    time.advance(millis(500));
+    limiter.acquire(100).unwrap().complete(Outcome::Success);
+    limiter.set_rate(Rate::per_second(20)).unwrap();
+    time.advance(secs(1));
+    limiter.acquire(1).unwrap().complete(Outcome::Success);
+    assert_eq!(rate(&limiter), 20.0);
+}
+
+/// Growth takes nobody's word away: who was refused under the lower rate is above the higher one, too.
+#[test]
+fn those_sent_before_it_grew_cut_it() {
+    let (time, limiter) = learning(Order::Fifo);
+    let sent = limiter.acquire(1).unwrap();
+    a_second_of(&time, &limiter, 150);
+    assert_eq!(rate(&limiter), 110.0);
+    sent.complete(THROTTLED);
+    assert_eq!(rate(&limiter), 77.0);
+}
+
+#[test]
+fn a_rate_set_below_the_floor_stays_there_until_it_is_used() {
+    let (time, limiter) = learning(Order::Fifo);
+    limiter.set_rate(Rate::per_second(4)).unwrap();
+    time.advance(millis(10));
+    limiter.acquire(1).unwrap().complete(THROTTLED);
+    assert_eq!(rate(&limiter), 4.0);
+    a_second_of(&time, &limiter, 9);
+    assert_eq!(rate(&limiter), 14.0);
+}
+
 #[test]
 fn it_grows_with_use_up_to_the_ceiling_and_not_without() {
     let (time, limiter) = learning(Order::Fifo);

@@ -2,7 +2,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
 
-use batchyard::limit::{LimitError, Order};
+use batchyard::limit::{LimitError, Order, RateLimiters};
 use batchyard::{Deadline, ManualClock, Priority, Rate, RateLimiter, Timestamp, millis, secs};
 use std::sync::mpsc;
 use std::thread;
@@ -196,6 +196,93 @@ fn a_lower_burst_refuses_who_asks_for_more_wherever_it_stands() {
         leader_sleeps_for(&time, secs(2)); // a smaller burst keeps the debt of the larger
         time.set(at(secs(2)));
         assert_eq!(first.join().unwrap(), Ok(at(secs(2))));
+    });
+}
+
+/// Who leads in a pause without an end sleeps until it is told of its end.
+#[test]
+fn a_pause_without_an_end_is_slept_through() {
+    let (time, limiter) = by_priority(Rate::per_second(1));
+    limiter.try_acquire(1).unwrap();
+    thread::scope(|s| {
+        let waiter = s.spawn(|| limiter.acquire(1).map(|g| g.start_at()));
+        leader_sleeps_for(&time, secs(1));
+        limiter.pause_until(Deadline::NEVER);
+        let newcomer = s.spawn(|| limiter.acquire(1).map(|g| g.start_at()));
+        while limiter.stats().waiting < 2 && !newcomer.is_finished() {
+            thread::yield_now();
+        }
+        while time.next_deadline().is_some() {
+            thread::yield_now();
+        }
+        time.set(at(secs(100)));
+        limiter.resume();
+        for (second, thread) in [(101, waiter), (102, newcomer)] {
+            while time.next_deadline() != Some(at(secs(second))) && !thread.is_finished() {
+                thread::yield_now();
+            }
+            time.set(at(secs(second)));
+            assert_eq!(thread.join().unwrap(), Ok(at(secs(second))));
+        }
+    });
+}
+
+#[test]
+fn a_pause_without_an_end_is_slept_through_at_several_rates() {
+    let time = ManualClock::new();
+    let rates = [Rate::per_second(1), Rate::per_hour(3600)];
+    let limiter = RateLimiters::with_clock(rates, time.clock()).unwrap();
+    limiter.pause_until(Deadline::NEVER);
+    thread::scope(|s| {
+        let waiter = s.spawn(|| limiter.acquire(1).map(|g| g.start_at()));
+        while limiter.stats().waiting == 0 && !waiter.is_finished() {
+            thread::yield_now();
+        }
+        limiter.resume();
+        while time.next_deadline() != Some(at(secs(1))) && !waiter.is_finished() {
+            thread::yield_now();
+        }
+        time.set(at(secs(1)));
+        assert_eq!(waiter.join().unwrap(), Ok(at(secs(1))));
+    });
+}
+
+/// No deadline is met by a pause that has no end.
+#[test]
+fn a_deadline_does_not_wait_for_a_pause_without_an_end() {
+    let (time, limiter) = by_priority(Rate::per_second(1));
+    limiter.try_acquire(1).unwrap();
+    thread::scope(|s| {
+        let waiter = s.spawn(|| limiter.acquire_by(1, far()).map(|g| g.start_at()));
+        leader_sleeps_for(&time, secs(1));
+        limiter.pause_until(Deadline::NEVER);
+        let missed = Err(LimitError::WouldMissDeadline { ready_in: Duration::MAX });
+        assert_eq!(waiter.join().unwrap(), missed);
+        assert_eq!(limiter.acquire_by(1, far()).map(|g| g.start_at()), missed);
+    });
+}
+
+/// Who joins behind others is not left to find out as the head.
+#[test]
+fn what_never_fits_is_refused_at_once_wherever_it_would_stand() {
+    let (time, limiter) = by_priority(Rate::per_second(1).burst(3));
+    let several =
+        RateLimiters::with_clock([Rate::per_second(1).burst(3), Rate::per_hour(9).burst(9)], time.clock())
+            .unwrap();
+    limiter.try_acquire(3).unwrap();
+    several.try_acquire(3).unwrap();
+    let never = Err(LimitError::NeverFits { asked: 4, burst: 3 });
+    thread::scope(|s| {
+        let first = s.spawn(|| limiter.acquire_with(1, Priority::High, far()).unwrap().n());
+        let other = s.spawn(|| several.acquire_with(1, Priority::High, far()).unwrap().n());
+        time.wait_for_sleepers(2);
+        let refused = [
+            limiter.acquire_with(4, Priority::Low, Deadline::NOW).map(|g| g.n()),
+            several.acquire_with(4, Priority::Low, Deadline::NOW).map(|g| g.n()),
+        ];
+        time.advance(secs(400));
+        assert_eq!((first.join().unwrap(), other.join().unwrap()), (1, 1));
+        assert_eq!(refused, [never.clone(), never]);
     });
 }
 

@@ -4,7 +4,9 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use batchyard::resource::{AcquireError, Cancel, Demand, Owner, PermitError, SetLimitError, Wait};
-use batchyard::{Deadline, ManualClock, Priority, Rate, RateLimiter, ResourceKind, ResourceManager, secs};
+use batchyard::{
+    Deadline, ManualClock, Priority, Rate, RateLimiter, ResourceKind, ResourceManager, Timestamp, secs,
+};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -285,10 +287,10 @@ fn tokens_that_came_while_a_permit_was_waited_for_are_no_burst() {
     assert_eq!(manager.available("gpu"), Some(1));
 }
 
-/// Whoever keeps a token while it waits for a permit is waited for by nobody: the permit's holder, of whom nothing is known
-/// but that it has the permit, can go on.
+/// Whoever waits for a permit with its token due is waited for by nobody: the permit's holder, of whom nothing is known but
+/// that it has the permit, can go on.
 #[test]
-fn a_token_that_is_kept_holds_nobody_up() {
+fn who_had_a_token_holds_nobody_up() {
     let time = ManualClock::new();
     let rate = RateLimiter::builder(Rate::per_second(1)).clock(time.clock()).build().unwrap();
     let manager = ResourceManager::builder().quota("disk", 1).quota("net", 1).rate("api", rate);
@@ -310,11 +312,11 @@ fn a_token_that_is_kept_holds_nobody_up() {
     let disk = manager.acquire(&"disk".into()).unwrap();
     time.advance(secs(1));
     wait_for(&manager, "disk", 1);
-    let second = asks("net");
+    // The token that has come is for whoever has the rest.
+    asks("net").join().unwrap();
+    drop(disk);
     sleepers(1);
     time.advance(secs(1));
-    second.join().unwrap();
-    drop(disk);
     first.join().unwrap();
 }
 
@@ -371,6 +373,135 @@ fn tokens_that_came_while_another_rate_was_waited_for_are_no_burst() {
         }
         thread::yield_now();
     }
+}
+
+/// Two disks, and a rate of one an hour whose token is gone.
+fn disk_and_rate(time: &ManualClock) -> (ResourceManager, Demand) {
+    let rate = RateLimiter::builder(Rate::per_hour(1)).clock(time.clock()).counted().build().unwrap();
+    let manager = ResourceManager::builder().quota("disk", 2).rate("api", rate).max_waiters(1);
+    let manager = manager.clock(time.clock()).build().unwrap();
+    manager.rate("api").unwrap().acquire(1).unwrap();
+    (manager, Demand::new().need("disk", 2).pace("api", 1))
+}
+
+#[test]
+fn a_token_that_comes_too_late_is_not_asked_for() {
+    let time = ManualClock::new();
+    let (manager, demand) = disk_and_rate(&time);
+    let late = manager.acquire_with(&demand, &Wait::new().by(secs(3_599)));
+    assert!(matches!(late, Err(AcquireError::Paced { .. })), "{late:?}");
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let wait = Wait::new().cancel(&cancel);
+    assert_eq!(manager.acquire_with(&demand, &wait).map(drop), Err(AcquireError::Cancelled));
+    // A place would have been taken, and given back.
+    assert_eq!(manager.rate("api").unwrap().stats().counts.map(|counts| counts.cancelled), Some(0));
+}
+
+/// Who sleeps for its tokens is one who waits, and hears of a close.
+#[test]
+fn who_sleeps_for_tokens_waits_for_the_permits_too() {
+    let time = ManualClock::new();
+    let (manager, demand) = disk_and_rate(&time);
+    let sleeps = |what: fn(&ResourceManager)| {
+        thread::scope(|scope| {
+            let first = scope.spawn(|| manager.acquire(&demand).map(drop));
+            time.wait_for_sleepers(1);
+            assert_eq!(manager.acquire(&demand).map(drop), Err(AcquireError::QueueFull { most: 1 }));
+            what(&manager);
+            first.join().unwrap()
+        })
+    };
+    let sets = |manager: &ResourceManager| manager.set_limit("disk", 1).unwrap();
+    assert!(matches!(sleeps(sets), Err(AcquireError::NeverFits { asked: 2, limit: 1, .. })));
+    manager.set_limit("disk", 2).unwrap();
+    assert_eq!(sleeps(ResourceManager::close), Err(AcquireError::Closed { kind: "api".into() }));
+    assert_eq!(manager.rate("api").unwrap().stats().counts.unwrap().cancelled, 2);
+    let (manager, _) = disk_and_rate(&time);
+    thread::scope(|scope| {
+        let tokens = scope.spawn(|| manager.acquire(&Demand::new().pace("api", 1)).map(drop));
+        time.wait_for_sleepers(1);
+        manager.close();
+        assert_eq!(tokens.join().unwrap(), Err(AcquireError::Closed { kind: "api".into() }));
+    });
+    time.advance(secs(3_600));
+    assert!(manager.try_acquire(&Demand::new().pace("api", 1)).is_err());
+}
+
+/// Who has lost its tokens to others three times keeps them.
+#[test]
+fn nobody_goes_round_for_ever() {
+    let time = ManualClock::new();
+    let (manager, demand) = disk_and_rate(&time);
+    let tokens = Demand::new().pace("api", 1);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| manager.acquire(&demand).map(drop));
+        for lap in 0..4 {
+            time.wait_for_sleepers(1);
+            let disk = manager.acquire(&"disk".into()).unwrap();
+            time.advance(secs(3_600));
+            wait_for(&manager, "disk", 1);
+            assert_eq!(manager.try_acquire(&tokens).is_ok(), lap < 3, "in lap {lap}");
+            drop(disk);
+        }
+        first.join().unwrap().unwrap();
+    });
+}
+
+/// Who waits as long as it takes waits through a pause without an end, whatever it was waiting for when that began.
+#[test]
+fn a_pause_without_an_end_throws_nobody_out() {
+    let time = ManualClock::new();
+    let (manager, demand) = disk_and_rate(&time);
+    let rate = manager.rate("api").unwrap();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| manager.acquire(&demand).map(drop));
+        time.wait_for_sleepers(1);
+        let disk = manager.acquire(&"disk".into()).unwrap();
+        time.advance(secs(3_600));
+        wait_for(&manager, "disk", 1);
+        rate.pause_until(Timestamp::MAX);
+        drop(disk);
+        // It has had its permits, and given them up again.
+        let start = Instant::now();
+        while manager.waiting("disk") != Some(0) || manager.available("disk") != Some(2) {
+            assert!(start.elapsed() < secs(20) && !first.is_finished(), "it does not wait");
+            thread::yield_now();
+        }
+        (0..10_000).for_each(|_| thread::yield_now());
+        let denied = rate.stats().counts.map(|counts| counts.denied);
+        rate.resume();
+        first.join().unwrap().unwrap();
+        // It slept: who goes round is denied each time.
+        assert!(denied < Some(20), "{denied:?} times");
+    });
+    rate.pause_until(Timestamp::MAX);
+    let late = manager.acquire_with(&demand, &Wait::new().by(secs(1)));
+    assert!(matches!(late, Err(AcquireError::Paced { .. })), "{late:?}");
+}
+
+/// Tokens that have come are for whoever has the permit, and in a pause for nobody.
+#[test]
+fn what_one_cannot_use_another_can() {
+    let time = ManualClock::new();
+    let (manager, demand) = disk_and_rate(&time);
+    let cancel = Cancel::new();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| manager.acquire_with(&demand, &Wait::new().cancel(&cancel)).map(drop));
+        time.wait_for_sleepers(1);
+        let disk = manager.acquire(&"disk".into()).unwrap();
+        time.advance(secs(3_600));
+        wait_for(&manager, "disk", 1);
+        cancel.cancel();
+        assert_eq!(first.join().unwrap(), Err(AcquireError::Cancelled));
+        drop(disk);
+    });
+    let rate = manager.rate("api").unwrap();
+    rate.pause_until(time.now() + secs(60));
+    assert!(manager.try_acquire(&demand).is_err(), "in a pause");
+    rate.resume();
+    drop(manager.try_acquire(&demand).unwrap());
+    assert!(matches!(manager.try_acquire(&demand), Err(AcquireError::Paced { .. })), "there was one");
 }
 
 /// So many tokens that they do not run out.

@@ -16,7 +16,9 @@
 //! The readers of changing terms retry while one is being written, so those models stay out of the
 //! `loom_rmw_loads` pass; the others are in `loop_free`.
 
-use batchyard::__model::bucket::{Bucket, Pace, Short, Slot, View};
+use batchyard::__model::bucket::{Bucket, Pace};
+#[cfg(loom)]
+use batchyard::__model::bucket::{Short, Slot, View};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(shuttle)]
@@ -32,17 +34,21 @@ fn bucket(ticks: u128, burst: u64) -> Bucket {
 }
 
 /// Granted at a tick, or to be granted at one.
+#[cfg(loom)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Seen {
     Granted(u64),
     Until(u64),
 }
+#[cfg(loom)]
 use Seen::{Granted, Until};
 
+#[cfg(loom)]
 fn take(bucket: &Bucket, now: impl Fn() -> u64, n: u64) -> Seen {
     seen(bucket.try_take(now, n))
 }
 
+#[cfg(loom)]
 fn seen(taken: Result<u64, Short>) -> Seen {
     match taken {
         Ok(stamp) => Granted(stamp),

@@ -298,9 +298,11 @@ impl Bucket {
         }
     }
 
-    /// How full it is, all of it at one moment.
+    /// How full it is, all of it at one moment. Takes the latch of those who change the terms.
     pub fn level(&self, now: impl Fn() -> u64) -> Level {
-        self.view(&now).level(self.tat.load(Ordering::Relaxed))
+        // The terms stand meanwhile, so the pause is of these.
+        let latest = self.latest.lock();
+        self.view(&now).level(self.tat.load(Ordering::Relaxed), latest.paused)
     }
 
     /// Tokens that could be taken now.
@@ -393,7 +395,9 @@ impl Bucket {
                 return Err(());
             }
             // A clock that has stepped back does not make time pass twice.
-            terms.line = terms.line.through(now.max(stop.since), terms.line.v0);
+            let from = now.max(stop.since);
+            let from = if armed!(mutant = "bucket_resume_counts_the_pause") { stop.since } else { from };
+            terms.line = terms.line.through(from, terms.line.v0);
             stop.until = 0;
             Ok(terms)
         });

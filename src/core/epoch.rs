@@ -1,15 +1,17 @@
 //! One cut for each rate: of those who were sent under the same rate and are told to slow down, one lowers it.
 //!
-//! Blocking: who ends an epoch, or takes another step, does so under a latch. Who was sent in an earlier epoch finds that out
-//! by one load. (That several refusals in flight must not cut several times is known from TCP: one reduction for each
-//! window, RFC 5681.)
+//! Blocking: who ends an epoch, sets the rate or takes another step, does so under a latch. Who was sent in an earlier epoch
+//! finds that out by one load. (That several refusals in flight must not cut several times is known from TCP: one reduction
+//! for each window, RFC 5681.)
 //!
-//! `since` is the time as of which the present rate stands: whoever was granted at or before it was granted under an older
-//! rate, about which enough has been said. So the pair (rate, `since`) must change as one for those who compare:
+//! `since` is the time of the last cut, or of the last rate that was set from outside: whoever was granted at or before it
+//! was granted under a rate that is no more, and says nothing of the present one. Growth does not move it: who was refused
+//! under the lower rate would have been under the higher one, too. So the pair (rate, `since`) must change as one for those
+//! who compare:
 //!
 //! | order under the latch | a grant by | is told to slow down | and |
 //! |---|---|---|---|
-//! | first the cut, at `c`; then `since = c` | the old rate: at or before `c` | before `since` is written | waits for the latch, looks again, and says nothing |
+//! | first the cut, or the rate that is set, at `c`; then `since = c` | the old rate: at or before `c` | before `since` is written | waits for the latch, looks again, and says nothing |
 //! | | | after | says nothing |
 //! | | the new rate: after `c` | before or after | ends the new epoch: one more cut, of the new rate |
 //!
@@ -56,6 +58,28 @@ impl<S> Epoch<S> {
         true
     }
 
+    /// Begins an epoch, whoever was sent before it, by `change`, which says as of when the new rate stands.
+    ///
+    /// # Errors
+    ///
+    /// That of `change`; the epoch goes on then.
+    pub fn set<E>(&self, change: impl FnOnce(&mut S) -> Result<u64, E>) -> Result<(), E> {
+        let mut step = self.step.lock();
+        let since = change(&mut step)?;
+        if armed!(mutant = "epoch_set_beside_the_cuts") {
+            drop(step);
+            step = self.step.lock();
+        }
+        // A clock that has stepped back takes no epoch back.
+        let began =
+            if armed!(mutant = "epoch_set_goes_back") { 0 } else { self.since.load(Ordering::Relaxed) };
+        if !armed!(mutant = "epoch_set_begins_none") {
+            self.since.store(since.max(began), Ordering::Relaxed);
+        }
+        drop(step);
+        Ok(())
+    }
+
     /// Another step that excludes the cuts; false: somebody is taking one.
     pub fn step(&self, step: impl FnOnce(&mut S)) -> bool {
         match self.step.try_lock() {
@@ -67,7 +91,7 @@ impl<S> Epoch<S> {
         }
     }
 
-    /// As of when the present rate stands.
+    /// When the epoch began.
     pub fn since(&self) -> u64 {
         self.since.load(Ordering::Relaxed)
     }

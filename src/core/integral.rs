@@ -1,6 +1,7 @@
 //! How much is held, and how much was held for how long: a sum over time that many change and somebody reads.
 //!
-//! Lock-free to change: two RMWs, or three. A reading waits for who is between them. Held since `t` by `n` units until
+//! Lock-free to change: two RMWs, or three. A reading waits for who is between them, for as long as that thread is stalled
+//! there. Held since `t` by `n` units until
 //! `u` is `n·u − n·t`; so who takes subtracts `n·t`, who gives adds `n·u`, and a reading at `now` is the sum and
 //! `held·now`. That is exact if both are of the same changes, which the words tell by counting them:
 //!
@@ -12,7 +13,7 @@
 //! | a change | a reading |
 //! |---|---|
 //! | 1. adds to `low`, and counts itself there, in one RMW | 1. `state` |
-//! | 2. carries to `high`, if there is something to carry (rarely while `n·t` is below 2^48 unit-nanoseconds, 78 hours) | 2. `high` |
+//! | 2. carries to `high`, if the change takes the sum across a multiple of 2^48 (see below) | 2. `high` |
 //! | 3. adds to `state` what it takes or gives, and counts itself there, in one RMW | 3. `low`; both counts have to be equal |
 //!
 //! *Both are of the same changes.* Let S, H, L be the changes that a reading finds in `state`, `high` and `low`.
@@ -24,6 +25,10 @@
 //! 3. If L counts as many as S, they are the same, by 1; and then H has the carries of all of them, by 1, and of no
 //!    others, by 2. (The counts wrap: as many as 65,536 threads between the steps at once would pass for none. No system
 //!    that this runs on lets a process have so many.)
+//!
+//! *When there is a carry.* The sum is what was used so far less `held·now`. So it is below zero, which is a multiple, while
+//! more is held than was on average: a change that takes `held` across its average carries, such as the take and the return of
+//! what is mostly free. Beside that whatever crosses the next multiple, 78 hours of one unit away: with large `n·t` nearly all.
 //!
 //! *`held` is never too much*: who takes changes it after it has taken, who gives before it gives. So the value that a take
 //! left in it is a high-water mark that no limit that changes meanwhile tears.
@@ -154,7 +159,8 @@ impl Integral {
         Some(Reading { held: state & HELD_MASK, sum })
     }
 
-    /// What there is. Waits for who is in the middle of a change.
+    /// What there is. Waits for who is in the middle of a change: one or two RMWs, and as long as that thread is stalled
+    /// between them.
     pub fn read(&self) -> Reading {
         let mut looks = 0;
         loop {

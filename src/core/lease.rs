@@ -332,7 +332,8 @@ impl<T> Lease<T> {
         })
     }
 
-    /// How the lease of this handle stands.
+    /// How the lease of this handle stands. One that was marked as over is [`Held`](Standing::Held) while it is looked at, with
+    /// its expiry, which is past: whether it was marked is with who looks. Who asks compares the expiry with the time.
     pub fn standing(&self, generation: u32) -> Standing {
         let word = self.look_up();
         match word.state() {
@@ -343,7 +344,7 @@ impl<T> Lease<T> {
         }
     }
 
-    /// The expiry of what is held here, by whomever; `None`: nothing is, or what is was marked.
+    /// The expiry of what is held here, by whomever; `None`: nothing is, or what is was marked and nobody looks at it.
     pub fn expiry(&self) -> Option<u64> {
         let word = self.look_up();
         matches!(word.state(), HELD | LOOK).then(|| word.expiry())

@@ -1,5 +1,5 @@
 //! Floor 1: the lock-free words, and wait lists under a short latch. No clock, no I/O, no allocation after `new` (but for
-//! who enters `sleepers`), no third-party atomics: every file here runs under loom and shuttle as it stands. Each has its model in
+//! who enters `handover` or `sleepers`), no third-party atomics: every file here runs under loom and shuttle as it stands. Each has its model in
 //! `loom-tests/tests/` under the same name.
 //!
 //! | file | structure | progress |
@@ -9,6 +9,7 @@
 //! | `chunk` | a range of items taken one by one or from the back; who holds its buffer | lock-free |
 //! | `claims` | what of a journal's batch is to be claimed, on its way, or ready | blocking, one short latch |
 //! | `epoch` | of all who are told to slow down, who does it | blocking, one short latch; who is not concerned, wait-free |
+//! | `handover` | a shelf, and who sleeps until something comes back to it | lock-free while nobody sleeps; else one short latch |
 //! | `integral` | how much is held, and was for how long, while many take and give | lock-free; a reading waits for who is in the middle |
 //! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
 //! | `latch` | a latch for a few dozen instructions | blocking: spins, then naps |
@@ -37,6 +38,7 @@ pub mod bucket;
 pub mod chunk;
 pub mod claims;
 pub mod epoch;
+pub mod handover;
 pub mod integral;
 pub mod laneword;
 pub mod latch;

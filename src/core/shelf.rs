@@ -145,6 +145,17 @@ impl<T> Shelf<T> {
         usize::from(Head(self.shelved.load(Ordering::Relaxed)).len())
     }
 
+    /// How many values are on it, for who sleeps until there is one: who puts one after this sees what the caller did
+    /// before it. (The count of the head's changes does not move.)
+    pub fn look(&self) -> usize {
+        // ORDERING: Release pairs with the Acquire of a put. The RMWs of a head follow one another, and carry it on.
+        let release = ordering!(Release, mutant = "shelf_look_relaxed");
+        if armed!(mutant = "shelf_look_by_load") {
+            return self.len();
+        }
+        usize::from(Head(self.shelved.fetch_or(0, release)).len())
+    }
+
     /// Whether no value is on it.
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -174,8 +185,11 @@ impl<T> Shelf<T> {
     pub unsafe fn put(&self, place: Place, value: T) -> Result<(), (Place, T)> {
         // SAFETY: the place is of this shelf, so its holder, who is the caller, is alone with the slot.
         self.slots[place.slot()].value.with_mut(|slot| unsafe { *slot = Some(value) });
-        // ORDERING: Release pairs with the Acquire in `pop`: who takes the value sees it whole.
-        match self.push(&self.shelved, place, ordering!(Release, mutant = "shelf_put_relaxed")) {
+        // ORDERING: Release pairs with the Acquire in `pop`: who takes the value sees it whole. Acquire pairs with the
+        // Release of `look`: who looked before has been heard.
+        let both = ordering!(AcqRel, mutant = "shelf_put_relaxed");
+        let order = if armed!(mutant = "shelf_put_hears_nobody") { Ordering::Release } else { both };
+        match self.push(&self.shelved, place, order) {
             Ok(()) => Ok(()),
             // Nothing was published.
             Err(place) => Err(self.emptied(place)),
@@ -224,7 +238,7 @@ impl<T> Shelf<T> {
     }
 
     #[inline]
-    fn push(&self, stack: &AtomicU64, place: Place, release: Ordering) -> Result<(), Place> {
+    fn push(&self, stack: &AtomicU64, place: Place, order: Ordering) -> Result<(), Place> {
         let mut old = Head(stack.load(Ordering::Relaxed));
         let mut refused = old.closed();
         let slot = place.0;
@@ -243,10 +257,10 @@ impl<T> Shelf<T> {
             }
             let new = old.with(slot);
             if armed!(mutant = "shelf_push_blind") {
-                stack.store(new.0, release);
+                stack.store(new.0, Ordering::Release);
                 return Ok(());
             }
-            match stack.compare_exchange_weak(old.0, new.0, release, Ordering::Relaxed) {
+            match stack.compare_exchange_weak(old.0, new.0, order, Ordering::Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(now) => old = Head(now),
             }

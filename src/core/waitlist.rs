@@ -578,7 +578,7 @@ impl WaitList {
     }
 
     /// Whether `d` can be met by waiting in this class.
-    fn verdict(&self, d: &Demand, class: usize) -> Result<(), Refused> {
+    pub fn verdict(&self, d: &Demand, class: usize) -> Result<(), Refused> {
         if let Some((kind, asked)) = d.excess() {
             return Err(Refused::Never { kind, asked, limit: 0 });
         }

@@ -6,13 +6,14 @@
 //! | the attempt | each rate | of these, who is told to slow down |
 //! |---|---|---|
 //! | went well | hears of all its tokens | |
-//! | ended with `Failure::retry_after` | else hears nothing | the rates of the last demand; of several, those whose tokens came last |
+//! | ended with `Failure::retry_after` | else hears nothing | the rates of the last demand; of a start's, if some had to be waited for, those whose tokens came last |
 //! | ended otherwise | hears nothing, or of a failure, from which nothing is learnt | |
 //!
 //! One refusal is one call's, so not all rates are to blame. The refused call is the one that the last demand was for. Where
-//! that was of several rates (ten a second and a thousand an hour), the pace was set by the one that it had to wait for: to
-//! cut another would lower a limit that nobody was near, and a pause of that one holds back all calls of the same kind. When
-//! all tokens were there at once, it was the burst of any of them, and all are cut.
+//! that was the start's, of several rates (ten a second and a thousand an hour), the pace was set by the one that it had to
+//! wait for: to cut another would lower a limit that nobody was near, and a pause of that one holds back all calls of the same
+//! kind. When all tokens were there at once, it was the burst of any of them, and all are cut. So are all rates of a demand from
+//! inside that is for several: they are waited for together, and which of them it was that came last nobody has noted.
 //!
 //! **Stamps.** A cut is for those who were granted before it, once (`core/epoch.rs`). A start's tokens have the stamps of
 //! their grants. Those taken inside have the time at which they were asked for, which is not later: who waits across a cut

@@ -2,12 +2,13 @@
 //!
 //! | word | who writes it |
 //! |---|---|
-//! | the epoch (`core/epoch.rs`): as of when the rate stands that was cut last, and a latch: when the window began | whoever changes the rate, by one step |
+//! | the epoch (`core/epoch.rs`): when the rate was cut last, or set, and a latch: when the window began | whoever cuts or sets the rate |
 //! | `went_well`: tokens since the window began | every success adds; whoever closes the window takes |
 //! | `window_ends` | the holder of the latch |
 //!
 //! A step reads the rate and sets the next one while nobody else can set it: what an operator sets meanwhile comes before or
-//! after, and is not overwritten by a step from the rate before.
+//! after, and is not overwritten by a step from the rate before. What was sent under the rate before does not speak of the one
+//! that the operator sets: it does not cut that one, and the window begins anew.
 
 use super::error::LimitError;
 use super::limiter::{Inner, RateLimiter};
@@ -48,11 +49,15 @@ pub enum Outcome {
 /// flight say the same thing. As long as half the rate or more is used and goes well, it adds a step each second. A
 /// `Retry-After` pauses it, and then they go one by one.
 ///
+/// A rate that [`set_rate`](RateLimiter::set_rate) sets is where it goes on from, also beyond the bounds: those who were granted
+/// before do not cut it, below the floor nobody does, and it grows from there by steps.
+///
 /// A limiter of an engine hears from items: of those that went well, that their tokens were well spent, whether they were
 /// taken for the start ([`paced_by`](crate::BatchBuilder::paced_by)) or by [`Context::pace`](crate::Context::pace); of
 /// [`Failure::retry_after`](crate::Failure::retry_after), that it was too much. The latter is one call's refusal, so not all rates that an
-/// item has used hear it: only those of its last demand for tokens, and if that was of several rates, the one whose tokens
-/// had to be waited for longest, which set the pace (all of them if none had to be waited for).
+/// item has used hear it, only those of its last demand for tokens. Where that was the one for its start, and some of the rates
+/// had to be waited for, it is the one whose tokens came last, which set the pace. A demand from inside an item that is for
+/// several rates at once ([`Context::acquire`](crate::Context::acquire)) is told to all of them.
 ///
 /// ```
 /// use batchyard::limit::{Adaptive, Outcome, RateLimiter};
@@ -221,6 +226,16 @@ impl Inner {
         }
     }
 
+    /// An operator sets the rate: whoever was sent before says nothing of the new one.
+    #[cold]
+    pub(super) fn put_operators_rate(&self, adapting: &Adapting, rate: Rate) -> Result<(), LimitError> {
+        adapting.epoch.set(|began| {
+            let since = self.put_rate(rate)?;
+            self.begin_window(adapting, began);
+            Ok(self.time_of(since).as_nanos())
+        })
+    }
+
     #[cold]
     fn close_window(&self, adapting: &Adapting) {
         // Whoever comes while another closes it leaves that to the other.
@@ -249,9 +264,10 @@ impl Inner {
             Some(next(now)).filter(|next| *next != now).map(Rate::of_millionths)
         });
         match stepped {
-            Ok(Some(since)) => self.clock.at_raw(since),
+            // As the stamps of those are told who waited: one that was due at that tick was granted before.
+            Ok(Some(since)) => self.time_of(since),
             // Within the ceiling, which is within the highest rate: a refusal would leave the rate as it is.
-            Ok(None) | Err(_) => self.clock.now(),
+            Ok(None) | Err(_) => self.time_of(self.clock.raw()),
         }
     }
 }

@@ -25,7 +25,8 @@ pub enum LimitError {
     },
     /// The tokens will not be there before the deadline (or before the clock ends: then `ready_in` is
     /// [`Duration::MAX`]). Said as soon as it is known: at once, without waiting, by the settings of then; after some sleep
-    /// if a change of them, or a pause, moved the turn behind the deadline; and in order of priority when it is the next.
+    /// if a change of them, or a pause, moved the turn behind the deadline; and in order of priority when it is the next. (There,
+    /// and among those who sleep already, who has no deadline waits for the end of a pause that has none.)
     #[error("would be ready in {ready_in:?}, which is after the deadline")]
     WouldMissDeadline {
         /// From now, if nobody comes in between.

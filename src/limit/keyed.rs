@@ -55,7 +55,8 @@ const SHARDS_PER_CPU: usize = 4;
 /// size and two words, and an entry whose bucket is full again is dropped, for it is as if it had never been.
 ///
 /// Each key obeys the law of [`RateLimiter`], also while the [rate](Self::set_rate) is changed and through
-/// [pauses](Self::pause_until), which are those of all keys. Keys are hashed by SipHash with random seeds.
+/// [pauses](Self::pause_until), which are those of all keys. Keys are hashed by SipHash with random seeds. They are compared
+/// under a latch: a key's `Eq` that calls the same limiter waits for itself, and must not.
 ///
 /// ```
 /// use batchyard::Rate;
@@ -203,7 +204,7 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_rate(&self, rate: Rate) -> Result<(), LimitError> {
-        self.change(|terms| terms.put_rate(rate))
+        self.change(|terms| terms.put_rate(rate)).map(drop)
     }
 
     /// From now on this burst for each key; who sleeps is re-timed. As [`RateLimiter::set_burst`].

@@ -4,8 +4,10 @@
 //! come, first served, no herd and no hand-over, and a late timer of one delays nobody else. Or, if so built, they wait
 //! in order of priority (`waiting.rs`).
 
+mod changes;
+
 use super::adaptive::Adapting;
-use super::builder::{Order, Parts, RateLimiterBuilder, invalid, too_fast, valid_burst};
+use super::builder::{Order, Parts, RateLimiterBuilder};
 use super::error::{Denied, LimitError};
 use super::limiter_stats::Counts;
 use super::rate::Rate;
@@ -206,7 +208,8 @@ impl RateLimiter {
     ///
     /// As [`acquire_by`](Self::acquire_by). In order of priority nobody knows its turn before it is the next: only then
     /// can it hear [`LimitError::WouldMissDeadline`], and before, when the deadline is over,
-    /// [`LimitError::TimedOut`]. Neither costs anybody a token or a place.
+    /// [`LimitError::TimedOut`]. Neither costs anybody a token or a place. [`LimitError::NeverFits`] at once, wherever it
+    /// would stand.
     ///
     /// ```
     /// use batchyard::limit::{LimitError, Order, RateLimiter};
@@ -250,75 +253,6 @@ impl RateLimiter {
     /// ```
     pub fn reserve(&self, n: u64) -> Result<Reservation, LimitError> {
         self.reserve_owned(n)
-    }
-
-    /// From now on this rate; sleepers are re-timed. The burst changes only if `rate` says one.
-    ///
-    /// # Errors
-    ///
-    /// [`LimitError::Invalid`] for what is no rate or is above the `max_rate` of the builder, or a burst that does not fit.
-    ///
-    /// ```
-    /// use batchyard::{ManualClock, Rate, RateLimiter, millis};
-    /// let time = ManualClock::new();
-    /// let limiter = RateLimiter::builder(Rate::per_second(1)).clock(time.clock()).build()?;
-    /// limiter.acquire(1)?;
-    /// let next = limiter.reserve(1)?;
-    /// limiter.set_rate(Rate::per_second(4))?;
-    /// assert_eq!(next.delay(), millis(250));
-    /// # Ok::<(), batchyard::limit::LimitError>(())
-    /// ```
-    pub fn set_rate(&self, rate: Rate) -> Result<(), LimitError> {
-        self.inner.set_rate(rate)
-    }
-
-    /// From now on this burst; sleepers are re-timed. A larger one has its additional room at once. Those who wait for
-    /// more than a smaller one holds get [`LimitError::NeverFits`].
-    ///
-    /// # Errors
-    ///
-    /// [`LimitError::Invalid`] for zero, and for what is too large to be counted at this rate.
-    pub fn set_burst(&self, tokens: u64) -> Result<(), LimitError> {
-        let inner = &*self.inner;
-        inner.put_burst(tokens)?;
-        inner.refuse_above_burst();
-        inner.wake_all();
-        Ok(())
-    }
-
-    /// Nobody passes before `until`; then they go one by one from an empty bucket, the first after one period, and
-    /// those who sleep already keep their order. For a `Retry-After`. A pause is never shortened by another, and what
-    /// prolongs none wakes nobody. Whose time had come before keeps that, also if nobody has looked since.
-    ///
-    /// ```
-    /// use batchyard::{ManualClock, Rate, RateLimiter, secs};
-    /// let time = ManualClock::new();
-    /// let limiter = RateLimiter::builder(Rate::per_second(1).burst(9)).clock(time.clock()).build()?;
-    /// limiter.pause_until(secs(30));
-    /// assert_eq!(limiter.try_acquire(1).unwrap_err().ready_in, secs(31));
-    /// # Ok::<(), batchyard::limit::LimitError>(())
-    /// ```
-    #[doc(alias = "pause_for")]
-    pub fn pause_until(&self, until: impl Into<Deadline>) {
-        self.inner.pause_until(until.into());
-    }
-
-    /// Ends a pause now, whoever made it: they go one by one from an empty bucket, the first after one period; sleepers are
-    /// re-timed. Without a pause nothing changes.
-    ///
-    /// ```
-    /// use batchyard::{Deadline, ManualClock, Rate, RateLimiter, secs};
-    /// let time = ManualClock::new();
-    /// let limiter = RateLimiter::builder(Rate::per_second(1).burst(9)).clock(time.clock()).build()?;
-    /// limiter.pause_until(Deadline::NEVER);
-    /// limiter.resume();
-    /// assert_eq!(limiter.try_acquire(1).unwrap_err().ready_in, secs(1));
-    /// # Ok::<(), batchyard::limit::LimitError>(())
-    /// ```
-    pub fn resume(&self) {
-        if self.inner.put_resume() {
-            self.inner.wake_all();
-        }
     }
 
     /// The rate that is set.
@@ -370,6 +304,11 @@ impl RateLimiter {
             Short::Until { tick: Some(tick), now, .. } if tick <= now => Ok(()),
             short => Err(inner.denied(short)),
         }
+    }
+
+    /// Whether it is paused now.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.inner.bucket.level(|| self.inner.clock.raw()).paused_until.is_some()
     }
 
     /// As [`reserve`](Self::reserve): a reservation holds its limiter.
@@ -477,81 +416,6 @@ impl Inner {
     /// Nobody whom a newcomer would overtake. (Places that are taken ahead overtake themselves.)
     pub(super) fn nobody_waits(&self) -> bool {
         self.line.as_ref().is_none_or(|line| line.waiting() == 0)
-    }
-
-    pub(super) fn set_rate(&self, rate: Rate) -> Result<(), LimitError> {
-        self.put_rate(rate)?;
-        if rate.said_burst().is_some() {
-            self.refuse_above_burst();
-        }
-        self.wake_all();
-        Ok(())
-    }
-
-    /// As [`set_rate`](Self::set_rate), and nobody who waits is told yet.
-    pub(super) fn put_rate(&self, rate: Rate) -> Result<(), LimitError> {
-        rate.validate("rate")?;
-        if let Some(burst) = rate.said_burst() {
-            valid_burst(burst)?;
-        }
-        self.put_next(|_| Some(rate)).map(drop)
-    }
-
-    /// To the rate that `next` makes of the present one, while nobody else sets one; its burst stays. The raw reading from
-    /// which on it stands; `None`: `next` leaves it as it is.
-    pub(super) fn step_rate(
-        &self,
-        next: impl FnOnce(Rate) -> Option<Rate>,
-    ) -> Result<Option<u64>, LimitError> {
-        let since = self.put_next(next)?;
-        if since.is_some() {
-            self.wake_all();
-        }
-        Ok(since)
-    }
-
-    /// What `next` makes has been validated.
-    fn put_next(&self, next: impl FnOnce(Rate) -> Option<Rate>) -> Result<Option<u64>, LimitError> {
-        let mut settings = self.settings.lock();
-        let Some(rate) = next(settings.rate) else { return Ok(None) };
-        if !rate.at_most(&settings.max_rate) {
-            let problem = format!("{rate} is above the max_rate, {}", settings.max_rate);
-            return Err(Invalid::new("rate", problem).into());
-        }
-        let pace = rate.pace(&self.clock, 1).ok_or_else(|| too_fast("rate"))?;
-        let burst = rate.said_burst();
-        let since = self
-            .bucket
-            .set(|| self.clock.raw(), Some(pace), burst)
-            .map_err(|unfit| invalid(unfit, "rate"))?;
-        settings.rate = rate.burst(burst.unwrap_or(settings.rate.burst_size()));
-        Ok(Some(since))
-    }
-
-    pub(super) fn put_burst(&self, tokens: u64) -> Result<(), LimitError> {
-        valid_burst(tokens)?;
-        let mut settings = self.settings.lock();
-        self.bucket.set_burst(|| self.clock.raw(), tokens).map_err(|unfit| invalid(unfit, "burst"))?;
-        settings.rate = settings.rate.burst(tokens);
-        Ok(())
-    }
-
-    pub(super) fn pause_until(&self, until: Deadline) {
-        // What prolongs nothing moves nobody.
-        if self.put_pause(until) {
-            self.wake_all();
-        }
-    }
-
-    /// As [`pause_until`](Self::pause_until), and nobody who waits is told yet; whether it prolongs anything.
-    pub(super) fn put_pause(&self, until: Deadline) -> bool {
-        let until = until.on(&self.clock).map_or(u64::MAX, |until| self.clock.raw_at(until));
-        self.bucket.pause(|| self.clock.raw(), until)
-    }
-
-    /// Whether there was a pause to be ended.
-    pub(super) fn put_resume(&self) -> bool {
-        self.bucket.resume(|| self.clock.raw())
     }
 
     pub(super) fn never_fits(&self, asked: u64) -> LimitError {

@@ -354,7 +354,7 @@ impl Quota {
             available: load.available,
             waiting: load.waiters as usize,
             oldest_waiter: load.oldest.map(|since| self.inner.clock.now() - Timestamp::from_nanos(since)),
-            counts: counted.as_deref().map(|counted| counted.look(self.inner.clock.now())),
+            counts: counted.as_deref().map(|counted| counted.look(|| self.inner.clock.now())),
         }
     }
 }

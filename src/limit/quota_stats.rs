@@ -36,11 +36,14 @@ pub struct QuotaStats {
     pub counts: Option<QuotaCounts>,
 }
 
-/// What a counted quota has counted since it was made.
+/// What a counted quota has counted since it was made. To read it waits for who is writing down a grant or a return: two
+/// or three instructions, but as long as that thread is kept from its processor between them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct QuotaCounts {
-    /// The most permits that were held just after somebody took. (Who waited holds them from when it wakes.)
+    /// The most permits that were held just after somebody took, by a book that is entered after the take and left before the
+    /// return: never more than were held. It may be less where takes and returns cross. (Who waited holds them from when it
+    /// wakes.)
     pub high_water: u64,
     /// Calls that got their permits.
     pub granted: u64,

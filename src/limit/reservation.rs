@@ -130,6 +130,21 @@ pub(crate) struct Spent {
     pub(crate) at_once: bool,
 }
 
+impl RateLimiter {
+    /// As [`reserve`](RateLimiter::reserve), if its time comes within `left`; otherwise nothing has changed.
+    pub(crate) fn reserve_within(&self, n: u64, left: Option<Duration>) -> Result<Reservation, LimitError> {
+        let Some(left) = left else { return self.reserve(n) };
+        if self.inner().line.is_some() {
+            return self.reserve(n); // to hear why not
+        }
+        let (inner, clock) = (self.inner(), self.clock());
+        let latest = clock.raw_at(clock.now() + left);
+        let slot = self.bucket().reserve(|| clock.raw(), n, latest);
+        let slot = slot.map_err(|short| inner.counting_error(inner.refused(short, n)))?;
+        Ok(Reservation::new(self.clone(), slot, n))
+    }
+}
+
 impl Reservation {
     pub(super) fn new(limiter: RateLimiter, slot: Slot, n: u64) -> Self {
         let made = limiter.clock().now();
@@ -178,7 +193,10 @@ impl Reservation {
     pub fn wait(mut self) -> Result<Grant<'static>, LimitError> {
         let mut slot = *self.slot.lock();
         let inner = self.limiter.inner();
-        self.limiter.sleep_until(&mut slot, self.n).map_err(|error| inner.counting_error(error))?;
+        let slept = self.limiter.sleep_until(&mut slot, self.n);
+        // What the sleep has given back is not given back again.
+        *self.slot.lock() = slot;
+        slept.map_err(|error| inner.counting_error(error))?;
         self.held = false;
         let grant = Grant::after(self.made, self.limiter.slot_time(&slot), self.n);
         if let Some(counts) = inner.counts.as_ref().filter(|_| self.n > 0) {

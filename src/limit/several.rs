@@ -189,7 +189,8 @@ impl RateLimiters {
     }
 
     /// Nobody passes before `until`; then they go one by one, as each of the rates allows from an empty bucket. A pause is
-    /// never shortened by another.
+    /// never shortened by another. One without an end is slept through, until it is [ended](Self::resume), by all who have no
+    /// deadline.
     pub fn pause_until(&self, until: impl Into<Deadline>) {
         let inner = &*self.inner;
         let until = until.into();
@@ -258,12 +259,13 @@ impl Several {
 
     fn try_take(&self, n: u64) -> Result<Grant<'_>, Denied> {
         let first = self.first();
-        let now = first.clock.raw();
         if n == 0 {
-            return Ok(Grant::at_once(now, first.scale, n));
+            return Ok(Grant::at_once(first.clock.raw(), first.scale, n));
         }
         let ahead = if self.line.waiting() == 0 { 0 } else { self.line.units() };
         let _moving = self.moving.lock();
+        // Who has waited for the latch asks as of now.
+        let now = first.clock.raw();
         let short = self.ready(now, ahead, n);
         match short {
             Short::Until { tick: Some(at), .. } if ahead == 0 && at <= now => {
@@ -276,10 +278,7 @@ impl Several {
 
     fn wait(&self, n: u64, priority: Priority, deadline: Deadline) -> Result<Grant<'_>, LimitError> {
         let take = |claim| self.take_for(claim);
-        self.first().wait_in_line(&self.line, n, priority, deadline, take).map_err(|error| match error {
-            LimitError::NeverFits { asked, .. } => LimitError::NeverFits { asked, burst: self.burst() },
-            other => other,
-        })
+        self.first().wait_in_line(&self.line, n, priority, deadline, || self.burst(), take)
     }
 
     fn burst(&self) -> u64 {
@@ -315,8 +314,8 @@ impl Several {
     }
 
     fn take_for(&self, claim: Claim) -> Take {
-        let (from, now) = self.first().from(claim);
         let _moving = self.moving.lock();
+        let (from, now) = self.first().from(claim);
         match self.ready(from, 0, claim.n) {
             Short::NeverFits { .. } => Take::Never,
             Short::Until { tick: Some(at), .. } if at <= now => {
@@ -348,11 +347,39 @@ mod tests {
     use super::*;
     use crate::core::leader::Turn;
     use crate::core::waitlist::{Node, Waiter};
-    use crate::time::{ManualClock, secs};
+    use crate::sync::atomic::{AtomicU64, Ordering};
+    use crate::sync::{thread, with_parker};
+    use crate::time::{ManualClock, millis, secs};
     use proptest::prelude::*;
     use std::time::Duration;
 
     const TOKEN: u128 = 1_000_000_000;
+
+    /// A look is one at the time at which it is made, however long it has waited for who moves the buckets.
+    #[test]
+    fn who_waits_for_the_latch_asks_as_of_then() {
+        let time = ManualClock::new();
+        let limiter = RateLimiters::with_clock([Rate::per_second(1)], time.clock()).unwrap();
+        limiter.try_acquire(1).unwrap();
+        let (clock, began) = (Clock::os(), AtomicU64::new(0));
+        thread::scope(|s| {
+            let moving = limiter.inner.moving.lock();
+            let taker = s.spawn(|| {
+                began.store(1, Ordering::Release);
+                limiter.try_acquire(1).map(|grant| grant.start_at())
+            });
+            with_parker(|parker| {
+                // It stands at the latch now, if it got that far.
+                while began.load(Ordering::Acquire) == 0 {
+                    thread::yield_now();
+                }
+                clock.park(parker, Some(clock.now() + millis(100)));
+            });
+            time.advance(secs(1));
+            drop(moving);
+            assert_eq!(taker.join().unwrap(), Ok(time.now()));
+        });
+    }
 
     #[derive(Clone, Debug)]
     enum Step {

@@ -129,8 +129,12 @@ impl Counted {
         self.line.integral.give(n, self.nanos(now));
     }
 
-    pub(super) fn look(&self, now: Timestamp) -> QuotaCounts {
+    /// The clock is asked when the integral has been read: a change that is in it came before. (After a time of before, a
+    /// permit that was given back meanwhile would count as used for longer than it could have been.)
+    pub(super) fn look(&self, now: impl FnOnce() -> Timestamp) -> QuotaCounts {
         let Counted { line, tally, usable, .. } = self;
+        let held = line.integral.read();
+        let now = now();
         QuotaCounts {
             high_water: line.grants.high_water(),
             granted: line.grants.count(),
@@ -138,7 +142,7 @@ impl Counted {
             timed_out: tally.timed_out.get(),
             refused: tally.refused.get(),
             waits: tally.waits(),
-            used: line.integral.read().until(self.nanos(now)) as f64 / 1e9,
+            used: held.until(self.nanos(now)) as f64 / 1e9,
             usable: usable.until(now) as f64 / 1e9,
         }
     }
@@ -173,5 +177,24 @@ impl Tally {
 
     pub(crate) fn waits(&self) -> Percentiles {
         self.waits.lock().percentiles()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::secs;
+
+    /// The permit is given back between the two readings.
+    #[test]
+    fn no_more_was_used_than_the_window_holds() {
+        let at = |s| Timestamp::ZERO + secs(s);
+        let counted = Counted::new(1, at(0));
+        counted.took(1, at(0));
+        let counts = counted.look(|| {
+            counted.gives(1, at(20));
+            at(10)
+        });
+        assert_eq!((counts.used, counts.usable, counts.utilisation()), (10.0, 10.0, 1.0));
     }
 }

@@ -45,7 +45,8 @@ impl Inner {
             return Ok(Grant::at_once(stamp, self.scale, n).of(self));
         }
         if let Some(line) = &self.line {
-            return self.wait_in_line(line, n, priority, deadline, |claim| self.take_for(claim));
+            let take = |claim| self.take_for(claim);
+            return self.wait_in_line(line, n, priority, deadline, || self.most(), take);
         }
         let asked = self.clock.now();
         let latest = deadline.on(&self.clock).map_or(u64::MAX, |deadline| self.clock.raw_at(deadline));
@@ -88,37 +89,56 @@ impl Inner {
         })
     }
 
-    /// Waits in order of priority. See `core/leader.rs`.
+    /// Waits in order of priority. See `core/leader.rs`. `most`: what is more than that never fits.
     pub(super) fn wait_in_line(
         &self,
         line: &Leader,
         n: u64,
         priority: Priority,
         deadline: Deadline,
+        most: impl Fn() -> u64,
         take: impl FnMut(Claim) -> Take,
     ) -> Result<Grant<'_>, LimitError> {
+        let never = |burst| LimitError::NeverFits { asked: n, burst };
+        // Nobody would tell it before it is the head.
+        let burst = most();
+        if n > burst {
+            return Err(never(burst));
+        }
         let asked = self.clock.now();
         let until = deadline.on(&self.clock);
         let latest = until.map_or(u64::MAX, |until| self.clock.raw_at(until));
-        let mut hopeless = None;
+        let mut why = None;
         let park = |parker: &Parker, turn: Turn| {
             if let Some(counts) = &self.counts {
                 counts.queued(line.waiting());
             }
+            // It may have joined after the burst was lowered.
+            let burst = most();
+            let now = || self.clock.now();
             let wake = match turn {
-                // Out of the clock's reach, or behind the deadline even as the next.
-                Turn::Lead { due, .. } if due > latest || due == u64::MAX => {
-                    hopeless = Some(due);
-                    return false;
+                _ if n > burst => Err(never(burst)),
+                // Behind the deadline, even as the next.
+                Turn::Lead { due, .. } if due > latest || (due == u64::MAX && until.is_some()) => {
+                    let tick = (due < u64::MAX).then_some(due);
+                    Err(LimitError::WouldMissDeadline { ready_in: self.ready_in(tick, self.clock.raw()) })
                 }
                 Turn::Lead { due, rise } => {
-                    Some(self.time_of(due).min(rise.map_or(Timestamp::MAX, Timestamp::from_nanos)))
+                    // Out of the clock's reach, as in a pause without an end: until it is told.
+                    let due = (due < u64::MAX).then(|| self.time_of(due));
+                    Ok(due.into_iter().chain(rise.map(Timestamp::from_nanos)).min())
                 }
-                _ if until.is_some_and(|until| self.clock.now() >= until) => return false,
-                _ => until,
+                _ if until.is_some_and(|until| now() >= until) => {
+                    Err(LimitError::TimedOut { waited: now() - asked })
+                }
+                _ => Ok(until),
             };
-            self.clock.park(parker, wake);
-            true
+            let stays = wake.is_ok();
+            match wake {
+                Ok(wake) => drop(self.clock.park(parker, wake)),
+                Err(error) => why = Some(error),
+            }
+            stays
         };
         let taken = with_parker(|parker| {
             let now = || self.clock.now().as_nanos();
@@ -129,15 +149,14 @@ impl Inner {
                 Ok(Grant::after(asked, self.clock.at_raw(stamp).max(asked), n).of(self))
             }
             Ok(stamp) => Ok(Grant::after(asked, self.time_of(stamp), n).of(self)),
-            Err(Left::Never) => Err(self.never_fits(n)),
-            Err(Left::GaveUp) => Err(match hopeless {
-                Some(due) => {
-                    let tick = (due < u64::MAX).then_some(due);
-                    LimitError::WouldMissDeadline { ready_in: self.ready_in(tick, self.clock.raw()) }
-                }
-                None => LimitError::TimedOut { waited: self.clock.now() - asked },
-            }),
+            Err(Left::GaveUp) => Err(why.unwrap_or_else(|| never(most()))),
+            Err(Left::Never) => Err(never(most())),
         }
+    }
+
+    /// The largest demand that ever fits.
+    fn most(&self) -> u64 {
+        if self.bucket.owes() { u64::MAX } else { self.settings.lock().rate.burst_size() }
     }
 
     /// From when on a claim may be granted, and the time now.
@@ -168,8 +187,7 @@ impl Inner {
     /// After the burst may have been lowered: who asks for more hears it now.
     pub(super) fn refuse_above_burst(&self) {
         if let Some(line) = self.line.as_ref().filter(|_| !self.bucket.owes()) {
-            let burst = self.settings.lock().rate.burst_size();
-            line.refuse_above(burst, &mut |claim| self.take_for(claim), &mut tell);
+            line.refuse_above(self.most(), &mut |claim| self.take_for(claim), &mut tell);
         }
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Rates are whole numbers of millionths of a token a second.
 
-/// The bounds and the steps.
+/// The bounds and the steps. They bound the steps, not the rate: who set one beyond them meant it, and no step brings it back
+/// against its direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Aimd {
     pub(crate) floor: u64,
@@ -16,10 +17,10 @@ pub(crate) struct Aimd {
 const KEPT: u64 = 7;
 
 impl Aimd {
-    /// The rate after one that was too high.
+    /// The rate after one that was too high: never a higher one. Below the floor it stays.
     pub(crate) fn cut(&self, rate: u64) -> u64 {
         let kept = u64::try_from(u128::from(rate) * u128::from(KEPT) / 10).unwrap_or(rate);
-        kept.max(self.floor).min(self.ceiling)
+        kept.max(self.floor.min(rate)).min(self.ceiling)
     }
 
     /// The rate after `tokens` went well in `nanos`. The same, if that was less than half of what `rate` allowed: whether
@@ -27,11 +28,7 @@ impl Aimd {
     pub(crate) fn grow(&self, rate: u64, tokens: u64, nanos: u64) -> u64 {
         let used = u128::from(tokens).saturating_mul(2 * 1_000_000 * 1_000_000_000);
         let enough = used >= u128::from(rate) * u128::from(nanos);
-        if enough && tokens > 0 {
-            rate.saturating_add(self.step).max(self.floor).min(self.ceiling.max(rate))
-        } else {
-            rate
-        }
+        if enough && tokens > 0 { rate.saturating_add(self.step).min(self.ceiling.max(rate)) } else { rate }
     }
 }
 
@@ -53,6 +50,16 @@ mod tests {
         assert_eq!(aimd.grow(11_500_000, 12, SECOND), 12_000_000);
     }
 
+    #[test]
+    fn a_rate_beyond_the_bounds_is_led_by_steps_not_by_them() {
+        let aimd = Aimd { floor: 2_000_000, ceiling: 12_000_000, step: 1_000_000 };
+        assert_eq!(aimd.cut(500_000), 500_000);
+        assert_eq!(aimd.grow(500_000, 1, SECOND), 1_500_000);
+        assert_eq!(aimd.cut(20_000_000), 12_000_000);
+        assert_eq!(aimd.cut(13_000_000), 9_100_000);
+        assert_eq!(aimd.grow(20_000_000, 20, SECOND), 20_000_000);
+    }
+
     proptest! {
         #[test]
         fn it_stays_within_its_bounds(
@@ -68,6 +75,20 @@ mod tests {
                 let right = if cut { rate <= before } else { rate >= before };
                 prop_assert!(right, "{before} became {rate}");
             }
+        }
+
+        /// Wherever it was set: a cut goes down and not through the floor, growth goes up by a step at the most.
+        #[test]
+        fn no_step_goes_the_other_way(
+            floor in 1u64..1 << 50, more in 0u64..1 << 50, step in 1u64..1 << 50, rate in 0u64..1 << 52,
+            tokens: u64, nanos: u64,
+        ) {
+            let aimd = Aimd { floor, ceiling: floor + more, step };
+            let cut = aimd.cut(rate);
+            prop_assert!(cut <= rate && cut >= rate.min(floor) && cut <= aimd.ceiling, "{rate} cut to {cut}");
+            let grown = aimd.grow(rate, tokens, nanos);
+            let most = (rate + step).min(aimd.ceiling.max(rate));
+            prop_assert!(grown == rate || grown == most, "{rate} grown to {grown}");
         }
 
         #[test]

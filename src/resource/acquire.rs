@@ -9,7 +9,7 @@
 //!   └───────────────────────────────┘
 //! ```
 //!
-//! What becomes of places that have come while permits are queued for is told in `places.rs`.
+//! What becomes of tokens that have come while permits are queued for is told in `places.rs`.
 //!
 //! A sleeper in the queue wakes for its grant, its deadline, its cancel, and for the next lease that is over: so what
 //! is lost with a holder comes back by whoever needs it.
@@ -73,6 +73,7 @@ impl Inner {
             return Err(AcquireError::TooManyKinds { asked, most: MAX_PARTS });
         }
         let paces = paces(&self.rates, d)?;
+        self.still_open(&paces)?;
         Ok(Resolved { needs, paces })
     }
 
@@ -147,11 +148,13 @@ impl Inner {
     ) -> Result<Taken<'a>, AcquireError> {
         let until = wait.deadline.and_then(|deadline| deadline.on(&self.clock));
         let mut places = Places::new(self, &want.paces);
+        let mut counted = None;
         loop {
             let taken = match self.take_now(&want.needs, wait) {
                 Ok(taken) => taken,
                 Err(AcquireError::Full { kind }) => {
-                    places.keep_or_give_back();
+                    places.give_up();
+                    self.count_once(&mut counted)?;
                     self.queue(want, (wait, inside), kind, asked, until)?
                 }
                 Err(error) => return Err(error),
@@ -160,11 +163,17 @@ impl Inner {
                 Ok(()) => return Ok(taken),
                 Err(AcquireError::Paced { rate, .. }) => {
                     drop(taken);
-                    places.reserve(&rate)?;
+                    if wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
+                        return Err(AcquireError::Cancelled);
+                    }
+                    // Who sleeps for tokens may have to queue for permits then.
+                    self.may_queue(&want.needs, inside, &rate)?;
+                    self.count_once(&mut counted)?;
+                    places.reserve(&rate, until.map(|until| until - self.clock.now()))?;
+                    places.sleep((&want.needs, &want.paces), wait, inside, until)?;
                 }
                 Err(error) => return Err(error),
             }
-            places.sleep(wait, inside, until)?;
         }
     }
 
@@ -179,9 +188,7 @@ impl Inner {
     ) -> Result<Taken<'a>, AcquireError> {
         let class = wait.priority.class();
         let mut claim = Claim::Class(class);
-        if inside.is_none() && self.forbidden.get().is_some_and(|is_forbidden| is_forbidden()) {
-            return Err(AcquireError::WouldBlockWorker { kind: short });
-        }
+        self.may_queue(&want.needs, inside, &short)?;
         if let Some(inside) = inside {
             let above = self.in_order(want, &short, inside)?;
             claim = Claim::Inside { class, above };
@@ -210,6 +217,46 @@ impl Inner {
         }
     }
 
+    /// Whether this thread may queue for permits.
+    fn may_queue(
+        &self,
+        needs: &waitlist::Demand,
+        inside: Option<&Inside<'_>>,
+        short: &ResourceKind,
+    ) -> Result<(), AcquireError> {
+        let may_not = || self.forbidden.get().is_some_and(|is_forbidden| is_forbidden());
+        if inside.is_none() && !needs.is_empty() && may_not() {
+            return Err(AcquireError::WouldBlockWorker { kind: short.clone() });
+        }
+        Ok(())
+    }
+
+    /// One more who waits, from its first wait on.
+    fn count_once<'a>(&'a self, counted: &mut Option<Counted<'a>>) -> Result<(), AcquireError> {
+        if counted.is_none() {
+            let me = Counted(&self.waiting);
+            if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
+                return Err(AcquireError::QueueFull { most: self.max_waiters });
+            }
+            *counted = Some(me);
+        }
+        Ok(())
+    }
+
+    /// A manager that is closed gives no tokens, either. (Of permits their list tells.)
+    pub(super) fn still_open(&self, paces: &[Pace<'_>]) -> Result<(), AcquireError> {
+        // Relaxed: who sleeps looks behind the latch of those who sleep, at which a close comes by.
+        match paces.first().filter(|_| self.closed.load(Ordering::Relaxed)) {
+            Some(pace) => Err(AcquireError::Closed { kind: pace.rate().clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether permits that are not there may still come.
+    pub(super) fn still_possible(&self, needs: &waitlist::Demand, wait: &Wait) -> Result<(), AcquireError> {
+        self.list.verdict(needs, wait.priority.class()).map_err(|refused| self.refused(refused))
+    }
+
     /// What the asker holds already: as the owner it names, or as this thread.
     fn held_by_asker(&self, wait: &Wait) -> Option<Entry> {
         self.holders.held_by(Caller::id(), wait.owner.as_ref().map(|owner| owner.id()))
@@ -223,10 +270,6 @@ impl Inner {
         (wait, inside): (&Wait, Option<&Inside<'_>>),
         until: Option<Timestamp>,
     ) -> Result<Result<(), Unmet>, AcquireError> {
-        let _counted = Counted(&self.waiting);
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
-            return Err(AcquireError::QueueFull { most: self.max_waiters });
-        }
         let (mut stopped, mut queued) = (None, false);
         let outcome = with_parker(|parker| {
             // Entered before the first look at what ends the wait, so that one of the two sees the other.

@@ -36,10 +36,11 @@ impl Demand {
     /// And `n` tokens of the rate of this name, to be spent. They are taken last, when all permits are there.
     ///
     /// A demand that has to wait for its tokens holds no permits meanwhile. Are the permits gone when the tokens have come, it
-    /// queues for them and keeps the tokens: they are due, count in the rate as of when they came, and nobody else has them.
+    /// queues for them, and its tokens are for whoever has everything else first; only after three such turns it keeps its
+    /// own. No more of a rate is kept so than two demands': what it sees is its burst, what comes by its rate, and the tokens
+    /// of the two largest demands.
     ///
-    /// Of several rates a place is kept in each, and the start is the latest of them; as each rate counts its tokens by
-    /// their places, what it sees can be more than its burst by one such demand a call that waits.
+    /// Of several rates, too, what has come is not held while the others are waited for.
     pub fn pace(mut self, rate: impl Into<ResourceKind>, n: u64) -> Self {
         add(&mut self.paces, rate.into(), n);
         self

@@ -5,7 +5,8 @@ use crate::error::Invalid;
 use std::time::Duration;
 
 /// Why nothing was given. Whatever it was, nothing is held for the caller, and no token was spent (a place in a rate's
-/// future may be, see [`Refund`](crate::limit::Refund), when a wait for it was cut short).
+/// future may be, see [`Refund`](crate::limit::Refund), when a wait for it was cut short; and of several rates the tokens of
+/// one, when another was paused in the instant in which they were paid).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcquireError {
@@ -84,7 +85,7 @@ pub enum AcquireError {
     /// only this thread can put to use. Inside an item, use [`Context::acquire`](crate::Context::acquire).
     #[error("a thread of the engine would wait for `{kind}`: inside an item, use the context's `acquire`")]
     WouldBlockWorker {
-        /// The kind that falls short.
+        /// The kind that falls short, or the rate.
         kind: ResourceKind,
     },
     /// The call would have to wait, and its thread or its owner holds something already: two that do so can wait for

@@ -1,6 +1,7 @@
 //! Who holds what: a slot for each live permit, with its lease.
 //!
-//! To enter a permit and to drop it takes no latch: a slot that is nobody's is taken from a stack of them ([`Vacant`]),
+//! To enter a permit and to drop it takes no latch (but for the first entry in a new segment of slots, which makes it, and
+//! those that meet it meanwhile, which wait for that): a slot that is nobody's is taken from a stack of them ([`Vacant`]),
 //! the entry lies in it under the slot's [`Lease`], and what races for the permit's end, a drop, the sweep and the owner's
 //! end, races on the lease's word alone. Whoever looks at what others hold, to report it or to change it, passes the
 //! slot's latch: one at a time looks, as the lease asks. A drop beside that does not wait: it leaves entry and slot to who
@@ -8,7 +9,7 @@
 //!
 //! | who | passes the latch |
 //! |---|---|
-//! | `enter`, `end` (grant and drop of a permit) | no |
+//! | `enter`, `end` (grant and drop of a permit) | no; a new segment's once |
 //! | `edit`, `renew`, `unbind`, `entry`, `share_loss` (a holder that changes its permit) | its slot's |
 //! | `lapse`, `end_of_owner`, `list`, `held_by` and their kin (whoever looks at all) | each slot's, one after the other |
 //!
@@ -451,17 +452,7 @@ mod tests {
     fn a_part_that_was_made_meanwhile_is_lost_with_the_whole() {
         let holders = Holders::new();
         let attempt = OwnerId::Attempt(1, 1);
-        let entry = Entry {
-            demand: Demand::of(0, 2),
-            owner: "lost".into(),
-            owner_id: Some(attempt),
-            thread: None,
-            priority: Priority::Normal,
-            since: Timestamp::ZERO,
-            place: Location::caller(),
-            on_expiry: OnExpiry::Report,
-            lost_at: None,
-        };
+        let entry = Entry { demand: Demand::of(0, 2), owner_id: Some(attempt), ..entry_of("lost") };
         let (whole, _) = holders.enter(entry.clone(), NEVER);
         assert!(holders.lapse_at(attempt, 0, 3));
         let (part, _) = holders.enter(entry, NEVER);

@@ -70,8 +70,18 @@ impl Book {
         self.usable.set(limit, now);
     }
 
-    pub(super) fn read(&self, kind: &ResourceKind, load: Load, reserved: u64, now: Timestamp) -> KindStats {
-        let used = self.line.integral.read().until(self.nanos(now));
+    /// The clock is asked when the integral has been read: a change that is in it came before. (After a time of before, a
+    /// permit that was given back meanwhile would count as used for longer than it could have been.)
+    pub(super) fn read(
+        &self,
+        kind: &ResourceKind,
+        load: Load,
+        reserved: u64,
+        now: impl FnOnce() -> Timestamp,
+    ) -> KindStats {
+        let held = self.line.integral.read();
+        let now = now();
+        let used = held.until(self.nanos(now));
         let usable = self.usable.until(now);
         KindStats {
             kind: kind.clone(),
@@ -93,5 +103,25 @@ impl Book {
             used: used as f64 / 1e9,
             usable: usable as f64 / 1e9,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::secs;
+
+    /// The permit is given back between the two readings.
+    #[test]
+    fn no_more_was_used_than_the_window_holds() {
+        let at = |s| Timestamp::ZERO + secs(s);
+        let book = Book::new(1, at(0));
+        book.took(1, None, at(0));
+        let load = Load { limit: 1, in_use: 1, available: 0, waiters: 0, oldest: None };
+        let stats = book.read(&"gpu".into(), load, 0, || {
+            book.gave(1, at(20));
+            at(10)
+        });
+        assert_eq!((stats.used, stats.usable, stats.utilisation()), (10.0, 10.0, 1.0));
     }
 }

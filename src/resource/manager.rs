@@ -10,12 +10,13 @@ use super::lapse::{OnExpiry, begin, tick};
 use super::ledger::Book;
 use super::owner::Reclaim;
 use super::permit::Permit;
+use super::places::Rated;
 use super::stats::{Holder, KindStats};
 use super::wait::Wait;
 use crate::core::permits::Floors;
 use crate::core::waitlist::{self, Fairness, WaitList, Waiter};
 use crate::limit::RateLimiter;
-use crate::sync::atomic::{AtomicBool, AtomicUsize};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, Unparker};
 use crate::time::{Clock, Deadline, Timestamp};
 use std::collections::BTreeMap;
@@ -68,11 +69,11 @@ pub(super) struct Inner {
     kinds: Vec<ResourceKind>,
     hidden: usize,
     index: BTreeMap<ResourceKind, u16>,
-    pub(super) rates: BTreeMap<ResourceKind, RateLimiter>,
+    pub(super) rates: BTreeMap<ResourceKind, Rated>,
+    /// As a whole. Kinds that are closed stand in the list.
+    pub(super) closed: AtomicBool,
     /// Whoever takes tokens of several rates at once.
     pub(super) paying: Mutex<()>,
-    /// The late ticket of each rate, by its place among them; true: somebody has it. See `places.rs`.
-    pub(super) late: Vec<AtomicBool>,
     books: Vec<Book>,
     pub(super) holders: Holders,
     /// Who sleeps until a lease is over, to be told of one that is over earlier.
@@ -108,8 +109,8 @@ impl Inner {
             kinds,
             hidden,
             index,
-            late: rates.iter().map(|_| AtomicBool::new(false)).collect(),
-            rates,
+            rates: rates.into_iter().map(|(name, limiter)| (name, Rated::new(limiter))).collect(),
+            closed: AtomicBool::new(false),
             paying: Mutex::default(),
             holders: Holders::new(),
             asleep: Mutex::default(),
@@ -345,7 +346,9 @@ impl ResourceManager {
 
     /// Refuses all demands from now on, those that wait included. What is held can still be given back.
     pub fn close(&self) {
+        self.inner.closed.store(true, Ordering::Relaxed);
         self.inner.list.close(None, &mut |w| self.inner.tell(w));
+        self.inner.wake_asleep();
     }
 
     /// As [`close`](Self::close), for demands that name this kind. False: there is none such.
@@ -353,6 +356,7 @@ impl ResourceManager {
         let number = self.inner.number(&kind.into());
         if number.is_some() {
             self.inner.list.close(number, &mut |w| self.inner.tell(w));
+            self.inner.wake_asleep();
         }
         number.is_some()
     }
@@ -379,7 +383,7 @@ impl ResourceManager {
 
     /// The rate of this name.
     pub fn rate(&self, name: impl Into<ResourceKind>) -> Option<&RateLimiter> {
-        self.inner.rates.get(&name.into())
+        self.inner.rates.get(&name.into()).map(|rate| &rate.limiter)
     }
 
     /// The kinds there are, in the order they were given.
@@ -397,7 +401,7 @@ impl ResourceManager {
         let (kind, inner) = (kind.into(), &*self.inner);
         let number = inner.number(&kind)?;
         let reserved = inner.list.word(number)?.floor(0);
-        Some(inner.book(number)?.read(&kind, inner.list.load(number), reserved, inner.clock.now()))
+        Some(inner.book(number)?.read(&kind, inner.list.load(number), reserved, || inner.clock.now()))
     }
 
     /// Who holds what, where it was taken, and for how long. O(permits). What a running batch's items `need` of an engine's

@@ -1,58 +1,106 @@
-//! Tokens of rates for one demand: places in the rates, all of them or none spent, with nothing in hand that would be used
-//! late.
+//! Tokens of rates for one demand: a place in each rate that is short, all of them spent or none.
 //!
 //! A place whose time has come while something else is waited for (a permit, another rate) would be used beside what the
 //! bucket has filled up with since: ten who waited a minute for one permit, each with its token, would start as a burst of
-//! ten. So what has come and cannot be used at once is kept by one demand at a time for each rate, the one with the
-//! *late ticket*; the others give theirs back and try anew:
+//! ten. So no demand keeps a token that has come. What has come and cannot be used at once goes into the rate's *seat*,
+//! which has room for one demand's tokens, and whoever has all the rest takes them from there:
 //!
 //! | a place | its demand has everything else | what is done with it |
 //! |---|---|---|
 //! | has not come | | is slept for, with no permit in hand |
 //! | has come | yes | spent, all in one go |
-//! | has come | no, and it has the late ticket of its rates, or gets it | kept |
-//! | has come | no, another has the ticket | given back; a new one is had when everything else was there |
-//! | has not come, and a permit must be queued for | | as one that has come |
+//! | has come | no | its tokens go into the seat, if that has fewer; else it is given back, or lost if somebody is behind it |
+//! | has come | no, and the demand has gone round [`LAPS`] times and has, or gets, the *late ticket* of its rates | it is kept |
 //!
-//! In any window a rate so lets through its burst, what comes by its rate, and what one demand asks for. Nobody waits for
-//! a ticket, and so it is in no deadlock: whoever has it waits for permits in their line and for times that come, and
-//! whoever does not have it goes round once more. The ticket is for all rates of a demand or for none: two who had half
-//! of it would each lack the other's.
+//! In any window a rate so lets through its burst, what comes by its rate, and the tokens of the two largest demands. A pause
+//! holds for the seat, too. Who has its permits and finds neither bucket nor seat filled gives the permits up and takes a
+//! place again, at the end: where permits are scarce, tokens that come are used by whoever has the permits then, not in the
+//! order of the places. So that nobody goes round for ever, one demand at a time for each rate keeps what has come, by a
+//! ticket. It is for all rates of the demand or for none: two who had half of it would each lack the other's.
+//!
+//! Nobody waits for a seat or a ticket, and so they are in no deadlock: whoever has a ticket waits for permits in their
+//! line and for times that come.
 
 use super::demand::Demand;
 use super::error::AcquireError;
 use super::inside::Inside;
 use super::kind::ResourceKind;
 use super::manager::Inner;
-use super::wait::Wait;
+use super::wait::{Entry as Asleep, Wait};
 use crate::core::waitlist;
 use crate::limit::{Denied, LimitError, RateLimiter, Reservation};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::with_parker;
 use crate::time::{Clock, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// A rate, and the tokens of it that have come for somebody who could not use them.
+pub(super) struct Rated {
+    pub(super) limiter: RateLimiter,
+    seat: AtomicU64,
+    /// Somebody has the late ticket.
+    late: AtomicBool,
+}
+
+/// How often a demand loses what has come for it before it asks for the late ticket.
+const LAPS: u32 = 3;
+
+impl Rated {
+    pub(super) fn new(limiter: RateLimiter) -> Self {
+        Rated { limiter, seat: AtomicU64::new(0), late: AtomicBool::new(false) }
+    }
+
+    /// The tokens of a place that has come, for whoever can use them.
+    fn put(&self, place: Reservation) {
+        let n = place.n();
+        // With as many there already, or moved by a change just now, it goes back.
+        if self.seat.load(Ordering::Relaxed) < n && place.spend().is_ok() {
+            self.put_back(n);
+        }
+    }
+
+    /// Never more than one demand's: beside what others have put there meanwhile they are lost.
+    fn put_back(&self, n: u64) {
+        // Relaxed, here and below: it is a number, and guards nothing.
+        self.seat.fetch_max(n, Ordering::Relaxed);
+    }
+
+    fn take(&self, n: u64) -> bool {
+        let mut seat = self.seat.load(Ordering::Relaxed);
+        if seat < n || self.limiter.is_paused() {
+            return false;
+        }
+        while seat >= n {
+            match self.seat.compare_exchange_weak(seat, seat - n, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => seat = now,
+            }
+        }
+        false
+    }
+}
+
 /// Tokens of one rate that are asked for.
 pub(super) struct Pace<'a> {
     rate: &'a ResourceKind,
-    limiter: &'a RateLimiter,
+    of: &'a Rated,
     n: u64,
 }
 
 /// What a demand asks of the rates.
 pub(super) fn paces<'a>(
-    rates: &'a BTreeMap<ResourceKind, RateLimiter>,
+    rates: &'a BTreeMap<ResourceKind, Rated>,
     d: &'a Demand,
 ) -> Result<Vec<Pace<'a>>, AcquireError> {
     let pace = |(rate, n): (&'a ResourceKind, u64)| {
         let unknown = || AcquireError::UnknownRate { rate: rate.clone() };
-        let limiter = rates.get(rate).ok_or_else(unknown)?;
-        let burst = limiter.burst();
-        if n > burst && !limiter.owes() {
+        let of = rates.get(rate).ok_or_else(unknown)?;
+        let burst = of.limiter.burst();
+        if n > burst && !of.limiter.owes() {
             return Err(AcquireError::NeverFits { kind: rate.clone(), asked: n, limit: burst });
         }
-        Ok(Pace { rate, limiter, n })
+        Ok(Pace { rate, of, n })
     };
     d.paces().map(pace).collect()
 }
@@ -62,17 +110,26 @@ pub(super) fn pay_now(inner: &Inner, paces: &[Pace<'_>]) -> Result<(), AcquireEr
     match paces {
         [] => Ok(()),
         [one] => one.pay(),
-        several => Places::new(inner, several).pay(),
+        several => {
+            // One at a time, and looked at first: a place that is given back when another was taken behind it is lost.
+            // (Takers of one rate may still come between; then tokens are lost, not the law.)
+            let _paying = inner.paying.lock();
+            let mut places = Places::new(inner, several);
+            places.pay_several()
+        }
     }
 }
 
-/// What is still to be paid of a demand's tokens, and the places in hand.
-pub(super) struct Places<'a> {
-    inner: &'a Inner,
-    /// With the place in it, if there is one. What is paid is gone.
-    left: Vec<(&'a Pace<'a>, Option<Reservation>)>,
-    /// Behind the places: they go back first.
-    late: Option<Late<'a>>,
+/// One rate of a demand that is not paid yet.
+struct Part<'a> {
+    pace: &'a Pace<'a>,
+    place: Option<Reservation>,
+    /// Its tokens are taken, for as long as it is being paid.
+    taken: bool,
+    /// Its place had come when it was last looked at.
+    has_come: bool,
+    /// It has no place, for the rate is paused without an end.
+    paused: bool,
 }
 
 /// The late tickets of some rates.
@@ -84,116 +141,132 @@ impl Drop for Late<'_> {
     }
 }
 
+/// What is still to be paid of a demand's tokens, and the places in hand.
+pub(super) struct Places<'a> {
+    inner: &'a Inner,
+    left: Vec<Part<'a>>,
+    /// How often something that had come was not kept.
+    laps: u32,
+    /// Behind the places: they go back first.
+    late: Option<Late<'a>>,
+}
+
 impl<'a> Places<'a> {
     pub(super) fn new(inner: &'a Inner, paces: &'a [Pace<'a>]) -> Self {
-        Places { inner, left: paces.iter().map(|pace| (pace, None)).collect(), late: None }
+        let part = |pace| Part { pace, place: None, taken: false, has_come: false, paused: false };
+        Places { inner, left: paces.iter().map(part).collect(), laps: 0, late: None }
     }
 
     /// Pays, if all can be paid now.
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Paced`] names a rate whose tokens are not there. What is in hand then is to be kept or given back.
+    /// [`AcquireError::Paced`] names a rate whose tokens are not there. What was in hand still is.
     pub(super) fn pay(&mut self) -> Result<(), AcquireError> {
-        if let [(pace, None)] = &*self.left {
-            pace.pay()?;
-            self.left.clear();
+        match &*self.left {
+            [] => Ok(()),
+            [Part { pace, place: None, .. }] => {
+                pace.pay()?;
+                self.left.clear();
+                Ok(())
+            }
+            _ => {
+                let _paying = self.inner.paying.lock();
+                self.pay_several()
+            }
         }
-        if self.left.is_empty() {
-            return Ok(());
+    }
+
+    fn pay_several(&mut self) -> Result<(), AcquireError> {
+        let paid = self.all_have_come().and_then(|()| self.pay_missing());
+        for part in self.left.iter_mut().filter(|part| part.taken) {
+            part.taken = false;
+            part.pace.of.put_back(part.pace.n);
         }
-        // One at a time, and looked at first: a place that is given back when another was taken behind it is
-        // lost. (Takers of one rate may still come between; then tokens are lost, not the law.)
-        let _paying = self.inner.paying.lock();
-        self.all_have_come()?;
-        for (pace, _) in self.left.iter().filter(|(_, place)| place.is_none()) {
-            pace.limiter.look(pace.n).map_err(|denied| pace.short(denied))?;
+        paid
+    }
+
+    fn pay_missing(&mut self) -> Result<(), AcquireError> {
+        for part in self.left.iter_mut().filter(|part| part.place.is_none()) {
+            if let Err(denied) = part.pace.of.limiter.look(part.pace.n) {
+                part.taken = part.pace.of.take(part.pace.n);
+                if !part.taken {
+                    return Err(part.pace.short(denied));
+                }
+            }
         }
-        for (pace, place) in self.left.iter_mut().filter(|(_, place)| place.is_none()) {
-            *place = Some(pace.reserve()?);
+        for part in self.left.iter_mut().filter(|part| part.place.is_none() && !part.taken) {
+            part.place = Some(part.pace.reserve(None)?);
         }
-        while !self.left.is_empty() {
+        while self.left.iter().any(|part| part.place.is_some()) {
             self.all_have_come()?;
-            // Those are left that a change has moved just now.
-            self.left.retain_mut(|(_, place)| {
-                *place = place.take().and_then(|place| place.spend().err());
-                place.is_some()
-            });
-        }
-        Ok(())
-    }
-
-    /// Places where tokens are not there now, `short` among them.
-    pub(super) fn reserve(&mut self, short: &ResourceKind) -> Result<(), AcquireError> {
-        for (pace, place) in self.left.iter_mut().filter(|(_, place)| place.is_none()) {
-            if pace.rate == short || pace.limiter.look(pace.n).is_err() {
-                *place = Some(pace.reserve()?);
+            for part in &mut self.left {
+                if let Some(place) = part.place.take() {
+                    // It comes back if a change has moved it just now.
+                    part.place = place.spend().err();
+                    part.taken = part.place.is_none();
+                }
             }
         }
+        self.left.clear();
         Ok(())
     }
 
-    /// Something else is waited for, for however long: what is in hand is kept with the late ticket, or given back.
-    pub(super) fn keep_or_give_back(&mut self) {
-        if self.left.iter().any(|(_, place)| place.is_some()) && !self.has_ticket() {
-            self.left.iter_mut().for_each(|(_, place)| drop(place.take()));
-        }
-    }
-
-    /// Sleeps until all places in hand have come, with no permit in hand.
-    pub(super) fn sleep(
+    /// Places where tokens are not there now, `short` among them, if all of them come in time.
+    pub(super) fn reserve(
         &mut self,
-        wait: &Wait,
-        inside: Option<&Inside<'_>>,
-        until: Option<Timestamp>,
+        short: &ResourceKind,
+        left: Option<Duration>,
     ) -> Result<(), AcquireError> {
-        with_parker(|parker| {
-            let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
-            let _inside = inside.map(|inside| inside.enter(parker));
-            // Entered before the times are read: a change before that is seen here, a later one wakes us.
-            let placed = self.left.iter().filter(|(_, place)| place.is_some());
-            let _changes: Vec<_> = placed.map(|(pace, _)| pace.limiter.watch(parker.unparker())).collect();
-            while let Some((next, last)) = self.coming()? {
-                if let Some(stop) = inside.and_then(|inside| inside.look(parker, &waitlist::Demand::new())) {
-                    return Err(stop);
+        let mut missing = Vec::new();
+        // Looked at first: a place that is not taken need not be given back.
+        for part in self.left.iter_mut().filter(|part| part.place.is_none()) {
+            part.paused = false;
+            match part.pace.of.limiter.look(part.pace.n) {
+                Ok(()) if part.pace.rate != short => {}
+                Err(denied) if left.is_some_and(|left| left < denied.ready_in) => {
+                    return Err(part.pace.short(denied));
                 }
-                if wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
-                    return Err(AcquireError::Cancelled);
-                }
-                if until.is_some_and(|until| until - self.inner.clock.now() < last.ready_in()) {
-                    return Err(last.paced());
-                }
-                self.keep_or_give_back_what_has_come();
-                // By the reading before the sign of life that `look` gave.
-                let beat = inside.and_then(|inside| inside.next_beat(next.now));
-                next.clock.park(parker, Some(beat.map_or(next.at, |beat| beat.min(next.at))));
+                _ => missing.push(part),
             }
-            Ok(())
-        })
+        }
+        for part in missing {
+            match part.pace.reserve(left) {
+                // No place is to be had in such a pause: its end is waited for.
+                Err(AcquireError::Paced { .. }) if left.is_none() && part.pace.is_paused_without_end() => {
+                    part.paused = true;
+                }
+                place => part.place = Some(place?),
+            }
+        }
+        Ok(())
     }
 
-    fn keep_or_give_back_what_has_come(&mut self) {
-        let has_come = |pace: &Pace<'_>, place: &Reservation| {
-            place.due().is_ok_and(|at| at <= pace.limiter.clock().now())
-        };
-        let any = self.left.iter().any(|(pace, place)| place.as_ref().is_some_and(|at| has_come(pace, at)));
-        if any && !self.has_ticket() {
-            for (pace, place) in &mut self.left {
-                place.take_if(|place| has_come(pace, place));
+    /// Something else is waited for, for however long.
+    pub(super) fn give_up(&mut self) {
+        self.keep_or_put(|_| true);
+    }
+
+    /// These have come, or something else is waited for first: they are kept, or go into the seat.
+    fn keep_or_put(&mut self, which: impl Fn(&Part<'_>) -> bool) {
+        if !self.left.iter().any(|part| part.place.is_some() && which(part)) || self.keeps() {
+            return;
+        }
+        self.laps += 1;
+        for part in self.left.iter_mut().filter(|part| which(part)) {
+            if let Some(place) = part.place.take() {
+                part.pace.of.put(place);
             }
         }
     }
 
-    /// Whether it has the late ticket; takes it if nobody has it.
-    fn has_ticket(&mut self) -> bool {
-        if self.late.is_none() {
-            let inner = self.inner;
+    /// Whether it has the late ticket, or gets it.
+    fn keeps(&mut self) -> bool {
+        if self.late.is_none() && self.laps >= LAPS {
             let mut late = Late(Vec::new());
-            // In the order of the rates: of two who come at once one gets all.
-            for ((rate, _), ticket) in inner.rates.iter().zip(&inner.late) {
-                if !self.left.iter().any(|(pace, _)| pace.rate == rate) {
-                    continue;
-                }
+            // In the order of the rates' names: of two who come at once one gets all.
+            for part in &self.left {
+                let ticket = &part.pace.of.late;
                 if ticket.swap(true, Ordering::Acquire) {
                     return false;
                 }
@@ -201,23 +274,68 @@ impl<'a> Places<'a> {
             }
             self.late = Some(late);
         }
-        true
+        self.late.is_some()
     }
 
-    fn all_have_come(&self) -> Result<(), AcquireError> {
+    /// Sleeps until all places in hand have come, with no permit in hand.
+    pub(super) fn sleep(
+        &mut self,
+        (needs, paces): (&waitlist::Demand, &[Pace<'_>]),
+        wait: &Wait,
+        inside: Option<&Inside<'_>>,
+        until: Option<Timestamp>,
+    ) -> Result<(), AcquireError> {
+        let inner = self.inner;
+        with_parker(|parker| {
+            // Entered before anything is looked at: a change before that is seen here, a later one wakes us.
+            let _asleep = Asleep::new(&inner.asleep, parker.unparker());
+            let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
+            let _inside = inside.map(|inside| inside.enter(parker));
+            let placed = self.left.iter().filter(|part| part.place.is_some() || part.paused);
+            let _changes: Vec<_> = placed.map(|part| part.pace.of.limiter.watch(parker.unparker())).collect();
+            loop {
+                // Read first: what is left until then is rather too much than too little.
+                let left = until.map(|until| until - inner.clock.now());
+                let Some((next, last)) = self.coming()? else { return Ok(()) };
+                if let Some(stop) = inside.and_then(|inside| inside.look(parker, &waitlist::Demand::new())) {
+                    return Err(stop);
+                }
+                if wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
+                    return Err(AcquireError::Cancelled);
+                }
+                inner.still_open(paces)?;
+                inner.still_possible(needs, wait)?;
+                if left.is_some_and(|left| left < last.ready_in()) {
+                    return Err(last.paced());
+                }
+                self.keep_or_put(|part| part.has_come);
+                // By the reading before the sign of life that `look` gave.
+                let beat = inside.and_then(|inside| inside.next_beat(next.now));
+                next.clock.park(parker, Some(beat.map_or(next.at, |beat| beat.min(next.at))));
+            }
+        })
+    }
+
+    fn all_have_come(&mut self) -> Result<(), AcquireError> {
         self.coming()?.map_or(Ok(()), |(_, last)| Err(last.paced()))
     }
 
     /// Of the places in hand that have not come the next and the last. By the times of now: a change of a rate or a pause
     /// may have moved them, or a lower burst ended them.
-    fn coming(&self) -> Result<Option<(Due<'a>, Due<'a>)>, AcquireError> {
+    fn coming(&mut self) -> Result<Option<(Due<'a>, Due<'a>)>, AcquireError> {
         let mut coming: Option<(Due<'a>, Due<'a>)> = None;
-        for (pace, place) in &self.left {
-            let Some(place) = place else { continue };
-            let at = place.due().map_err(|error| pace.limited(error))?;
-            let clock = pace.limiter.clock();
+        for part in &mut self.left {
+            part.has_come = false;
+            let pace = part.pace;
+            let at = match &part.place {
+                Some(place) => place.due().map_err(|error| pace.limited(error))?,
+                None if part.paused && pace.is_paused_without_end() => Timestamp::MAX,
+                None => continue,
+            };
+            let clock = pace.of.limiter.clock();
             let due = Due { rate: pace.rate, clock, now: clock.now(), at };
             if due.at <= due.now {
+                part.has_come = true;
                 continue;
             }
             coming = Some(match coming {
@@ -252,12 +370,28 @@ impl Due<'_> {
 }
 
 impl Pace<'_> {
-    fn pay(&self) -> Result<(), AcquireError> {
-        self.limiter.try_acquire(self.n).map(drop).map_err(|denied| self.short(denied))
+    pub(super) fn rate(&self) -> &ResourceKind {
+        self.rate
     }
 
-    fn reserve(&self) -> Result<Reservation, AcquireError> {
-        self.limiter.reserve(self.n).map_err(|error| self.limited(error))
+    /// One rate's tokens, from the bucket or the seat.
+    fn pay(&self) -> Result<(), AcquireError> {
+        match self.of.limiter.try_acquire(self.n) {
+            Err(denied) if !self.of.take(self.n) => Err(self.short(denied)),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_paused_without_end(&self) -> bool {
+        self.of
+            .limiter
+            .look(self.n)
+            .is_err_and(|denied| !denied.never_fits() && denied.ready_in == Duration::MAX)
+    }
+
+    /// A place that comes within `left`.
+    fn reserve(&self, left: Option<Duration>) -> Result<Reservation, AcquireError> {
+        self.of.limiter.reserve_within(self.n, left).map_err(|error| self.limited(error))
     }
 
     /// Why its tokens cannot be had now.
@@ -265,7 +399,7 @@ impl Pace<'_> {
         let kind = self.rate.clone();
         match denied.never_fits() {
             // The burst fell since it was looked at.
-            true => AcquireError::NeverFits { kind, asked: self.n, limit: self.limiter.burst() },
+            true => AcquireError::NeverFits { kind, asked: self.n, limit: self.of.limiter.burst() },
             false => AcquireError::Paced { rate: kind, ready_in: denied.ready_in },
         }
     }

@@ -42,7 +42,9 @@ pub struct KindStats {
     pub in_use: u64,
     /// What is free; negative in debt.
     pub available: i64,
-    /// The most that was in use just after somebody took.
+    /// The most that was in use just after somebody took, by a book that is entered after the take and left before the
+    /// return: never more than was in use. It may be less where takes and returns cross: one that took and has not entered
+    /// itself yet, when another has left already, is not counted beside it.
     pub high_water: u64,
     /// How many calls wait for it.
     pub waiting: usize,

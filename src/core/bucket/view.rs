@@ -58,13 +58,33 @@ impl View {
         Short::Until { tick, now, left }
     }
 
-    /// How full a bucket with this word is.
-    pub(super) fn level(&self, tat: u64) -> Level {
+    /// How full a bucket with this word is; `paused`: until when the last pause of its terms lasts. (`V` stands still also
+    /// where the reading lies behind a change.)
+    pub(super) fn level(&self, tat: u64, paused: u64) -> Level {
         let View { terms, point, now, .. } = *self;
         Level {
             left: terms.left(tat, point),
             accrued: point.floor.checked_div(terms.grains).unwrap_or(0),
-            paused_until: Some(terms.line.t0).filter(|t0| *t0 > now),
+            paused_until: (now < paused && terms.line.t0 == paused).then_some(paused),
         }
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use crate::core::bucket::{Bucket, Pace};
+
+    #[test]
+    fn a_reading_behind_a_change_is_no_pause() {
+        let pace = Pace::new(1, 1).unwrap();
+        let bucket = Bucket::new(0, pace, pace, 1).unwrap();
+        let paused = |now| bucket.level(|| now).paused_until;
+        bucket.set_pace(|| 100, pace).unwrap();
+        assert_eq!((paused(90), paused(100)), (None, None));
+        bucket.pause(|| 110, 200);
+        bucket.set_burst(|| 120, 2).unwrap();
+        assert_eq!((paused(90), paused(199), paused(200)), (Some(200), Some(200), None));
+        bucket.resume(|| 150);
+        assert_eq!((paused(140), paused(160)), (None, None));
     }
 }

@@ -1,12 +1,12 @@
 //! The settings of a pool, checked.
 
-use super::dozing::Dozing;
 use super::error::PoolError;
 use super::handle::Pool;
 use super::holders::{Held, Holders};
 use super::shared::{LeakListener, Settings, Shared};
 use super::stats::Counts;
-use crate::core::shelf::{MAX_SLOTS, Shelf};
+use crate::core::handover::Handover;
+use crate::core::shelf::MAX_SLOTS;
 use crate::error::Invalid;
 use crate::job::{Priority, Retry};
 use crate::limit::Quota;
@@ -232,7 +232,7 @@ impl<M: ManageConnection> PoolBuilder<M> {
         Ok(Shared {
             manager: self.manager,
             quota,
-            shelf: Shelf::new(slots),
+            shelf: Handover::new(slots),
             settings: Settings {
                 timeout: self.timeout,
                 min_idle: self.min_idle,
@@ -248,7 +248,6 @@ impl<M: ManageConnection> PoolBuilder<M> {
             on_leak: self.on_leak,
             counts: Counts::default(),
             upkeep_due: AtomicU64::new(first.as_nanos()),
-            dozing: Dozing::new(),
             seed: AtomicU64::new(wall_ms() << 20),
         })
     }

@@ -1,18 +1,18 @@
 //! Getting a connection and bringing it back.
 
 use super::connection::PooledConnection;
-use super::dozing::{Dozing, Handed};
 use super::error::PoolError;
 use super::holders::{Held, Holders};
 use super::stats::{Counts, Why};
-use crate::core::shelf::{Place, Shelf};
+use crate::core::handover::Handover;
+use crate::core::shelf::Place;
 use crate::job::{Priority, Retry};
 use crate::limit::{Permit, Quota, QuotaError};
 use crate::policy::backoff;
 use crate::policy::rng::{Rng, scale};
 use crate::resource::guarded::guarded;
-use crate::sync::atomic::{AtomicU64, Ordering, fence};
-use crate::sync::{Arc, with_parker};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Parker, with_parker};
 use crate::time::{Clock, Deadline, Timestamp};
 use r2d2::ManageConnection;
 use std::panic::Location;
@@ -51,10 +51,14 @@ pub(super) struct Settings {
 
 pub(super) type LeakListener = Box<dyn Fn(&Held) + Send + Sync>;
 
+/// On lines of its own: each connection in use counts itself beside it, and others read it meanwhile.
+#[repr(align(128))]
 pub(super) struct Shared<M: ManageConnection> {
     pub(super) manager: M,
     pub(super) quota: Quota,
-    pub(super) shelf: Shelf<Idle<M::Connection>>,
+    /// With who sleeps between two attempts to connect, with a permit and without a connection: for as long as nothing can be
+    /// opened, as when the server admits fewer than the quota does, what comes back is for them.
+    pub(super) shelf: Handover<Idle<M::Connection>>,
     pub(super) settings: Settings,
     pub(super) clock: Clock,
     pub(super) holders: Holders,
@@ -62,7 +66,6 @@ pub(super) struct Shared<M: ManageConnection> {
     pub(super) counts: Counts,
     /// When the upkeep is due, in nanoseconds of the clock.
     pub(super) upkeep_due: AtomicU64,
-    pub(super) dozing: Dozing<M::Connection>,
     pub(super) seed: AtomicU64,
 }
 
@@ -212,7 +215,7 @@ impl<M: ManageConnection> Shared<M> {
                 }
                 return Err(failed.told(attempts, now - start));
             }
-            found = self.doze(start, next).or_else(|| self.shelf.take());
+            found = self.doze(start, next);
         }
     }
 
@@ -255,23 +258,11 @@ impl<M: ManageConnection> Shared<M> {
         Rng::seeded(self.seed.fetch_add(1, Ordering::Relaxed)).next_u64()
     }
 
-    /// Sleeps until then, until a connection comes back, or until the pool closes.
-    fn doze(&self, called: Timestamp, until: Timestamp) -> Option<Handed<M::Connection>> {
-        with_parker(|parker| {
-            let me = parker.unparker();
-            self.dozing.enter(called, me.clone());
-            // ORDERING: see `pass_on`.
-            fence(Ordering::SeqCst);
-            // Who closes the pool marks it, then wakes all in the list: under the list's latch one of both sees the other.
-            // What was shelved before we were seen to sleep is on the shelf when we look; what was shelved later is handed to us.
-            while !self.shelf.is_closed() && self.shelf.is_empty() && !self.dozing.has_something(&me) {
-                if self.clock.now() >= until {
-                    break;
-                }
-                self.clock.park(parker, Some(until));
-            }
-            self.dozing.leave(&me)
-        })
+    /// Sleeps until then, until a connection comes back, or until the pool closes. What came back, or lies there.
+    fn doze(&self, called: Timestamp, until: Timestamp) -> Option<(Place, Idle<M::Connection>)> {
+        let over = || self.clock.now() >= until;
+        let park = |parker: &Parker| _ = self.clock.park(parker, Some(until));
+        with_parker(|parker| self.shelf.sleep(called.as_nanos(), parker, over, park))
     }
 
     /// Whether, and why, an idle connection is not to be handed out.
@@ -339,41 +330,11 @@ impl<M: ManageConnection> Shared<M> {
         (self.quota.available() < 0).then_some(Why::Surplus)
     }
 
+    /// To who sleeps between two attempts, or on the shelf. Called with a permit in hand.
     #[inline]
-    fn pass_on(&self, place: Place, idle: Idle<M::Connection>) {
-        if self.dozing.anybody() {
-            return self.hand_over(place, idle);
-        }
-        self.shelve(place, idle);
-        // ORDERING: SeqCst fences here and in `doze`: we write the shelf, then read who sleeps; a sleeper writes itself down,
-        // then reads the shelf. One of the two sees the other.
-        fence(Ordering::SeqCst);
-        if self.dozing.anybody() {
-            self.hand_over_one();
-        }
-    }
-
-    /// Somebody fell asleep while we shelved.
-    #[cold]
-    fn hand_over_one(&self) {
-        if let Some((place, idle)) = self.shelf.take() {
-            self.hand_over(place, idle);
-        }
-    }
-
-    #[cold]
-    fn hand_over(&self, place: Place, idle: Idle<M::Connection>) {
-        let found = (place, idle);
-        let left = if self.shelf.is_closed() { Err(found) } else { self.dozing.hand(found) };
-        if let Err((place, idle)) = left {
-            self.shelve(place, idle);
-        }
-    }
-
-    #[inline]
-    pub(super) fn shelve(&self, place: Place, idle: Idle<M::Connection>) {
+    pub(super) fn pass_on(&self, place: Place, idle: Idle<M::Connection>) {
         // SAFETY: there is one shelf in a pool, and its places stay within.
-        if let Err((place, idle)) = unsafe { self.shelf.put(place, idle) } {
+        if let Err((place, idle)) = unsafe { self.shelf.bring(place, idle) } {
             self.retire(idle.live, Some(place), Why::PoolClosed);
         }
     }
@@ -386,7 +347,7 @@ impl<M: ManageConnection> Shared<M> {
         }
         self.counts.closed(why);
         if let Some(place) = place {
-            // SAFETY: as in `shelve`.
+            // SAFETY: as in `pass_on`.
             unsafe { self.shelf.vacate(place) }
         }
     }

@@ -79,7 +79,7 @@ impl<M: ManageConnection> Shared<M> {
             let left = looked_at.len() + self.shelf.len();
             match self.expired(&idle, now, || left >= self.settings.min_idle) {
                 Some(why) => expired.push((permit, place, idle.live, why)),
-                None => self.shelve(place, idle),
+                None => self.pass_on(place, idle),
             }
         }
         for (permit, place, live, why) in expired {
@@ -105,7 +105,7 @@ impl<M: ManageConnection> Shared<M> {
             match self.shelf.claim() {
                 Some(place) => {
                     let since = self.clock.now();
-                    self.shelve(place, super::shared::Idle { live, since });
+                    self.pass_on(place, super::shared::Idle { live, since });
                 }
                 None => return self.retire(live, None, Why::Surplus),
             }
@@ -119,7 +119,6 @@ impl<M: ManageConnection> Shared<M> {
         if self.settings.owns_quota {
             self.quota.close();
         }
-        self.dozing.wake_all();
         self.clear();
     }
 

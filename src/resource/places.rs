@@ -26,7 +26,7 @@ use super::error::AcquireError;
 use super::inside::Inside;
 use super::kind::ResourceKind;
 use super::manager::Inner;
-use super::wait::{Entry as Asleep, Wait};
+use super::wait::Wait;
 use crate::core::waitlist;
 use crate::limit::{Denied, LimitError, RateLimiter, Reservation};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -288,7 +288,7 @@ impl<'a> Places<'a> {
         let inner = self.inner;
         with_parker(|parker| {
             // Entered before anything is looked at: a change before that is seen here, a later one wakes us.
-            let _asleep = Asleep::new(&inner.asleep, parker.unparker());
+            let _asleep = crate::sync::Entry::new(&inner.asleep, parker.unparker());
             let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
             let _inside = inside.map(|inside| inside.enter(parker));
             let placed = self.left.iter().filter(|part| part.place.is_some() || part.paused);

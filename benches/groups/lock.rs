@@ -1,8 +1,10 @@
 //! `lock::RwLock` against parking_lot's.
 //!
 //! Uncontended: one thread, one lock, a pair of taking and giving back; unlevelled, and with a level that is checked. Contended:
-//! each thread adds one to a number under the lock, again and again. Read mostly: of twenty that come, one writes.
+//! each thread adds one to a number under the lock, again and again. Read mostly: of twenty that come, one writes. How evenly
+//! waiters are served is in `lock_fair`.
 
+use super::lock_fair;
 use crate::common::rounds::{Contest, Plan, hold as hold_rounds, operation};
 use crate::common::row::Row;
 use batchyard::lock::RwLock;
@@ -21,6 +23,7 @@ pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
     let (plain, levelled) = (RwLock::new(0u64), RwLock::<u64, Only>::of(0));
     let theirs = parking_lot::RwLock::new(0u64);
     let (plain, levelled, theirs) = (&plain, &levelled, &theirs);
+    do_their_work(plain, levelled, theirs);
     let one = 1;
     let mut contests = vec![
         Contest::new(
@@ -37,13 +40,8 @@ pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
             operation(one, || || levelled.read().is_ok_and(|value| *black_box(&*value) < u64::MAX)),
         )
         .against("parking_lot", operation(one, || || *black_box(&*theirs.read()) < u64::MAX)),
-        Contest::new(
-            "write",
-            one,
-            UNLEVELLED,
-            operation(one, || || plain.write().map(|mut value| *black_box(&mut *value) += 1).is_ok()),
-        )
-        .against("parking_lot", operation(one, || || add(theirs))),
+        Contest::new("write", one, UNLEVELLED, operation(one, || || add_ours(plain)))
+            .against("parking_lot", operation(one, || || add(theirs))),
         Contest::new(
             "write, levelled",
             one,
@@ -82,7 +80,7 @@ pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
                 "contended increments",
                 threads,
                 CONTENDED,
-                operation(threads, || || plain.write().map(|mut value| *value += 1).is_ok()),
+                operation(threads, || || add_ours(plain)),
             )
             .against("parking_lot", operation(threads, || || add(theirs))),
         );
@@ -96,7 +94,7 @@ pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
                     move || {
                         turn = (turn + 1) % 20;
                         if turn == 0 {
-                            plain.write().map(|mut value| *value += 1).is_ok()
+                            add_ours(plain)
                         } else {
                             plain.read().is_ok_and(|value| *value < u64::MAX)
                         }
@@ -115,7 +113,24 @@ pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
             ),
         );
     }
+    contests.extend(lock_fair::contests());
     hold_rounds(group, plan, contests)
+}
+
+/// Shared with those that share, and with nobody else.
+fn do_their_work(plain: &RwLock<u64>, levelled: &RwLock<u64, Only>, theirs: &parking_lot::RwLock<u64>) {
+    let elsewhere =
+        |look: &(dyn Fn() -> bool + Sync)| std::thread::scope(|s| s.spawn(look).join().expect("no panic"));
+    let shared = || plain.try_read().is_ok() && levelled.try_read().is_ok() && theirs.try_read().is_some();
+    let alone = || plain.try_write().is_ok() || levelled.try_write().is_ok() || theirs.try_write().is_some();
+    let read = (plain.read(), levelled.read(), theirs.read());
+    assert!(elsewhere(&shared) && !elsewhere(&alone));
+    drop(read);
+    assert!(elsewhere(&alone));
+}
+
+fn add_ours(lock: &RwLock<u64>) -> bool {
+    lock.write().map(|mut value| *black_box(&mut *value) += 1).is_ok()
 }
 
 fn add(lock: &parking_lot::RwLock<u64>) -> bool {

@@ -213,18 +213,32 @@ impl RawLock {
     /// Gives back what was held in this mode. `now` is read only if somebody waits.
     #[inline]
     pub fn leave(&self, mode: Mode, poison: bool, now: impl FnOnce() -> u64, wake: &mut impl FnMut(&Waiter)) {
-        match self.word.leave(mode, poison) {
+        let after = self.word.leave(mode, poison);
+        if after != After::Nothing {
+            self.see_to(after, now(), wake);
+        }
+    }
+
+    #[cold]
+    fn see_to(&self, after: After, now: u64, wake: &mut impl FnMut(&Waiter)) {
+        match after {
             After::Nothing => {}
-            After::Look => self.look(now(), false, wake),
-            After::HandOver => self.hand_over(now(), wake),
+            After::Look => self.look(now, false, wake),
+            After::HandOver => self.hand_over(now, wake),
         }
     }
 
     /// From exclusive or upgradable to a weaker mode, with nobody in between; those enter who now may.
+    #[inline]
     pub fn weaken(&self, from: Mode, to: Mode, now: impl FnOnce() -> u64, wake: &mut impl FnMut(&Waiter)) {
         if self.word.weaken(from, to) == After::Look && !armed!(mutant = "lockline_downgrade_silent") {
-            self.look(now(), from == Mode::Exclusive, wake);
+            self.look_after_weaken(from, now(), wake);
         }
+    }
+
+    #[cold]
+    fn look_after_weaken(&self, from: Mode, now: u64, wake: &mut impl FnMut(&Waiter)) {
+        self.look(now, from == Mode::Exclusive, wake);
     }
 
     /// Takes the lock, waiting for it as long as `park` does: see [`WaitList`](super::waitlist::WaitList)'s. `now` reads the
@@ -431,14 +445,12 @@ impl RawLock {
         line
     }
 
-    #[cold]
     fn look(&self, now: u64, phase_over: bool, wake: &mut impl FnMut(&Waiter)) {
         let line = self.latch(now);
         self.settle(line, phase_over, None, wake);
     }
 
     /// Gives an exclusive hold back, to who is next.
-    #[cold]
     fn hand_over(&self, now: u64, wake: &mut impl FnMut(&Waiter)) {
         let mut line = self.latch(now);
         let mut wakes = Wakes::default();

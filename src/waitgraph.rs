@@ -100,6 +100,8 @@ pub(crate) struct WaitGraph {
 struct State {
     waiting: Vec<Waiting>,
     arrivals: u64,
+    /// How many were let past their queues: the last of them stands before the others.
+    hastened: u64,
 }
 
 struct Waiting {
@@ -157,8 +159,7 @@ impl WaitGraph {
             ticket: ask.ticket,
             holds: ask.holds.iter().map(|hold| (hold.thing.number(), hold.share)).collect(),
             wants: ask.wants.iter().map(|(thing, share)| (thing.number(), *share)).collect(),
-            place: u128::from(ask.rank) << 64 | u128::from(number),
-            hastened: false,
+            place: i128::from(ask.rank) << 64 | i128::from(number),
         };
         state.waiting.push(Waiting { ask, blocked, since, verdict: None, entered: false });
         drop(state);
@@ -182,21 +183,25 @@ impl WaitGraph {
                 one.verdict = Some(Box::new(report));
                 given_up.push(one.ask.sleeper.thread.clone());
             }
+            let mut tried: Vec<u64> = Vec::new();
             loop {
                 let all = state.undecided();
                 let left = reduction::stuck(&all, true, &[]);
-                let Some(at) = reduction::to_hasten(&all, &left) else { break };
+                let Some(at) = reduction::to_hasten(&all, &left, &tried) else { break };
+                tried.push(all[at].owner);
+                state.hastened += 1;
+                let first = -i128::from(state.hastened);
                 let Some(one) = state.of(all[at].owner) else { break };
-                // The wish that it is held up for by nothing but the order: any of them, for it is let past in all.
+                // Any of what it wants: it is let past in all of them.
                 let Some((thing, _)) = one.ask.wants.first() else { break };
                 let thing = Arc::clone(thing);
                 let now = one.ask.clock.now().as_nanos();
                 let wake = &mut |waiter: &Waiter| told.push((Arc::clone(&thing), waiter.clone()));
                 match thing.hasten(&one.ask.sleeper, now, wake) {
-                    Hastened::First if !one.blocked.hastened => one.blocked.hastened = true,
+                    Hastened::First => one.blocked.place = first,
                     Hastened::Entered => one.entered = true,
-                    // One that is in its line no more, or whose upgrade is just about to be had, is looked at again later.
-                    Hastened::First | Hastened::Nobody => break,
+                    // One that is in its line no more, or whose upgrade is just about to be had.
+                    Hastened::Nobody => {}
                 }
             }
         }

@@ -314,9 +314,7 @@ impl RawLock {
             self.settle_with(line, false, None, wakes, wake);
             return Hastened::Entered;
         }
-        line.lines.unlink(seat);
-        seat.with(|e| e.set_claim(Claim::Inside { class: e.class.into(), above: 0 }));
-        line.lines.push(seat);
+        line.lines.put_first(seat);
         self.settle(line, false, None, wake);
         Hastened::First
     }

@@ -48,7 +48,7 @@ pub enum Claim {
 
 impl Claim {
     /// The priority class whose reserves apply.
-    pub(in crate::core) fn class(self) -> usize {
+    pub(crate) fn class(self) -> usize {
         let (Claim::Class(class) | Claim::Inside { class, .. }) = self;
         class.min(CLASSES - 1)
     }
@@ -219,6 +219,8 @@ struct Line {
 pub(in crate::core) struct Lines {
     lines: [Line; LINES],
     seq: u64,
+    /// The number of who was last put before all others, counted down.
+    first: u64,
     ageing: u64,
 }
 
@@ -234,7 +236,7 @@ impl Lines {
     model_const! {
         /// In which waiters rise by one tier for each `ageing` that they wait, in nanoseconds.
         pub(in crate::core) const fn ageing(ageing: u64) -> Self {
-            Self { lines: [Line { head: ptr::null(), tail: ptr::null() }; LINES], seq: 0, ageing }
+            Self { lines: [Line { head: ptr::null(), tail: ptr::null() }; LINES], seq: 0, first: u64::MAX, ageing }
         }
     }
 
@@ -251,6 +253,15 @@ impl Lines {
     pub(in crate::core) fn push(&mut self, seat: Seat) {
         self.seq += 1;
         seat.with(|e| e.seq = self.seq);
+        self.put_back(seat);
+    }
+
+    /// Moves a node that is in a line before all others, those that were moved so before among them.
+    pub(in crate::core) fn put_first(&mut self, seat: Seat) {
+        self.unlink(seat);
+        self.first -= 1;
+        // Higher than any kind: nobody holds that.
+        seat.with(|e| (e.above, e.seq) = (Some(u16::MAX), self.first));
         self.put_back(seat);
     }
 

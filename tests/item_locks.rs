@@ -411,7 +411,7 @@ fn promise_23_whatever_items_take_all_of_them_end() {
         let batch = engine
             .batch("any")
             .retry(ONCE)
-            .submit(0..600_u64, |n, ctx| {
+            .submit(0..3000_u64, |n, ctx| {
                 let mut random = Rng::new(n * 7 + 1);
                 let (mut locks, mut permits) = (Vec::new(), Vec::new());
                 let mut of_b = 0;
@@ -447,7 +447,7 @@ fn promise_23_whatever_items_take_all_of_them_end() {
             })
             .unwrap();
         let report = report(&batch);
-        assert_eq!((report.completed_items, report.failed_items), (600, 0), "{report:?}");
+        assert_eq!((report.completed_items, report.failed_items), (3000, 0), "{report:?}");
         assert_eq!((engine.in_use(&"a".into()), engine.in_use(&"b".into())), (Some((0, 2)), Some((0, 3))));
         let outside = engine.locks().session();
         for n in 0..4 {

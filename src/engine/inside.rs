@@ -180,24 +180,13 @@ impl Context {
     fn enter_graph(
         &self,
         wants: Vec<(Arc<dyn Thing>, Share)>,
-        rank: u64,
         parker: &Parker,
         at: &'static Location<'static>,
     ) -> waitgraph::Seat<'static> {
         let Running { who, class, ticket, holds } = self.running();
         let sleeper = Sleeper { owner: 0, thread: parker.unparker() };
         let clock = self.shared.clock.clone();
-        WaitGraph::shared().enter(waitgraph::Ask {
-            who,
-            class,
-            ticket,
-            holds,
-            wants,
-            rank,
-            at,
-            clock,
-            sleeper,
-        })
+        WaitGraph::shared().enter(waitgraph::Ask { who, class, ticket, holds, wants, at, clock, sleeper })
     }
 
     fn acquire_at(
@@ -220,7 +209,7 @@ impl Context {
         if let Some(deadline) = self.deadline() {
             wait = wait.by(deadline);
         }
-        let graph = |wants, rank, parker: &Parker| self.enter_graph(wants, rank, parker, place);
+        let graph = |wants, parker: &Parker| self.enter_graph(wants, parker, place);
         let inside = Inside {
             graph: if shared.limits.detection { Some(&graph) } else { None },
             attempt: self.slot.owner(self.run),

@@ -62,14 +62,6 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Before whom somebody stands in the queue, but for when it came: who holds the higher kind first.
-fn rank(claim: Claim) -> u64 {
-    match claim {
-        Claim::Inside { above, .. } => (u16::MAX - above).into(),
-        Claim::Class(_) => u64::from(u16::MAX) + 1,
-    }
-}
-
 impl Inner {
     pub(super) fn resolve<'a>(&'a self, d: &'a Demand) -> Result<Resolved<'a>, AcquireError> {
         let mut needs = waitlist::Demand::new();
@@ -305,8 +297,7 @@ impl Inner {
                     return false;
                 }
                 if let Some(graph) = inside.and_then(|inside| inside.graph) {
-                    let seat =
-                        seat.get_or_insert_with(|| graph(self.wants(d, claim.class()), rank(claim), parker));
+                    let seat = seat.get_or_insert_with(|| graph(self.wants(d, claim.class()), parker));
                     if seat.is_victim() {
                         return false;
                     }

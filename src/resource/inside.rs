@@ -46,9 +46,9 @@ pub(crate) struct Inside<'a> {
     pub(crate) graph: Option<&'a EnterGraph<'a>>,
 }
 
-/// Enters who waits for this, with this rank in the queue.
+/// Enters who waits for this.
 pub(crate) type EnterGraph<'a> =
-    dyn Fn(Vec<(Arc<dyn Thing>, Share)>, u64, &Parker) -> waitgraph::Seat<'static> + 'a;
+    dyn Fn(Vec<(Arc<dyn Thing>, Share)>, &Parker) -> waitgraph::Seat<'static> + 'a;
 
 /// One kind, as a thing to wait for.
 struct Units {
@@ -63,6 +63,10 @@ impl Thing for Units {
 
     fn label(&self) -> String {
         format!("`{}`", self.inner.kind(self.kind))
+    }
+
+    fn queue(&self, now: u64) -> Vec<Unparker> {
+        self.inner.list.queue(now)
     }
 
     fn hasten(&self, who: &Sleeper, now: u64, wake: &mut dyn FnMut(&Waiter)) -> Hastened {

@@ -35,8 +35,8 @@ pub(super) struct Blocked {
     pub(super) holds: Vec<(Number, Share)>,
     /// All of it at a time.
     pub(super) wants: Vec<(Number, Share)>,
-    /// Its place in the queue for what it wants, the lower, the sooner.
-    pub(super) place: i128,
+    /// Its place in the queue for what it wants, the lower, the sooner. Who upgrades stands in none.
+    pub(super) place: usize,
 }
 
 /// Why somebody cannot go on.
@@ -52,7 +52,7 @@ pub(super) struct Edge {
 
 impl Blocked {
     /// It holds what it wants more of.
-    fn upgrades(&self, thing: Number) -> bool {
+    pub(super) fn upgrades(&self, thing: Number) -> bool {
         self.holds.iter().any(|(held, share)| *held == thing && matches!(share, Share::Lock(_)))
     }
 
@@ -293,7 +293,7 @@ mod tests {
             None => Vec::new(),
         };
         let age = owner as u64;
-        Blocked { owner: age, class: 0, ticket: (0, age), holds, wants, place: age.into() }
+        Blocked { owner: age, class: 0, ticket: (0, age), holds, wants, place: owner }
     }
 
     /// Who upgrades, and so keeps newcomers out.
@@ -338,8 +338,7 @@ mod tests {
             if queue.is_empty() {
                 return true;
             }
-            let waits =
-                |(place, at): (usize, &usize)| Blocked { place: place as i128, ..blocked(*at, &state[*at]) };
+            let waits = |(place, at): (usize, &usize)| Blocked { place, ..blocked(*at, &state[*at]) };
             let all: Vec<Blocked> = queue.iter().enumerate().map(waits).collect();
             let Some(place) = to_hasten(&all, &stuck(&all, true, &[]), &[]) else { return false };
             let at = queue.remove(place);
@@ -458,7 +457,7 @@ mod tests {
             ticket: (owner, 0),
             holds: vec![(7, units(holds))],
             wants: vec![(7, units(wants))],
-            place: owner.into(),
+            place: 0,
         };
         let all = [one(0, 1, 1, 3), one(1, 1, 1, 1), one(2, 1, 3, 1)];
         let victims: Vec<usize> = victims(&all).into_iter().map(|victim| victim.0).collect();

@@ -8,6 +8,12 @@ use super::{WaitList, Waiter};
 use crate::sync::Unparker;
 
 impl WaitList {
+    /// The threads that wait, in the order of their claims at this time.
+    pub(crate) fn queue(&self, now: u64) -> Vec<Unparker> {
+        let queue = self.enter(now);
+        queue.lines.threads(queue.now)
+    }
+
     /// Puts the thread that waits inside before all others, those that were put there before among them. False: no such
     /// thread waits inside.
     pub(crate) fn hasten(&self, who: &Unparker, now: u64, wake: &mut impl FnMut(&Waiter)) -> bool {

@@ -14,7 +14,7 @@ use super::{NodeState, Refused, Waiter};
 use crate::core::lockword::Mode;
 use crate::core::permits::CLASSES;
 use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use crate::sync::{UnsafeCell, model_const, ordering};
+use crate::sync::{Unparker, UnsafeCell, model_const, ordering};
 use std::fmt;
 use std::marker::PhantomPinned;
 use std::ptr;
@@ -316,6 +316,19 @@ impl Lines {
     /// The nodes in the order of their claims. The node that was returned last may be unlinked, no other.
     pub(in crate::core) fn walk(&self, now: u64) -> Walk {
         Walk { heads: self.lines.map(|line| Self::seat(line.head)), now, ageing: self.ageing }
+    }
+
+    /// The threads among them, in that order.
+    pub(in crate::core) fn threads(&self, now: u64) -> Vec<Unparker> {
+        let mut walk = self.walk(now);
+        let mut threads = Vec::new();
+        while let Some(seat) = walk.next() {
+            threads.extend(seat.with(|e| match &e.waiter {
+                Some(Waiter::Thread(thread)) => Some(thread.clone()),
+                _ => None,
+            }));
+        }
+        threads
     }
 
     /// When, after `now`, the order of the heads may change next for the ageing of others than the node with this number.

@@ -126,6 +126,7 @@ fn promise_23_locks_and_permits_share_one_graph() {
                 .unwrap();
             assert_eq!((report(&one).completed_items, report(&other).completed_items), (1, 1));
             assert_eq!(victims.lock().unwrap().len(), 1, "the younger batch's alone");
+            assert_eq!((engine.stats().resources[0].deadlocks, engine.stats().locks.deadlocks), (1, 0));
             assert_eq!(engine.in_use(&"k".into()), Some((0, 1)));
         });
     }

@@ -405,6 +405,7 @@ impl Inner {
             match error {
                 AcquireError::TimedOut { .. } => book.tally.timed_out.add(1),
                 AcquireError::Cancelled => book.cancelled.add(1),
+                AcquireError::Deadlock(_) => book.deadlocks.add(1),
                 AcquireError::NeverFits { .. } | AcquireError::Closed { .. } => book.tally.refused.add(1),
                 _ => book.tally.denied.add(1),
             }

@@ -217,8 +217,8 @@ mod tests {
                     continue;
                 }
                 let mut wishes = vec![Wish::Units(1), Wish::Units(2)];
-                for lock in 0..locks_there {
-                    match locks[lock] {
+                for (lock, held) in locks.iter().enumerate().take(locks_there) {
+                    match held {
                         None => wishes.extend(MODES.map(|mode| Wish::Lock(lock, mode))),
                         // An upgrade.
                         Some(Mode::Upgradable) => wishes.push(Wish::Lock(lock, Mode::Exclusive)),

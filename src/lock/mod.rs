@@ -4,11 +4,16 @@
 //! may only climb; [`Unlevelled`] ones stand in none. A wait may have a deadline, a priority and a [`Cancel`]: see
 //! [`LockWait`].
 
+// Its macro is used below.
+#[macro_use]
+mod level;
+
 mod all;
 mod error;
 mod guard;
 mod held;
-mod level;
+pub(crate) mod house;
+mod levelled;
 mod manager;
 mod mutex;
 mod poison;
@@ -22,6 +27,7 @@ pub use self::all::{Peer, Peers};
 pub use self::all::{ToLock, ToLookAt, ToRead, ToWrite};
 pub use self::error::{Deadlock, LockError, OrderViolation, Waits};
 pub use self::guard::{MappedWriteGuard, ReadGuard, UpgradableGuard, UpgradeError, WriteGuard};
+pub(crate) use self::levelled::{outside, Levelled, LevelledGuard};
 pub use self::level::{After, Level, Nothing, OnViolation, Order, Unlevelled};
 #[doc(hidden)]
 pub use self::level::{In, LevelInfo, OrderInfo};

@@ -18,7 +18,8 @@ use super::wait::Wait;
 use crate::core::lease::NEVER;
 use crate::core::waitlist::{self, Refused, WaitList};
 use crate::job::Priority;
-use crate::sync::{Arc, Mutex, Parker, Unparker, thread};
+use crate::lock::{Levelled, house};
+use crate::sync::{Arc, Parker, Unparker, thread};
 use crate::time::Timestamp;
 use std::fmt;
 use std::panic::Location;
@@ -141,7 +142,7 @@ impl ResourceManager {
         if theirs.is_empty() {
             return;
         }
-        let theirs = Arc::new(Mutex::new(theirs));
+        let theirs = Arc::new(Levelled::<_, house::Revocations>::new(theirs));
         let (there, what) = (Arc::clone(inner), Arc::clone(&theirs));
         let started = thread::Builder::new().name("batchyard-revoke".into()).spawn(move || {
             let lapsed = std::mem::take(&mut *what.lock());

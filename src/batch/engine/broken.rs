@@ -7,6 +7,7 @@ use crate::engine::body::Body;
 use crate::engine::work::{Ended, Work};
 use crate::job::{AttemptKind, Key};
 use crate::sync::atomic::{AtomicBool, AtomicUsize};
+use crate::sync::Mutex;
 use crate::sync::thread::ThreadId;
 use crate::time::{millis, secs};
 use std::any::Any;

@@ -48,7 +48,7 @@ pub(crate) trait Thing: Send + Sync {
     /// Which one, of all that are alive.
     fn number(&self) -> usize;
 
-    /// How people call it.
+    /// How people call it. Called under no latch: it may be code of the user's.
     fn label(&self) -> String;
 
     /// Who sleeps in its queue, in the order in which they would be served now. Called under the graph's latch.
@@ -108,9 +108,15 @@ struct Waiting {
     ask: Ask,
     blocked: Blocked,
     since: Timestamp,
-    verdict: Option<Box<Deadlock>>,
+    verdict: Option<Verdict>,
     /// It was let in past the queue, and has not left yet.
     entered: bool,
+}
+
+/// A [`Deadlock`] whose things are not named yet: that is done by code of the user's, behind the latch.
+struct Verdict {
+    waits: Vec<(Arc<dyn Thing>, Waits)>,
+    victim: Arc<str>,
 }
 
 /// One who is entered; leaves when dropped.
@@ -122,7 +128,7 @@ pub(crate) struct Seat<'g> {
     /// When it looks again; never, if it holds nothing.
     look_at: Option<Timestamp>,
     /// What it had heard when it left.
-    left: Option<Option<Box<Deadlock>>>,
+    left: Option<Option<Verdict>>,
 }
 
 impl fmt::Debug for WaitGraph {
@@ -180,7 +186,7 @@ impl WaitGraph {
             for (victim, circle) in reduction::victims(&all) {
                 let report = state.report(&all, &circle, victim);
                 let Some(one) = state.of(all[victim].owner) else { continue };
-                one.verdict = Some(Box::new(report));
+                one.verdict = Some(report);
                 given_up.push(one.ask.sleeper.thread.clone());
             }
             let mut tried: Vec<u64> = Vec::new();
@@ -238,7 +244,7 @@ impl State {
         self.waiting.iter_mut().find(|one| one.blocked.owner == number)
     }
 
-    fn report(&self, all: &[Blocked], circle: &[Edge], victim: usize) -> Deadlock {
+    fn report(&self, all: &[Blocked], circle: &[Edge], victim: usize) -> Verdict {
         let of = |at: usize| self.waiting.iter().find(|one| one.blocked.owner == all[at].owner);
         let mut waits = Vec::new();
         for edge in circle {
@@ -248,19 +254,20 @@ impl State {
             let Some(held) = next.ask.holds.iter().find(|hold| hold.thing.number() == number) else {
                 continue;
             };
-            waits.push(Waits {
+            let wait = Waits {
                 owner: Arc::clone(&one.ask.who),
-                wants: thing.label(),
+                wants: String::new(),
                 share: *share,
                 at: one.ask.at,
                 waited: one.ask.clock.now() - one.since,
                 held_by: Arc::clone(&next.ask.who),
                 held_share: held.share,
                 held_at: held.at,
-            });
+            };
+            waits.push((Arc::clone(thing), wait));
         }
         let victim = of(victim).map_or_else(|| Arc::from(""), |one| Arc::clone(&one.ask.who));
-        Deadlock { waits, victim }
+        Verdict { waits, victim }
     }
 }
 
@@ -287,7 +294,9 @@ impl Seat<'_> {
     /// It waits no longer: before anything that it holds changes. Why it was to give up, if it was.
     pub(crate) fn leave(mut self) -> Option<Box<Deadlock>> {
         self.go();
-        self.left.take().flatten()
+        let Verdict { waits, victim } = self.left.take().flatten()?;
+        let named = |(thing, wait): (Arc<dyn Thing>, Waits)| Waits { wants: thing.label(), ..wait };
+        Some(Box::new(Deadlock { waits: waits.into_iter().map(named).collect(), victim }))
     }
 
     fn go(&mut self) {

@@ -16,11 +16,11 @@ use crate::engine::worker::{on_worker_of, with_current};
 use crate::engine::{Context, EngineConfig, Error, gate::LaneGate, lane::Ending};
 use crate::job::{Dead, DeadReason, Failure, Priority, Report, Retry};
 use crate::limit::RateLimiter;
-use crate::lock::LockManager;
+use crate::lock::{Levelled, LockManager, house};
 use crate::resource::{ResourceKind, ResourceManager};
 use crate::stats::{BatchStats, Stats};
 use crate::sync::atomic::{Ordering, fence};
-use crate::sync::{Arc, Mutex, OnceLock, thread};
+use crate::sync::{Arc, OnceLock, thread};
 use crate::time::Timestamp;
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub struct Engine {
 struct Handle {
     shared: Arc<Shared>,
     spawns: OnceLock<Spawns>,
-    spawning: Mutex<()>,
+    spawning: Levelled<(), house::Spawning>,
 }
 
 impl Engine {
@@ -91,7 +91,7 @@ impl Engine {
     }
 
     pub(super) fn of(shared: Arc<Shared>) -> Engine {
-        Engine { handle: Arc::new(Handle { shared, spawns: OnceLock::new(), spawning: Mutex::new(()) }) }
+        Engine { handle: Arc::new(Handle { shared, spawns: OnceLock::new(), spawning: Levelled::new(()) }) }
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {

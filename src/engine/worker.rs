@@ -12,6 +12,7 @@ use super::shared::Shared;
 use super::slot::Slot;
 use crate::core::laneword::Take;
 use crate::job::{Failure, Priority};
+use crate::lock::outside;
 use crate::meter::Recorder;
 use crate::policy::{rng::Rng, stride};
 use crate::sync::atomic::{Ordering, fence};
@@ -355,6 +356,7 @@ impl fmt::Display for Place {
 /// Runs user code; a panic comes back as its message and place.
 #[inline]
 pub(crate) fn caught<R>(f: impl FnOnce() -> R) -> Result<R, (String, Option<Place>)> {
+    outside();
     // Unwind safety: what the closure captured is shared user data; a panic in one item says nothing about the
     // others, and the item's own state is dropped with it.
     catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {

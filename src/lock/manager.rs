@@ -7,6 +7,8 @@
 //! Who holds them is a [`Session`]. How a session waits, and what becomes of those that wait for each other, is there and in
 //! `waitgraph`.
 
+use super::house;
+use super::levelled::Levelled;
 use super::session::Session;
 use super::stats::{Book, LockStats, record};
 use crate::core::lockline::{Hastened, RawLock};
@@ -15,7 +17,7 @@ use crate::core::waitlist::Waiter;
 use crate::job::Priority;
 use crate::meter::Samples;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, CachePadded, Mutex, Unparker};
+use crate::sync::{Arc, CachePadded, Unparker};
 use crate::time::Clock;
 use crate::waitgraph::{Sleeper, Thing, WaitGraph};
 use std::borrow::Borrow;
@@ -80,13 +82,13 @@ pub struct LockManagerBuilder {
 
 pub(super) struct Inner<K> {
     hasher: RandomState,
-    shards: Box<[CachePadded<Mutex<Shard<K>>>]>,
+    shards: Box<[CachePadded<Levelled<Shard<K>, house::LockNames>>]>,
     /// Which numbers sessions have had, and have no more.
-    numbers: Mutex<Numbers>,
+    numbers: Levelled<Numbers, house::LockNumbers>,
     pub(super) clock: Clock,
     pub(super) deadlocks: Deadlocks,
     pub(super) book: Book,
-    holds: Option<Mutex<Samples>>,
+    holds: Option<Levelled<Samples, house::LockHolds>>,
 }
 
 #[derive(Default)]
@@ -343,15 +345,15 @@ impl LockManagerBuilder {
 
     /// No locks yet.
     pub fn build<K: LockName>(self) -> LockManager<K> {
-        let shards = std::iter::repeat_with(|| CachePadded::new(Mutex::new(Shard::new())));
+        let shards = std::iter::repeat_with(|| CachePadded::new(Levelled::new(Shard::new())));
         let inner = Inner {
             hasher: RandomState::new(),
             shards: shards.take(SHARDS).collect(),
-            numbers: Mutex::default(),
+            numbers: Levelled::default(),
             clock: self.clock,
             deadlocks: self.deadlocks,
             book: Book::default(),
-            holds: self.hold_times.then(Mutex::default),
+            holds: self.hold_times.then(Levelled::default),
         };
         LockManager { inner: Arc::new(inner) }
     }

@@ -4,11 +4,16 @@
 //! may only climb; [`Unlevelled`] ones stand in none. A wait may have a deadline, a priority and a [`Cancel`]: see
 //! [`LockWait`].
 
+// Its macro is used below.
+#[macro_use]
+mod level;
+
 mod all;
 mod error;
 mod guard;
 mod held;
-mod level;
+pub(crate) mod house;
+mod levelled;
 mod manager;
 mod mutex;
 mod named;
@@ -28,6 +33,7 @@ pub use self::guard::{MappedWriteGuard, ReadGuard, UpgradableGuard, UpgradeError
 pub use self::level::{After, Level, Nothing, OnViolation, Order, Unlevelled};
 #[doc(hidden)]
 pub use self::level::{In, LevelInfo, OrderInfo};
+pub(crate) use self::levelled::{Levelled, LevelledGuard, outside};
 pub use self::manager::{Deadlocks, LockManager, LockManagerBuilder, LockName};
 pub use self::mutex::{Mutex, MutexGuard};
 pub use self::named::{NamedGuard, OwnedGuard};

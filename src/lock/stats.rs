@@ -1,8 +1,10 @@
 //! How a lock has been waited for, and held.
 
+use super::house;
+use super::level::Level;
+use super::levelled::Levelled;
 use crate::core::lockline::Tally;
 use crate::meter::{Percentiles, Samples};
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 use std::fmt;
@@ -70,7 +72,7 @@ pub(super) enum End {
 /// What is counted of those who waited. A wait takes its latch, and has cost more than that already.
 #[derive(Debug)]
 pub(super) struct Book {
-    waited: Mutex<Samples>,
+    waited: Levelled<Samples, house::LockWaits>,
     timed_out: AtomicU64,
     cancelled: AtomicU64,
     deadlocks: AtomicU64,
@@ -79,7 +81,7 @@ pub(super) struct Book {
 impl Default for Book {
     fn default() -> Self {
         let zero = || AtomicU64::new(0);
-        Book { waited: Mutex::default(), timed_out: zero(), cancelled: zero(), deadlocks: zero() }
+        Book { waited: Levelled::default(), timed_out: zero(), cancelled: zero(), deadlocks: zero() }
     }
 }
 
@@ -106,7 +108,7 @@ impl Book {
 }
 
 /// Adds a time to those that there are.
-pub(super) fn record(samples: &Mutex<Samples>, time: Duration) {
+pub(super) fn record<L: Level>(samples: &Levelled<Samples, L>, time: Duration) {
     samples.lock().record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), 1);
 }
 

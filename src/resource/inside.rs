@@ -20,7 +20,8 @@ use crate::core::lease::NEVER;
 use crate::core::lockline::Hastened;
 use crate::core::waitlist::{self, Refused, WaitList, Waiter};
 use crate::job::Priority;
-use crate::sync::{Arc, Mutex, Parker, Unparker, thread};
+use crate::lock::{Levelled, house};
+use crate::sync::{Arc, Parker, Unparker, thread};
 use crate::time::Timestamp;
 use crate::waitgraph::{self, Hold, Share, Sleeper, Thing};
 use std::fmt;
@@ -219,7 +220,7 @@ impl ResourceManager {
         if theirs.is_empty() {
             return;
         }
-        let theirs = Arc::new(Mutex::new(theirs));
+        let theirs = Arc::new(Levelled::<_, house::Revocations>::new(theirs));
         let (there, what) = (Arc::clone(inner), Arc::clone(&theirs));
         let started = thread::Builder::new().name("batchyard-revoke".into()).spawn(move || {
             let lapsed = std::mem::take(&mut *what.lock());

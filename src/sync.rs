@@ -20,7 +20,7 @@ mod parker;
 #[cfg(not(any(loom, shuttle)))]
 pub use self::cancel::Cancel;
 #[cfg(not(any(loom, shuttle)))]
-pub(crate) use self::cancel::Entry;
+pub(crate) use self::cancel::{Entry, Sleepers};
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use self::parker::with_parker;
 pub(crate) use self::parker::{Parker, Unparker};

@@ -13,14 +13,15 @@ use crate::engine::lane::{Ending, LaneCore, Shell, paused};
 use crate::engine::shared::Shared;
 use crate::engine::signal::Signal;
 use crate::engine::tunables::LaneTunables;
-use crate::engine::{Context, Error};
+use crate::engine::{Context, Error, Event};
 use crate::error::Invalid;
 use crate::job::{DeadItem, Duplicates, Failure, Payload, Priority, Report};
+use crate::lock::Levelled;
 use crate::stats::BatchStats;
 use crate::store::{BatchId, MemoryStore, Order, Store};
 #[cfg(feature = "sqlite")]
 use crate::store::{WriteWith, sqlite::JournalStore};
-use crate::sync::{Arc, Mutex};
+use crate::sync::Arc;
 use crate::time::{Deadline, Timestamp};
 use std::any::Any;
 use std::fmt;
@@ -104,7 +105,7 @@ where
     }
     // One at a time, so that nobody begins a run of a batch that is under way.
     let engine = Arc::clone(&shared);
-    let _one = engine.opening.lock();
+    let one = engine.opening.lock();
     shared.check_open()?;
     if shared.is_under_way(&core.name) {
         return Err(Error::BatchActive { name: core.name.clone() });
@@ -137,12 +138,12 @@ where
         store,
         published: Signal::new(),
         room: Signal::new(),
-        readers: Mutex::new(Readers::default()),
+        readers: Levelled::new(Readers::default()),
         key,
         capacity: settings.capacity,
         clock: shared.clock.clone(),
     });
-    let outboxes = (0..shared.limits.workers).map(|_| Mutex::new(Vec::new())).collect();
+    let outboxes = (0..shared.limits.workers).map(|_| Levelled::new(Vec::new())).collect();
     let work = BatchWork { rows: Arc::clone(&rows), run, outboxes };
     // Until it has a place it stands still.
     core.steer.lock().paused = paused::DISPLACED;
@@ -187,6 +188,9 @@ where
         // The journal failed meanwhile: the lane left before it had come.
         shared.leave(&shell);
     }
+    // From here on the name is taken. The listener is the user's, and may open a batch itself.
+    drop(one);
+    shared.event(&Event::BatchStarted { batch: &shell.core.name });
     #[cfg(feature = "sqlite")]
     if in_journal {
         shell.with(|body| body.refill(&shared, &shell));

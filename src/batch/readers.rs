@@ -9,6 +9,7 @@
 //! never for a result.
 
 use super::work::Rows;
+use crate::engine::worker::drop_quietly;
 use crate::store::Order;
 use crate::sync::thread::{ThreadId, current};
 
@@ -60,18 +61,19 @@ impl<I, O> Rows<I, O> {
                 self.store.reader(reader.order, false);
             }
         }
-        if readers.discard && readers.held.is_empty() {
-            self.store.discard_unread();
-        }
+        let discard = readers.discard && readers.held.is_empty();
+        let unread = discard.then(|| self.store.discard_unread());
+        drop(readers);
+        drop_quietly(unread);
     }
 
     /// From now on results that nobody reads are dropped.
     pub(super) fn discard_unread(&self) {
         let mut readers = self.readers.lock();
         readers.discard = true;
-        if readers.held.is_empty() {
-            self.store.discard_unread();
-        }
+        let unread = readers.held.is_empty().then(|| self.store.discard_unread());
+        drop(readers);
+        drop_quietly(unread);
     }
 
     /// This thread is about to wait: its iterators stand aside until the guard goes. The caller then refills the lane.

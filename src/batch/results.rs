@@ -3,9 +3,10 @@
 use super::work::Rows;
 use crate::engine::{Error, shared::Shared};
 use crate::job::ItemResult;
+use crate::lock::{Levelled, house};
 use crate::store::{Order, Read, Reader, Settled};
+use crate::sync::Arc;
 use crate::sync::thread::{ThreadId, current};
-use crate::sync::{Arc, Mutex};
 use std::fmt;
 
 /// Iterates over a batch's results, waiting for each. It ends when the batch has ended and all was read.
@@ -30,7 +31,7 @@ pub struct Results<I, O> {
     pub(super) from: u64,
     pub(super) cursor: u64,
     /// A place of its own in a journal's results.
-    own: Option<Mutex<Box<dyn Reader<O>>>>,
+    own: Option<Levelled<Box<dyn Reader<O>>, house::OwnReader>>,
     /// Its number among the iterators that are held, and the thread that has it.
     number: u64,
     thread: ThreadId,
@@ -45,7 +46,7 @@ impl<I, O> Results<I, O> {
         from: u64,
     ) -> Self {
         let number = rows.hold(order);
-        let own = rows.store.own_reader(order, from).map(Mutex::new);
+        let own = rows.store.own_reader(order, from).map(Levelled::new);
         let thread = current().id();
         Self { shared, rows, refill, order, over: false, from, cursor: from, own, number, thread }
     }

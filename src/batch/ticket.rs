@@ -8,8 +8,9 @@ use crate::engine::signal::Signal;
 use crate::engine::worker::{Fate, WorkerState, caught, drop_quietly, on_worker_of, with_item};
 use crate::engine::{Context, Error};
 use crate::job::{AttemptError, AttemptKind, Dead, DeadReason, Key, Report, Retry};
+use crate::lock::{Levelled, house};
+use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use crate::sync::{Arc, Mutex};
 use crate::time::{Deadline, Timestamp};
 use std::collections::VecDeque;
 use std::fmt;
@@ -45,7 +46,7 @@ pub enum JoinError {
 struct Cell<O> {
     begun: AtomicU8,
     over: AtomicBool,
-    outcome: Mutex<Option<Result<O, Dead>>>,
+    outcome: Levelled<Option<Result<O, Dead>>, house::TicketOutcome>,
     settled: Signal,
 }
 
@@ -222,7 +223,7 @@ pub(super) struct Spawns {
 }
 
 #[derive(Default)]
-struct Queue(Mutex<VecDeque<Box<dyn Job>>>);
+struct Queue(Levelled<VecDeque<Box<dyn Job>>, house::SpawnQueue>);
 
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -235,7 +236,7 @@ impl Spawns {
         let queue = Arc::new(Queue::default());
         let mut core = plain_core(shared, "spawn", Retry::none());
         core.spec.may_abandon = true; // by the shutdown
-        let hands = (0..shared.limits.workers).map(|_| Mutex::new(None)).collect();
+        let hands = (0..shared.limits.workers).map(|_| Levelled::new(None)).collect();
         let shell = Shell::owned(core, Box::new(SpawnBody { queue: Arc::clone(&queue), hands }));
         let placed = shared.place_now(&shell).is_ok();
         Self { queue, shell: placed.then_some(shell) }
@@ -253,7 +254,7 @@ impl Spawns {
         let cell = Arc::new(Cell {
             begun: AtomicU8::new(WAITING),
             over: AtomicBool::new(false),
-            outcome: Mutex::new(None),
+            outcome: Levelled::new(None),
             settled: Signal::new(),
         });
         let ticket = Ticket { shared: Arc::clone(shared), cell: Arc::clone(&cell) };
@@ -278,7 +279,7 @@ impl Spawns {
 struct SpawnBody {
     queue: Arc<Queue>,
     /// By worker: what it runs, and what that holds.
-    hands: Box<[Mutex<Option<Hand>>]>,
+    hands: Box<[Levelled<Option<Hand>, house::Hand>]>,
 }
 
 struct Hand {
@@ -326,8 +327,8 @@ impl LaneBody for SpawnBody {
             lost: 0,
             deferrals: 0,
             epoch: 1,
-            effects: Mutex::new(Vec::new()),
-            bill: Mutex::default(),
+            effects: Levelled::new(Vec::new()),
+            bill: Levelled::default(),
             deadline_raw: 0,
         };
         // With a context, so that a `map` inside runs inline.

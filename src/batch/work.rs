@@ -6,13 +6,14 @@ use crate::engine::Context;
 use crate::engine::lane::Ending;
 use crate::engine::signal::Signal;
 use crate::engine::work::{ChildError, Ended, Tried, Work};
-use crate::engine::worker::caught;
+use crate::engine::worker::{caught, drop_quietly};
 use crate::job::{Dead, Failure, Key, Report};
+use crate::lock::{Levelled, house};
 use crate::store::{
     AppendError, Claim, Effects, JournalError, Kept, Origin, Page, Past, Retried, Row, RowPast, Settled,
     Store,
 };
-use crate::sync::{Arc, Mutex};
+use crate::sync::Arc;
 use crate::time::{Clock, Timestamp};
 use std::any::Any;
 use std::ops::Range;
@@ -24,7 +25,7 @@ pub(crate) struct Rows<I, O> {
     pub(crate) published: Signal,
     /// Woken when rows were claimed: there is room to push.
     pub(crate) room: Signal,
-    pub(crate) readers: Mutex<Readers>,
+    pub(crate) readers: Levelled<Readers, house::Readers>,
     pub(crate) key: Box<dyn KeyOf<I>>,
     /// Rows that may wait.
     pub(crate) capacity: usize,
@@ -36,7 +37,7 @@ pub(crate) struct BatchWork<I, O, F> {
     pub(crate) rows: Arc<Rows<I, O>>,
     pub(crate) run: F,
     /// Outcomes by worker, until they are published.
-    pub(crate) outboxes: Box<[Mutex<Vec<Settled<O>>>]>,
+    pub(crate) outboxes: Box<[Levelled<Vec<Settled<O>>, house::Outbox>]>,
 }
 
 impl<I, O, F> Work for BatchWork<I, O, F>
@@ -120,8 +121,12 @@ where
             self.rows.store.settle(&mut settled);
         } else {
             self.rows.store.settle(&mut outbox);
+            let unread = (!outbox.is_empty()).then(|| std::mem::take(&mut *outbox));
             drop(outbox);
             self.rows.published.notify();
+            if unread.is_some() {
+                drop_quietly(unread);
+            }
         }
     }
 

@@ -18,11 +18,12 @@ use crate::core::attempt::Epoch;
 use crate::core::seat as core;
 use crate::core::waitlist::Demand;
 use crate::job::{Failure, HaltReason, Key, Report};
+use crate::lock::{Levelled, house};
 use crate::meter::Counter;
 use crate::policy;
 use crate::store::{JournalError, Kept};
+use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex};
 use crate::time::{Timestamp, millis, secs};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use std::any::Any;
@@ -86,13 +87,13 @@ pub(super) struct Hand<C> {
 pub(crate) struct Body<W: Work> {
     pub(crate) work: W,
     pub(super) fresh: Option<(Sender<Entry<W::Chunk>>, Receiver<Entry<W::Chunk>>)>,
-    pub(super) refilling: Mutex<()>,
-    pub(super) returned: Mutex<VecDeque<Entry<W::Chunk>>>,
-    pub(super) backoff: Mutex<BinaryHeap<Reverse<Later<W::Chunk>>>>,
+    pub(super) refilling: Levelled<(), house::Refilling>,
+    pub(super) returned: Levelled<VecDeque<Entry<W::Chunk>>, house::Returned>,
+    pub(super) backoff: Levelled<BinaryHeap<Reverse<Later<W::Chunk>>>, house::Backoff>,
     pub(super) seats: Box<[Seat<W::Chunk>]>,
     pub(super) workers: usize,
     /// What attempts have kept in steps, by item, where no journal keeps it.
-    steps: Mutex<HashMap<u64, HashMap<String, String>>>,
+    steps: Levelled<HashMap<u64, HashMap<String, String>>, house::Steps>,
     has_steps: AtomicBool,
 }
 
@@ -101,14 +102,14 @@ impl<W: Work> Body<W> {
         Self {
             work,
             fresh: W::REFILLED.then(|| bounded(workers * READY_PER_WORKER + 2)),
-            refilling: Mutex::new(()),
-            returned: Mutex::new(VecDeque::new()),
-            backoff: Mutex::new(BinaryHeap::new()),
+            refilling: Levelled::new(()),
+            returned: Levelled::new(VecDeque::new()),
+            backoff: Levelled::new(BinaryHeap::new()),
             seats: (0..workers)
                 .map(|_| Seat { seat: core::Seat::new(), tally: Tally::new(), begun: Counter::new() })
                 .collect(),
             workers,
-            steps: Mutex::new(HashMap::new()),
+            steps: Levelled::new(HashMap::new()),
             has_steps: AtomicBool::new(false),
         }
     }
@@ -191,8 +192,8 @@ impl<W: Work> Body<W> {
             deferrals: 0,
             epoch: 1,
             deadline_raw: 0,
-            effects: Mutex::new(Vec::new()),
-            bill: Mutex::default(),
+            effects: Levelled::new(Vec::new()),
+            bill: Levelled::default(),
         };
         // What is counted later is not counted here.
         let counted = u64::from(!self.work.settles_later());

@@ -10,8 +10,9 @@ use super::work::ChildError;
 use super::worker::{belong_to, with_item};
 use crate::core::attempt::Epoch;
 use crate::job::{Failure, Key, Payload};
+use crate::lock::{Levelled, house};
 use crate::store::{CommitWith, Effects};
-use crate::sync::{Arc, Mutex, with_parker};
+use crate::sync::{Arc, with_parker};
 use crate::time::{Deadline, Timestamp, millis, secs};
 use std::any::Any;
 use std::fmt;
@@ -49,9 +50,9 @@ pub struct Context {
     /// Raw reading at which the attempt is cancelled; 0: never.
     pub(crate) deadline_raw: u64,
     /// SQL for the transaction that marks the item done.
-    pub(crate) effects: Mutex<Vec<CommitWith>>,
+    pub(crate) effects: Levelled<Vec<CommitWith>, house::Effects>,
     /// What it has paid to rates that learn.
-    pub(crate) bill: Mutex<Bill>,
+    pub(crate) bill: Levelled<Bill, house::ItemBill>,
 }
 
 impl Context {
@@ -69,8 +70,8 @@ impl Context {
             deferrals: 0,
             epoch: 1,
             deadline_raw: self.deadline_raw,
-            effects: Mutex::new(Vec::new()),
-            bill: Mutex::default(),
+            effects: Levelled::new(Vec::new()),
+            bill: Levelled::default(),
         }
     }
 

@@ -233,6 +233,8 @@ impl<W: Work> Body<W> {
         }
         shared.settled(shell, gone, 0);
         // Items of the user's, once all is counted.
-        drop_quietly((dropped, unclaimed));
+        if gone > 0 {
+            drop_quietly((dropped, unclaimed));
+        }
     }
 }

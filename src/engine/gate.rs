@@ -26,9 +26,10 @@ use super::shared::Shared;
 use crate::core::laneword::Reason;
 use crate::core::waitlist::{Cancelled, Demand, Enqueued, Node, NodeState, Refused, Waiter};
 use crate::limit::{LimitError, RateLimiter, Reservation, Watch};
+use crate::lock::{Levelled, house};
 use crate::resource::{ResourceKind, ResourceManager};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex, Unparker};
+use crate::sync::{Arc, Unparker};
 use crate::time::{Clock, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -49,11 +50,11 @@ pub(crate) struct Gate {
     pub(crate) manager: ResourceManager,
     rates: BTreeMap<String, RateLimiter>,
     /// What abandoned attempts hold whose threads have not returned.
-    zombies: Mutex<Vec<Zombie>>,
+    zombies: Levelled<Vec<Zombie>, house::Zombies>,
     /// After which time that is given back, returned or not.
     reclaim_after: Option<Duration>,
     /// The supervisor's places in the rates' lists of whom to wake.
-    changes: Mutex<Vec<Watch>>,
+    changes: Levelled<Vec<Watch>, house::GateChanges>,
 }
 
 /// A lane's part of the gate.
@@ -64,11 +65,11 @@ pub(crate) struct LaneGate {
     rates: Vec<RateLimiter>,
     /// One of them finds its rate from how the items fare.
     learns: bool,
-    waiting: Mutex<Waiting>,
+    waiting: Levelled<Waiting, house::LaneWaiting>,
     node: Node,
     prepaid: AtomicBool,
     /// What was paid for the prepaid start, if somebody learns from it. Under the latch of `waiting`.
-    paid: Mutex<Bill>,
+    paid: Levelled<Bill, house::LaneBill>,
 }
 
 #[derive(Debug)]
@@ -108,7 +109,7 @@ impl Gate {
         rates: BTreeMap<String, RateLimiter>,
         reclaim_after: Option<Duration>,
     ) -> Self {
-        let (zombies, changes) = (Mutex::default(), Mutex::default());
+        let (zombies, changes) = (Levelled::default(), Levelled::default());
         Self { manager, rates, zombies, reclaim_after, changes }
     }
 
@@ -164,10 +165,10 @@ impl LaneGate {
             named,
             learns: rates.iter().any(RateLimiter::is_adaptive),
             rates,
-            waiting: Mutex::new(Waiting::No),
+            waiting: Levelled::new(Waiting::No),
             node: Node::new(),
             prepaid: AtomicBool::new(false),
-            paid: Mutex::default(),
+            paid: Levelled::default(),
         }
     }
 
@@ -433,6 +434,11 @@ impl LaneGate {
             // SAFETY: as in `block_on_permits`. The latch is held: nobody takes the node out meanwhile.
             unsafe { shared.gate.manager.list().revoke(&self.node, waiter, &mut |w| shared.wake(w)) };
         }
+    }
+
+    /// What each of its items holds by `needs`.
+    pub(crate) fn named(&self) -> &Demand {
+        &self.named
     }
 
     /// The number above the highest kind that its items hold by `needs`; 0: none.

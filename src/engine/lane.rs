@@ -20,12 +20,14 @@ use crate::core::lifecycle::{Lifecycle, Phase};
 use crate::core::seat::Stop;
 use crate::core::waitlist::Demand;
 use crate::job::{Failure, HaltReason, HaltRule, Key, Report, Retry};
+use crate::lock::{Levelled, house};
 use crate::meter::LaneLatency;
 use crate::store::{Earlier, JournalError, Kept};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::thread::{ThreadId, current};
-use crate::sync::{Arc, CachePadded, Mutex};
+use crate::sync::{Arc, CachePadded};
 use crate::time::Timestamp;
+use crate::waitgraph::WaitGraph;
 use std::any::Any;
 use std::fmt;
 use std::time::Duration;
@@ -98,8 +100,10 @@ pub(crate) struct LaneCore {
     pub(crate) latency: LaneLatency,
     /// Items of the last chunk.
     pub(crate) last_chunk: AtomicU32,
-    pub(crate) steer: Mutex<Steer>,
+    pub(crate) steer: Levelled<Steer, house::Steer>,
     pub(crate) started: Timestamp,
+    /// How old its items are where items wait for each other.
+    pub(crate) ticket: u64,
 }
 
 /// What is counted of a lane. Added to once a chunk.
@@ -199,8 +203,9 @@ impl LaneCore {
             deadline: AtomicU64::new(deadline.map_or(u64::MAX, Timestamp::as_nanos)),
             latency: LaneLatency::new(),
             last_chunk: AtomicU32::new(0),
-            steer: Mutex::new(Steer::default()),
+            steer: Levelled::new(Steer::default()),
             started: now,
+            ticket: WaitGraph::ticket(),
         }
     }
 

@@ -5,7 +5,6 @@
 //! under one latch, which nothing hot takes: workers read the table of lanes, one short latch a lane.
 
 use super::error::Error;
-use super::events::Event;
 use super::gate::LANES;
 use super::lane::{Shell, paused};
 use super::shared::Shared;
@@ -101,7 +100,7 @@ impl Shared {
         places.active.iter().chain(&places.waiting).any(|batch| batch.core.name == name)
     }
 
-    /// Enters a batch: it gets a place, or waits for one.
+    /// Enters a batch: it gets a place, or waits for one. The caller tells that it has started.
     pub(crate) fn enter(&self, shell: &Arc<Shell>) -> Result<(), Error> {
         let mut places = self.places.lock();
         self.check_open()?;
@@ -136,8 +135,6 @@ impl Shared {
                 }
                 _ => {
                     places.waiting.push(Arc::clone(shell));
-                    drop(places);
-                    self.event(&Event::BatchStarted { batch: name });
                     return Ok(());
                 }
             }
@@ -151,7 +148,6 @@ impl Shared {
             self.take_hands_off(&displaced);
         }
         seated?;
-        self.event(&Event::BatchStarted { batch: name });
         self.nudge();
         Ok(())
     }

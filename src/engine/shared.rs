@@ -18,12 +18,13 @@ use crate::core::ready::ReadySet;
 use crate::core::tenancy::Tenancy;
 use crate::core::waitlist::Waiter;
 use crate::job::{Dead, Priority};
+use crate::lock::{Deadlocks, Levelled, LockManager, LockManagerBuilder, house};
 use crate::meter::Throughput;
 use crate::policy;
 #[cfg(feature = "sqlite")]
 use crate::store::sqlite::Journal;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use crate::sync::{Arc, CachePadded, Mutex, OnceLock, Unparker};
+use crate::sync::{Arc, CachePadded, OnceLock, Unparker};
 use crate::time::{Clock, Ticker, Timestamp};
 use std::fmt;
 use std::time::Duration;
@@ -59,6 +60,8 @@ pub(crate) struct Limits {
     /// Rates are kept; without them `paced_by` asks for nothing.
     pub(crate) rate_limiting: bool,
     pub(crate) retry: crate::job::Retry,
+    /// Waits inside items are searched for deadlocks.
+    pub(crate) detection: bool,
     /// Latencies are recorded.
     pub(crate) metered: bool,
     pub(crate) seed: u64,
@@ -75,8 +78,8 @@ pub(crate) struct Shared {
     #[cfg(feature = "sqlite")]
     pub(crate) journal: Option<Arc<Journal>>,
     /// Held while a batch is opened.
-    pub(crate) opening: Mutex<()>,
-    pub(super) lanes: Box<[Mutex<Option<Arc<Shell>>>]>,
+    pub(crate) opening: Levelled<(), house::Opening>,
+    pub(super) lanes: Box<[Levelled<Option<Arc<Shell>>, house::LaneAt>]>,
     /// Whose hints a number's are.
     pub(super) tenancy: Tenancy,
     /// Every lane stands still, also those that come. Written under the latch of the places.
@@ -84,18 +87,20 @@ pub(crate) struct Shared {
     pub(crate) passes: Box<[AtomicU64]>,
     /// The pass of the lane served last, by class: who comes back starts there.
     pub(super) virtual_time: [CachePadded<AtomicU64>; Priority::CLASSES],
-    pub(super) places: Mutex<Places>,
-    pub(crate) slots: Box<[Mutex<Arc<Slot>>]>,
+    pub(super) places: Levelled<Places, house::Places>,
+    pub(crate) slots: Box<[Levelled<Arc<Slot>, house::SlotAt>]>,
     /// What workers did whose threads were given up.
-    pub(crate) retired: Mutex<super::snapshot::Retired>,
+    pub(crate) retired: Levelled<super::snapshot::Retired, house::Retired>,
     pub(crate) gate: Gate,
-    pub(super) timers: Mutex<Timers>,
+    /// The locks that items take by name.
+    pub(crate) locks: LockManager<String>,
+    pub(super) timers: Levelled<Timers, house::Timers>,
     pub(super) supervisor: OnceLock<Unparker>,
     /// The supervisor watches items in hand.
     pub(crate) watching: AtomicBool,
     phase: AtomicU8,
     shutdown_deadline: AtomicU64,
-    threads: Mutex<usize>,
+    threads: Levelled<usize, house::Threads>,
     /// Threads that were given up and have not returned.
     pub(crate) stuck: AtomicU64,
     /// Woken when a thread has ended.
@@ -110,10 +115,10 @@ pub(crate) struct Shared {
     pub(crate) opened: Timestamp,
     listener: Option<Arc<Listener>>,
     /// Counts of lanes that have ended.
-    pub(crate) past: Mutex<super::snapshot::Past>,
+    pub(crate) past: Levelled<super::snapshot::Past, house::Past>,
     /// Lanes that have ended and whose end is being written.
-    pub(super) ending: Mutex<Vec<Arc<Shell>>>,
-    pub(crate) throughput: Mutex<Throughput>,
+    pub(super) ending: Levelled<Vec<Arc<Shell>>, house::EndsWritten>,
+    pub(crate) throughput: Levelled<Throughput, house::Throughput>,
     #[cfg(test)]
     pub(crate) planted: Planted,
 }
@@ -121,7 +126,7 @@ pub(crate) struct Shared {
 /// A bug of ours, planted by a test: so many looks of workers panic with a ticket in hand.
 #[cfg(test)]
 #[derive(Default)]
-pub(crate) struct Planted(pub(crate) Mutex<u64>);
+pub(crate) struct Planted(pub(crate) crate::sync::Mutex<u64>);
 
 #[cfg(test)]
 impl Planted {
@@ -149,26 +154,30 @@ impl Shared {
         Self {
             #[cfg(feature = "sqlite")]
             journal,
-            opening: Mutex::new(()),
+            opening: Levelled::new(()),
             ticker: Ticker::new(&clock),
             opened: clock.now(),
             ready: ReadySet::new(limits.workers),
             void: LaneWord::new(),
-            lanes: (0..LANES).map(|_| Mutex::new(None)).collect(),
+            lanes: (0..LANES).map(|_| Levelled::new(None)).collect(),
             tenancy: Tenancy::new(),
             paused: AtomicBool::new(false),
             passes: (0..LANES).map(|_| AtomicU64::new(0)).collect(),
             virtual_time: std::array::from_fn(|_| CachePadded::new(AtomicU64::new(0))),
-            places: Mutex::new(Places { free: u64::MAX, active: Vec::new(), waiting: Vec::new(), max }),
-            slots: slots.into_iter().map(Mutex::new).collect(),
-            retired: Mutex::new(super::snapshot::Retired::default()),
+            places: Levelled::new(Places { free: u64::MAX, active: Vec::new(), waiting: Vec::new(), max }),
+            slots: slots.into_iter().map(Levelled::new).collect(),
+            retired: Levelled::new(super::snapshot::Retired::default()),
             gate,
-            timers: Mutex::new(Timers::default()),
+            locks: LockManagerBuilder::default()
+                .clock(clock.clone())
+                .deadlocks(if limits.detection { Deadlocks::Detect } else { Deadlocks::Off })
+                .build(),
+            timers: Levelled::new(Timers::default()),
             supervisor: OnceLock::new(),
             watching: AtomicBool::new(false),
             phase: AtomicU8::new(phase::RUNNING),
             shutdown_deadline: AtomicU64::new(u64::MAX),
-            threads: Mutex::new(0),
+            threads: Levelled::new(0),
             stuck: AtomicU64::new(0),
             gone: Signal::new(),
             quiet: Signal::new(),
@@ -176,9 +185,9 @@ impl Shared {
             ended: Signal::new(),
             pool,
             listener,
-            past: Mutex::new(super::snapshot::Past::default()),
-            ending: Mutex::new(Vec::new()),
-            throughput: Mutex::new(Throughput::new(clock.now())),
+            past: Levelled::new(super::snapshot::Past::default()),
+            ending: Levelled::new(Vec::new()),
+            throughput: Levelled::new(Throughput::new(clock.now())),
             #[cfg(test)]
             planted: Planted::default(),
             clock,

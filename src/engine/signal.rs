@@ -4,12 +4,13 @@
 //! condition changes it first and wakes the entered afterwards. Both pass through the latch, so either the waiter's
 //! test sees the change, or the change's wake-up sees the waiter.
 
-use crate::sync::{Mutex, Unparker, with_parker};
+use crate::lock::{Levelled, house};
+use crate::sync::{Unparker, with_parker};
 use crate::time::{Clock, Timestamp};
 
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
-    waiting: Mutex<Vec<Unparker>>,
+    waiting: Levelled<Vec<Unparker>, house::SignalWaiting>,
 }
 
 impl Signal {

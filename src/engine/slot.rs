@@ -5,10 +5,11 @@
 //! until then it lets effects into the journal.
 
 use crate::core::attempt::{Abandon, Attempt, Epoch, Refused};
+use crate::lock::{Levelled, house};
 use crate::meter::{Reader, WorkerCounters};
 use crate::resource::OwnerId;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use crate::sync::{CachePadded, Mutex, Unparker, thread};
+use crate::sync::{CachePadded, Unparker, thread};
 
 /// No deadline, nothing in hand.
 pub(crate) const NONE: u64 = 0;
@@ -24,12 +25,12 @@ pub(crate) struct Slot {
     /// The attempt that shall stop.
     cancelled: AtomicU64,
     /// The attempt that was taken from this worker, and whether for a hang: those who abandon do so one at a time.
-    pub(crate) taken: Mutex<Option<(Epoch, bool)>>,
+    pub(crate) taken: Levelled<Option<(Epoch, bool)>, house::Taken>,
     heartbeat: AtomicU64,
     paused: AtomicBool,
     pub(crate) latency: Reader,
     pub(crate) counters: WorkerCounters,
-    sleepers: Mutex<Vec<Unparker>>,
+    sleepers: Levelled<Vec<Unparker>, house::SlotSleepers>,
 }
 
 #[derive(Debug)]
@@ -75,12 +76,12 @@ impl Slot {
                 several: AtomicBool::new(false),
             }),
             cancelled: AtomicU64::new(NOBODY),
-            taken: Mutex::new(None),
+            taken: Levelled::new(None),
             heartbeat: AtomicU64::new(0),
             paused: AtomicBool::new(false),
             latency,
             counters: WorkerCounters::new(),
-            sleepers: Mutex::new(Vec::new()),
+            sleepers: Levelled::new(Vec::new()),
         }
     }
 

@@ -311,7 +311,7 @@ fn take_away(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: L
         shared.stuck.fetch_add(1, Ordering::AcqRel);
     }
     let answer = slot.abandon(look.attempt);
-    let counts = &shell.core.counts;
+    let mut is_lost = false;
     match before {
         None if answer == Abandon::NotCurrent => {
             shared.stuck.fetch_sub(1, Ordering::AcqRel);
@@ -319,12 +319,15 @@ fn take_away(shared: &Arc<Shared>, shell: &Arc<Shell>, slot: &Arc<Slot>, look: L
         }
         None => {
             *taken = Some((look.attempt, hung));
-            shared.gate.lose(slot, shared.clock.now());
-            counts.abandoned.add(1);
+            is_lost = true;
         }
         Some(_) => {}
     }
     drop(taken);
+    if is_lost {
+        shared.gate.lose(slot, shared.clock.now());
+        shell.core.counts.abandoned.add(1);
+    }
     if answer == Abandon::Done {
         let hung = before.map_or(hung, |(_, hung)| hung);
         shared.event(&Event::ItemAbandoned { batch: &shell.core.name, worker: slot.id });

@@ -18,7 +18,8 @@ use crate::core::leader::Leader;
 use crate::core::sleepers::Sleepers;
 use crate::error::Invalid;
 use crate::job::Priority;
-use crate::sync::{Arc, Mutex, Unparker};
+use crate::lock::{Levelled, house};
+use crate::sync::{Arc, Unparker};
 use crate::time::{Clock, Deadline, Scale, Timestamp};
 use std::fmt;
 use std::time::Duration;
@@ -65,7 +66,7 @@ pub(super) struct Inner {
     pub(super) scale: Scale,
     /// Whether a raw tick is a nanosecond.
     nanos: bool,
-    pub(super) settings: Mutex<Settings>,
+    pub(super) settings: Levelled<Settings, house::RateSettings>,
     /// Who sleeps to a place of its own, and who else looks at changes.
     pub(super) sleepers: Sleepers,
     /// Who waits in order of priority, if that is the order.
@@ -126,7 +127,7 @@ impl RateLimiter {
                 clock,
                 scale,
                 nanos: nanos == ticks,
-                settings: Mutex::new(Settings { rate, max_rate }),
+                settings: Levelled::new(Settings { rate, max_rate }),
                 sleepers: Sleepers::default(),
                 line,
                 adapting,

@@ -6,8 +6,8 @@ use super::limiter::{Inner, RateLimiter};
 use super::rate::Rate;
 use super::reservation::Refund;
 use super::tally::Count;
+use crate::lock::{Levelled, house};
 use crate::meter::{Percentiles, Samples};
-use crate::sync::Mutex;
 use crate::time::Timestamp;
 use serde::Serialize;
 use std::time::Duration;
@@ -105,7 +105,7 @@ pub(super) struct Counts {
     refunded: Count,
     dropped: Count,
     longest_queue: Count,
-    waits: Mutex<Samples>,
+    waits: Levelled<Samples, house::RateWaits>,
 }
 
 impl Counts {

@@ -3,7 +3,7 @@
 use super::error::LimitError;
 use super::limiter::{Inner, RateLimiter};
 use crate::core::bucket::Slot;
-use crate::sync::Mutex;
+use crate::lock::{Levelled, house};
 use crate::time::{Scale, Timestamp};
 use std::fmt;
 use std::time::Duration;
@@ -114,7 +114,7 @@ pub enum Refund {
 pub struct Reservation {
     limiter: RateLimiter,
     /// As of when it was last looked at.
-    slot: Mutex<Slot>,
+    slot: Levelled<Slot, house::ReservedSlot>,
     n: u64,
     made: Timestamp,
     /// False once it is waited for or cancelled.
@@ -148,7 +148,7 @@ impl RateLimiter {
 impl Reservation {
     pub(super) fn new(limiter: RateLimiter, slot: Slot, n: u64) -> Self {
         let made = limiter.clock().now();
-        Reservation { limiter, slot: Mutex::new(slot), n, made, held: true }
+        Reservation { limiter, slot: Levelled::new(slot), n, made, held: true }
     }
 
     /// When its tokens will be there, by the rate, burst and pause of now: a change of them moves it.
@@ -169,10 +169,10 @@ impl Reservation {
     pub(crate) fn due(&self) -> Result<Timestamp, LimitError> {
         let mut slot = self.slot.lock();
         if self.limiter.bucket().retime(&mut slot) {
-            Ok(self.limiter.slot_time(&slot))
-        } else {
-            Err(self.limiter.inner().never_fits(self.n))
+            return Ok(self.limiter.slot_time(&slot));
         }
+        drop(slot);
+        Err(self.limiter.inner().never_fits(self.n))
     }
 
     /// The time until then; zero when it has come.

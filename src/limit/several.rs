@@ -19,7 +19,8 @@ use crate::core::bucket::Short;
 use crate::core::leader::{Claim, Leader, Take};
 use crate::error::Invalid;
 use crate::job::Priority;
-use crate::sync::{Arc, Mutex};
+use crate::lock::{Levelled, house};
+use crate::sync::Arc;
 use crate::time::{Clock, Deadline, Timestamp};
 use std::fmt;
 
@@ -50,7 +51,7 @@ struct Several {
     /// Nobody else has them.
     rates: Box<[RateLimiter]>,
     /// Whoever moves a bucket or changes its terms.
-    moving: Mutex<()>,
+    moving: Levelled<(), house::RatesMoving>,
     line: Leader,
 }
 
@@ -87,7 +88,7 @@ impl RateLimiters {
 
     /// At least one, on one clock, that nobody else has.
     pub(super) fn of(rates: Box<[RateLimiter]>) -> Self {
-        let inner = Several { rates, moving: Mutex::default(), line: Leader::new() };
+        let inner = Several { rates, moving: Levelled::default(), line: Leader::new() };
         RateLimiters { inner: Arc::new(inner) }
     }
 

@@ -3,9 +3,10 @@
 
 use super::quota_stats::QuotaCounts;
 use crate::core::integral::Integral;
+use crate::lock::{Levelled, house};
 use crate::meter::{Percentiles, Samples};
+use crate::sync::CachePadded;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{CachePadded, Mutex};
 use crate::time::Timestamp;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ pub(crate) struct Tally {
     pub(crate) denied: Count,
     pub(crate) timed_out: Count,
     pub(crate) refused: Count,
-    waits: Mutex<Samples>,
+    waits: Levelled<Samples, house::QuotaWaits>,
 }
 
 /// What each grant changes: it belongs on a line of its own.
@@ -27,7 +28,7 @@ pub(crate) struct Grants {
 
 /// A limit over time: how much could have been held. One latch, passed where a limit is set and where somebody looks.
 #[derive(Debug)]
-pub(crate) struct Usable(Mutex<Piece>);
+pub(crate) struct Usable(Levelled<Piece, house::QuotaUsable>);
 
 /// Up to a change, and what has stood since.
 #[derive(Debug)]
@@ -84,7 +85,7 @@ impl Count {
 
 impl Usable {
     pub(crate) fn new(limit: u64, now: Timestamp) -> Self {
-        Usable(Mutex::new(Piece { limit, since: now, sum: 0 }))
+        Usable(Levelled::new(Piece { limit, since: now, sum: 0 }))
     }
 
     /// `limit` is asked under the latch, so that what was set last is what stands here last.

@@ -28,9 +28,10 @@ use crate::core::soonest::Soonest;
 use crate::core::vacant::{Link, Vacant};
 use crate::core::waitlist::Demand;
 use crate::job::Priority;
+use crate::lock::{Levelled, LevelledGuard, house};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::thread::ThreadId;
-use crate::sync::{Arc, CachePadded, Mutex, MutexGuard, OnceLock};
+use crate::sync::{Arc, CachePadded, OnceLock};
 use crate::time::Timestamp;
 use std::cell::Cell;
 use std::panic::Location;
@@ -85,7 +86,7 @@ pub(super) struct Handle {
 struct Slot {
     lease: Lease<Entry>,
     /// Of who looks.
-    latch: Mutex<()>,
+    latch: Levelled<(), house::PermitSlot>,
     /// The next vacant slot.
     link: Link,
 }
@@ -98,7 +99,7 @@ pub(super) struct Holders {
     /// No lease is over before this. Too early does no harm.
     soonest: CachePadded<Soonest>,
     /// Of who walks over all leases to end what is over: one does.
-    walk: Mutex<()>,
+    walk: Levelled<(), house::PermitWalk>,
 }
 
 /// What a sweep found over.
@@ -115,7 +116,7 @@ struct Seen<'a> {
     number: u32,
     lease: &'a Lease<Entry>,
     /// Given up before `left` is dropped.
-    _latch: MutexGuard<'a, ()>,
+    _latch: LevelledGuard<'a, ()>,
     left: Cell<Theirs<Entry>>,
 }
 
@@ -169,7 +170,7 @@ impl Holders {
             made: CachePadded::new(AtomicU32::new(0)),
             vacant: Vacant::new(),
             soonest: CachePadded::new(Soonest::new()),
-            walk: Mutex::default(),
+            walk: Levelled::default(),
         }
     }
 
@@ -357,6 +358,13 @@ impl Holders {
         let kind = |entry: &mut Entry| entry.demand.parts().map(|(kind, _)| (kind, entry.place)).max();
         self.each_of(attempt, kind, |_, _, kind| highest = highest.max(kind));
         highest
+    }
+
+    /// All that an attempt holds, and where it was taken.
+    pub(super) fn all_of(&self, attempt: OwnerId) -> Vec<(Demand, &'static Location<'static>)> {
+        let mut all = Vec::new();
+        self.each_of(attempt, |entry| (entry.demand, entry.place), |_, _, part| all.push(part));
+        all
     }
 
     /// How much of a kind an attempt holds.

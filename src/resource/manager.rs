@@ -16,8 +16,9 @@ use super::wait::Wait;
 use crate::core::permits::Floors;
 use crate::core::waitlist::{self, Fairness, WaitList, Waiter};
 use crate::limit::RateLimiter;
+use crate::lock::{Levelled, house};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, OnceLock, Unparker};
+use crate::sync::{Arc, OnceLock, Unparker};
 use crate::time::{Clock, Deadline, Timestamp};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -73,11 +74,11 @@ pub(super) struct Inner {
     /// As a whole. Kinds that are closed stand in the list.
     pub(super) closed: AtomicBool,
     /// Whoever takes tokens of several rates at once.
-    pub(super) paying: Mutex<()>,
+    pub(super) paying: Levelled<(), house::Paying>,
     books: Vec<Book>,
     pub(super) holders: Holders,
     /// Who sleeps until a lease is over, to be told of one that is over earlier.
-    pub(super) asleep: Mutex<Vec<Unparker>>,
+    pub(super) asleep: Levelled<Vec<Unparker>, house::Asleep>,
     pub(super) waiting: AtomicUsize,
     pub(super) max_waiters: usize,
     lease: (Option<Duration>, OnExpiry),
@@ -111,9 +112,9 @@ impl Inner {
             index,
             rates: rates.into_iter().map(|(name, limiter)| (name, Rated::new(limiter))).collect(),
             closed: AtomicBool::new(false),
-            paying: Mutex::default(),
+            paying: Levelled::default(),
             holders: Holders::new(),
-            asleep: Mutex::default(),
+            asleep: Levelled::default(),
             waiting: AtomicUsize::new(0),
             max_waiters,
             lease,

@@ -1,8 +1,9 @@
 //! Whose permits are: a name, and an end.
 
 use super::holders::OwnerId;
+use crate::lock::{Levelled, house};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, OnceLock, Weak};
+use crate::sync::{Arc, OnceLock, Weak};
 use std::fmt;
 
 /// Who permits are taken back from when an owner is gone.
@@ -36,7 +37,7 @@ struct Inner {
     name: Arc<str>,
     /// Who was noted first, for good; the others.
     first: OnceLock<Weak<dyn Reclaim>>,
-    others: Mutex<Vec<Weak<dyn Reclaim>>>,
+    others: Levelled<Vec<Weak<dyn Reclaim>>, house::OwnerManagers>,
 }
 
 impl Owner {
@@ -44,7 +45,7 @@ impl Owner {
     pub fn new(name: impl Into<Arc<str>>) -> Owner {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let id = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-        let (first, others) = (OnceLock::new(), Mutex::default());
+        let (first, others) = (OnceLock::new(), Levelled::default());
         Owner { inner: Arc::new(Inner { id, name: name.into(), first, others }) }
     }
 

@@ -6,9 +6,10 @@
 //! [`discard_unread`](Store::discard_unread) (a `wait` without a reader) lets them go, and again when one has come. With a reader in input order
 //! the window counts from the oldest unread row, so the head of the order always has its place.
 
-use super::{AppendError, Appended, Claim, JournalError, Order, Read, Row, Settled, Store, drop_quietly};
+use super::{AppendError, Appended, Claim, JournalError, Order, Read, Row, Settled, Store};
 use crate::job::{DeadItem, Duplicates, Key};
-use crate::sync::{Arc, Mutex};
+use crate::lock::{Levelled, house};
+use crate::sync::Arc;
 use crate::time::Timestamp;
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -16,8 +17,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// Rows and results of one batch in memory.
 #[derive(Debug)]
 pub(crate) struct MemoryStore<I, O> {
-    rows: Mutex<Rows<I>>,
-    log: Mutex<Log<O>>,
+    rows: Levelled<Rows<I>, house::MemoryRows>,
+    log: Levelled<Log<O>, house::MemoryLog>,
     window: usize,
 }
 
@@ -56,7 +57,7 @@ struct Log<O> {
 impl<I, O> MemoryStore<I, O> {
     pub(crate) fn new(window: usize) -> Self {
         Self {
-            rows: Mutex::new(Rows {
+            rows: Levelled::new(Rows {
                 waiting: VecDeque::new(),
                 next_seq: 0,
                 sealed: false,
@@ -64,7 +65,7 @@ impl<I, O> MemoryStore<I, O> {
                 children: HashMap::new(),
                 claimed: 0,
             }),
-            log: Mutex::new(Log {
+            log: Levelled::new(Log {
                 done: VecDeque::new(),
                 by_seq: BTreeMap::new(),
                 head: 0,
@@ -201,9 +202,6 @@ impl<I: Send + Sync + 'static, O: Send> Store<I, O> for MemoryStore<I, O> {
         }
         if log.discard && log.readers == 0 {
             settled.iter().for_each(|row| log.take(row.seq));
-            let dropped = std::mem::take(settled);
-            drop(log);
-            drop_quietly(dropped);
         } else if log.ordered_readers > 0 {
             for row in settled.drain(..) {
                 log.by_seq.insert(row.seq, row);
@@ -258,15 +256,17 @@ impl<I: Send + Sync + 'static, O: Send> Store<I, O> for MemoryStore<I, O> {
         }
     }
 
-    fn discard_unread(&self) {
-        let mut log = self.log.lock();
+    fn discard_unread(&self) -> Vec<Settled<O>> {
+        let mut guard = self.log.lock();
+        let log = &mut *guard;
         log.discard = true;
-        if log.readers == 0 {
-            let dropped = (std::mem::take(&mut log.done), std::mem::take(&mut log.by_seq));
-            dropped.0.iter().chain(dropped.1.values()).for_each(|row| log.take(row.seq));
-            drop(log);
-            drop_quietly(dropped);
+        if log.readers > 0 {
+            return Vec::new();
         }
+        let mut unread: Vec<_> = log.done.drain(..).collect();
+        unread.extend(std::mem::take(&mut log.by_seq).into_values());
+        unread.iter().for_each(|row| log.take(row.seq));
+        unread
     }
 
     fn drop_waiting(&self) -> (usize, Box<dyn Any + Send>) {

@@ -16,6 +16,7 @@ pub use error::JournalError;
 pub(crate) use memory::MemoryStore;
 
 use crate::job::{AttemptError, Dead, DeadItem, Duplicates, Failure, Key};
+use crate::lock::outside;
 use crate::sync::Arc;
 use crate::time::Timestamp;
 use std::any::Any;
@@ -255,6 +256,7 @@ pub(crate) trait Reader<O>: Send {
 
 /// Drops values of the user's, whose `Drop` may panic.
 pub(crate) fn drop_quietly<T>(values: T) {
+    outside();
     let _ = catch_unwind(AssertUnwindSafe(move || drop(values)));
 }
 
@@ -326,7 +328,8 @@ pub(crate) trait Store<I, O>: Send + Sync {
         false
     }
 
-    /// Takes outcomes over, in this order, and publishes them. Empties `settled`.
+    /// Takes outcomes over, in this order, and publishes them. What it leaves in `settled` nobody will read: values of the
+    /// user's, to be dropped with no latch held.
     fn settle(&self, settled: &mut Vec<Settled<O>>);
 
     /// Takes over an item that is to be tried again; it comes back by a claim. `false`: the engine keeps it.
@@ -363,8 +366,9 @@ pub(crate) trait Store<I, O>: Send + Sync {
     /// The items given up so far, in order of settling.
     fn dead(&self) -> Result<Vec<DeadItem>, Arc<JournalError>>;
 
-    /// From now on, until a reader comes, results are dropped (they stay counted). A journal keeps them all.
-    fn discard_unread(&self);
+    /// From now on, until a reader comes, results are dropped (they stay counted). A journal keeps them all. Those that were
+    /// there come back, to be dropped with no latch held.
+    fn discard_unread(&self) -> Vec<Settled<O>>;
 
     /// Takes the rows out that still wait to be claimed: how many, and what is to be dropped with no latch held, quietly. A
     /// journal only lets them be.

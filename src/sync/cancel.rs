@@ -68,25 +68,38 @@ impl fmt::Debug for Cancel {
     }
 }
 
+/// A list of whom to wake, under a lock.
+pub(crate) trait Sleepers {
+    /// Calls `f` with the list, which is locked.
+    fn with(&self, f: impl FnOnce(&mut Vec<Unparker>));
+}
+
+impl Sleepers for Mutex<Vec<Unparker>> {
+    fn with(&self, f: impl FnOnce(&mut Vec<Unparker>)) {
+        f(&mut self.lock());
+    }
+}
+
 /// A sleeper's entry in a list of whom to wake; leaves it when dropped.
-pub(crate) struct Entry<'a> {
-    list: &'a Mutex<Vec<Unparker>>,
+pub(crate) struct Entry<'a, L: Sleepers = Mutex<Vec<Unparker>>> {
+    list: &'a L,
     waiter: Unparker,
 }
 
-impl<'a> Entry<'a> {
-    pub(crate) fn new(list: &'a Mutex<Vec<Unparker>>, waiter: Unparker) -> Self {
-        list.lock().push(waiter.clone());
+impl<'a, L: Sleepers> Entry<'a, L> {
+    pub(crate) fn new(list: &'a L, waiter: Unparker) -> Self {
+        list.with(|list| list.push(waiter.clone()));
         Entry { list, waiter }
     }
 }
 
-impl Drop for Entry<'_> {
+impl<L: Sleepers> Drop for Entry<'_, L> {
     fn drop(&mut self) {
-        let mut list = self.list.lock();
         // One entry: a thread may be in there twice, from a wait inside a revocation.
-        if let Some(at) = list.iter().position(|there| there.same(&self.waiter)) {
-            list.swap_remove(at);
-        }
+        self.list.with(|list| {
+            if let Some(at) = list.iter().position(|there| there.same(&self.waiter)) {
+                list.swap_remove(at);
+            }
+        });
     }
 }

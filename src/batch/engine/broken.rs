@@ -6,6 +6,7 @@ use crate::core::waitlist::Demand;
 use crate::engine::body::Body;
 use crate::engine::work::{Ended, Work};
 use crate::job::{AttemptKind, Key};
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sync::thread::ThreadId;
 use crate::time::{millis, secs};

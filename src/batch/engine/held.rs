@@ -7,6 +7,7 @@ use super::*;
 use crate::engine::body::Body;
 use crate::engine::work::{Ended, Work};
 use crate::job::Key;
+use crate::sync::Mutex;
 use crate::sync::atomic::AtomicU64;
 use std::ops::Range;
 

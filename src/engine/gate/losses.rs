@@ -34,12 +34,17 @@ impl Gate {
 
     /// The attempt is lost: when its time is over, what it holds is given back in any case, also what it took inside.
     pub(crate) fn lose(&self, slot: &Arc<Slot>, now: Timestamp) {
-        let mut zombies = self.zombies.lock();
-        for zombie in zombies.iter_mut().filter(|zombie| Arc::ptr_eq(&zombie.slot, slot)) {
-            zombie.is_lost = true;
-            if let Some(after) = self.reclaim_after {
-                self.manager.lapse_at(zombie.attempt, now + after);
+        let mut lost = Vec::new();
+        {
+            let mut zombies = self.zombies.lock();
+            for zombie in zombies.iter_mut().filter(|zombie| Arc::ptr_eq(&zombie.slot, slot)) {
+                zombie.is_lost = true;
+                lost.push(zombie.attempt);
             }
+        }
+        // Under no latch: what was to become of a permit may be the user's to drop.
+        if let Some(after) = self.reclaim_after {
+            lost.into_iter().for_each(|attempt| self.manager.lapse_at(attempt, now + after));
         }
     }
 

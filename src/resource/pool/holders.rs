@@ -2,7 +2,7 @@
 //! else only who looks for leaks; none at all where leaks are not looked for.
 
 use crate::core::shelf::Place;
-use crate::sync::Mutex;
+use crate::lock::{Levelled, house};
 use crate::time::Timestamp;
 use std::fmt;
 use std::panic::Location;
@@ -40,7 +40,7 @@ impl Holder {
 
 #[derive(Debug)]
 pub(super) struct Holders {
-    slots: Box<[Mutex<Option<Holder>>]>,
+    slots: Box<[Levelled<Option<Holder>, house::PoolSlot>]>,
     leak_after: Duration,
 }
 
@@ -49,7 +49,7 @@ impl Holders {
     pub(super) fn new(slots: usize, leak_after: Option<Duration>) -> Self {
         let slots = if leak_after.is_some() { slots } else { 0 };
         Holders {
-            slots: (0..slots).map(|_| Mutex::new(None)).collect(),
+            slots: (0..slots).map(|_| Levelled::new(None)).collect(),
             leak_after: leak_after.unwrap_or(Duration::MAX),
         }
     }
@@ -75,7 +75,7 @@ impl Holders {
 
     /// Those that are out for too long and have not been reported; they count as reported from now on.
     pub(super) fn overdue(&self, now: Timestamp) -> Vec<Held> {
-        let overdue = |slot: &Mutex<Option<Holder>>| {
+        let overdue = |slot: &Levelled<Option<Holder>, house::PoolSlot>| {
             let mut slot = slot.lock();
             let holder = slot.as_mut()?;
             let held = holder.held(now);

@@ -1,8 +1,8 @@
 //! What a pool counts. Connections are opened, closed and waited for rarely beside being used, so these are plain
 //! shared counters; what is idle and in use is read off the shelf.
 
+use crate::lock::{Levelled, house};
 use crate::meter::{Percentiles, Samples};
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 use std::time::Duration;
@@ -95,8 +95,8 @@ pub(super) struct Counts {
     pub(super) leaks: Count,
     pub(super) leaks_returned: Count,
     panics: Count,
-    waits: Mutex<Samples>,
-    last_error: Mutex<Option<String>>,
+    waits: Levelled<Samples, house::PoolWaits>,
+    last_error: Levelled<Option<String>, house::PoolError>,
 }
 
 #[derive(Debug)]
@@ -157,6 +157,9 @@ impl Counts {
     /// All but what the quota and the shelf know.
     pub(super) fn read(&self) -> PoolStats {
         let closed = |why: Why| self.closed[why as usize].get();
+        // One after the other: what is locked in an expression stays so to its end.
+        let waits = self.waits.lock().percentiles();
+        let last_error = self.last_error.lock().clone();
         PoolStats {
             closed: ClosedConnections {
                 lifetime: closed(Why::Lifetime),
@@ -173,8 +176,8 @@ impl Counts {
             leaks: self.leaks.get(),
             leaks_returned: self.leaks_returned.get(),
             panics: self.panics.get(),
-            waits: self.waits.lock().percentiles(),
-            last_error: self.last_error.lock().clone(),
+            waits,
+            last_error,
             ..PoolStats::default()
         }
     }

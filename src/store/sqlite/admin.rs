@@ -15,7 +15,8 @@ use super::schema::open_beside;
 use super::writer::Tx;
 use super::{piece, read, revive};
 use crate::job::{AttemptError, Durability};
-use crate::sync::{Arc, Mutex};
+use crate::lock::{Levelled, house};
+use crate::sync::Arc;
 use crate::time::{secs, wall_ms};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ const SPAN: u64 = 10_000;
 #[derive(Debug)]
 pub(crate) struct Reading {
     path: PathBuf,
-    db: Mutex<Connection>,
+    db: Levelled<Connection, house::AdminDb>,
 }
 
 /// Who holds the journal, or held it when it died.
@@ -75,7 +76,7 @@ impl Reading {
     ///
     /// It is not there, not a journal, or of a newer version.
     pub(crate) fn open(path: &Path) -> Result<Reading, JournalError> {
-        Ok(Reading { path: path.to_owned(), db: Mutex::new(open_beside(path, false)?) })
+        Ok(Reading { path: path.to_owned(), db: Levelled::new(open_beside(path, false)?) })
     }
 
     fn read<R>(&self, f: impl FnOnce(&Connection) -> rusqlite::Result<R>) -> Result<R, JournalError> {

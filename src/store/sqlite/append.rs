@@ -6,6 +6,7 @@ use super::schema::MOST_ITEMS;
 use super::settle::{damaged, read_past, write_past};
 use super::writer::{Op, Tx};
 use crate::job::{DeadReason, Duplicates};
+use crate::lock::{Levelled, house};
 use crate::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ pub(crate) struct Append {
     pub(crate) told: Box<dyn Appended>,
     pub(crate) placed: Vec<Placed>,
     /// How often a repeated key came, for [`Duplicates::Allow`].
-    pub(crate) repeats: Arc<crate::sync::Mutex<HashMap<String, u64>>>,
+    pub(crate) repeats: Arc<Levelled<HashMap<String, u64>, house::Repeats>>,
 }
 
 /// Who learns what became of them.

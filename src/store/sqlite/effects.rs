@@ -18,6 +18,7 @@
 
 use super::writer::Tx;
 use crate::job::{Failure, FailureKind};
+use crate::lock::outside;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::time::{Clock, Deadline};
@@ -161,6 +162,7 @@ pub(crate) fn run_theirs<R>(
     limit: Duration,
     sql: impl FnOnce(&Connection) -> Result<R, Failure>,
 ) -> rusqlite::Result<Result<R, Failure>> {
+    outside();
     let ran = tx.fence.run(limit, || catch_unwind(AssertUnwindSafe(|| sql(tx.db))));
     // Asked at once: what comes next on the connection overwrites it.
     let disk = disk_error(tx.db);
@@ -210,6 +212,7 @@ fn disk_error(db: &Connection) -> Option<rusqlite::Error> {
 
 /// Drops a value of the user's, whose `Drop` may panic: the writer goes on.
 pub(crate) fn quietly<T>(value: T) {
+    outside();
     if let Err(panic) = catch_unwind(AssertUnwindSafe(move || drop(value))) {
         std::mem::forget(panic);
     }
@@ -217,6 +220,7 @@ pub(crate) fn quietly<T>(value: T) {
 
 /// Another failure that says the same.
 pub(crate) fn same(failure: &Failure) -> Failure {
+    outside();
     // To print it runs code of the user's.
     let message = catch_unwind(AssertUnwindSafe(|| failure.message()));
     let message = message.unwrap_or_else(|panic| {

@@ -10,7 +10,7 @@
 
 use super::error::JournalError;
 use super::lock::beside;
-use crate::sync::Mutex;
+use crate::lock::{Levelled, house};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -54,7 +54,7 @@ pub(crate) struct Hand {
 }
 
 /// Threads of this process that were given up, by whatever engine: they may outlive it.
-static GIVEN_UP: Mutex<i64> = Mutex::new(0);
+static GIVEN_UP: Levelled<i64, house::GivenUp> = Levelled::new(0);
 
 /// Removes the file, if there is one: for whoever has the journal.
 pub(crate) fn clear_away(journal: &Path) -> io::Result<()> {

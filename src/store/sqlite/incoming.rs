@@ -11,9 +11,10 @@ use super::rows::{Kind, NewItem, Placed, calmly, number, seq_of};
 use super::store::{JournalStore, Ready};
 use super::writer::Tx;
 use crate::job::{Duplicates, Key, Payload};
+use crate::lock::{Levelled, LevelledGuard, house};
 use crate::store::drop_quietly;
 use crate::store::{AppendError, Appended, Earlier, Row, Unsealed};
-use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sync::Arc;
 use crate::time::{Timestamp, wall_ms};
 use crossbeam::channel::bounded;
 use rusqlite::OptionalExtension;
@@ -40,7 +41,7 @@ pub(super) struct Incoming<I> {
     children: usize,
     /// Keys of both, where repeated keys are told to who pushes.
     keys: HashSet<Key>,
-    repeats: Arc<Mutex<HashMap<String, u64>>>,
+    repeats: Arc<Levelled<HashMap<String, u64>, house::Repeats>>,
     /// The first key that came twice and must not.
     duplicate: Option<Key>,
     resumed: u64,
@@ -59,7 +60,7 @@ impl<I> Incoming<I> {
             sent_bytes: 0,
             children: 0,
             keys: HashSet::new(),
-            repeats: Arc::new(Mutex::new(HashMap::new())),
+            repeats: Arc::new(Levelled::new(HashMap::new())),
             duplicate: None,
             resumed: 0,
         }
@@ -123,7 +124,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         let mut incoming = self.incoming.lock();
         if bound == usize::MAX && self.journal.may_wait().is_ok() {
             while (incoming.rows.len() >= MOST_AHEAD || incoming.bytes >= MOST_BYTES) && !incoming.is_shut() {
-                incoming = self.written.wait(incoming);
+                incoming = incoming.wait(&self.written);
             }
         }
         if incoming.sealed || incoming.is_shut() {
@@ -224,7 +225,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
     }
 
     /// Sends what has gathered, unless an append is on its way: when that is back, this is called again.
-    fn send_on(self: &Arc<Self>, mut incoming: MutexGuard<'_, Incoming<I>>, duplicates: Duplicates) {
+    fn send_on(self: &Arc<Self>, mut incoming: LevelledGuard<'_, Incoming<I>>, duplicates: Duplicates) {
         if incoming.sent > 0 || incoming.rows.is_empty() {
             return;
         }
@@ -262,7 +263,7 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
         let mut incoming = self.incoming.lock();
         incoming.sealed = true;
         while incoming.len() > 0 && incoming.failed.is_none() {
-            incoming = self.written.wait(incoming);
+            incoming = incoming.wait(&self.written);
         }
         if let Some(why) = &incoming.failed {
             return Err(Unsealed::Journal(Arc::clone(why)));

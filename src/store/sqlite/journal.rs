@@ -15,10 +15,11 @@ use super::writer::{Inbox, Listener, Op, Tx, Writer};
 use super::{batch, schema};
 use crate::core::turns::{Side, Sides, Turns};
 use crate::job::Durability;
+use crate::lock::{Levelled, house};
 use crate::store::{BatchId, Link};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::{ThreadId, current};
-use crate::sync::{Arc, Mutex, Weak, thread};
+use crate::sync::{Arc, Weak, thread};
 use crossbeam::channel::bounded;
 use rusqlite::Connection;
 use std::fmt;
@@ -88,7 +89,7 @@ impl Sides for Snapshot {
 pub(crate) struct Journal {
     path: PathBuf,
     inbox: Arc<Inbox>,
-    writer: Mutex<Option<thread::JoinHandle<()>>>,
+    writer: Levelled<Option<thread::JoinHandle<()>>, house::JournalWriter>,
     writer_id: ThreadId,
     pub(crate) readers: Readers,
     hand: Hand,
@@ -99,7 +100,7 @@ pub(crate) struct Journal {
 }
 
 /// The open batches of a journal.
-pub(super) type Open = Arc<Mutex<All>>;
+pub(super) type Open = Arc<Levelled<All, house::JournalStores>>;
 
 /// The batches that are open.
 struct Members {
@@ -164,7 +165,7 @@ impl Journal {
             path: path.to_owned(),
             inbox,
             writer_id: thread.thread().id(),
-            writer: Mutex::new(Some(thread)),
+            writer: Levelled::new(Some(thread)),
             readers,
             hand,
             owner,

@@ -9,7 +9,7 @@ use super::error::{At, JournalError};
 use super::rows::{Kind, error_sum, key_sum, number, range_of, result_sum, seq_of};
 use super::settle::damaged;
 use crate::job::{AttemptError, AttemptKind, Dead, DeadItem, DeadReason, Key};
-use crate::sync::Mutex;
+use crate::lock::{Levelled, house};
 use rusqlite::{Connection, Row, params};
 use std::path::PathBuf;
 
@@ -43,7 +43,7 @@ pub(crate) struct RawResult {
 #[derive(Debug)]
 pub(crate) struct Readers {
     path: PathBuf,
-    idle: Mutex<Vec<Connection>>,
+    idle: Levelled<Vec<Connection>, house::IdleReaders>,
 }
 
 impl Readers {
@@ -51,7 +51,7 @@ impl Readers {
     const KEPT: usize = 4;
 
     pub(crate) fn new(path: PathBuf) -> Readers {
-        Readers { path, idle: Mutex::new(Vec::new()) }
+        Readers { path, idle: Levelled::new(Vec::new()) }
     }
 
     /// Closes those that are not in use: the writer's, if it is the last, empties the log as it goes.

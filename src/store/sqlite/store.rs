@@ -14,12 +14,13 @@ use super::rows::{Past as RowFate, RawItem, calmly, number, seq_of};
 use crate::core::claims::{Asker, Claims, Kind, Limits, Next};
 use crate::core::turns::Side;
 use crate::job::{AttemptError, AttemptKind, Dead, DeadItem, DeadReason, Duplicates, Key, Payload};
+use crate::lock::{Levelled, house};
 use crate::store::{
     AppendError, Appended, Claim, Earlier, Kept, Link, Order, Past, Reader, Retried, Row, RowPast, Settled,
     Store, Unsealed, WriteWith,
 };
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{Arc, Condvar, Mutex, OnceLock};
+use crate::sync::{Arc, Condvar, OnceLock};
 use crate::time::{Clock, Timestamp, millis, wall_ms};
 use std::any::Any;
 use std::marker::PhantomData;
@@ -43,21 +44,21 @@ pub(crate) struct JournalStore<I, O> {
     pub(super) opening: u64,
     pub(super) clock: Clock,
     pub(super) link: OnceLock<Arc<dyn Link>>,
-    pub(super) incoming: Mutex<Incoming<I>>,
+    pub(super) incoming: Levelled<Incoming<I>, house::Incoming>,
     /// Woken when what was submitted has been written.
     pub(super) written: Condvar,
     pub(super) claims: Claims<Ready<I>>,
     pub(super) closed: AtomicBool,
-    pub(super) steps: Mutex<std::collections::HashSet<u64>>,
+    pub(super) steps: Levelled<std::collections::HashSet<u64>, house::Stepped>,
     pub(super) group: OnceLock<WriteWith<O>>,
     /// Rows that could not be read, on their way to the writer.
-    buried: Mutex<Vec<Settled<O>>>,
+    buried: Levelled<Vec<Settled<O>>, house::Buried>,
     /// Bytes of a payload, and of an output, as they were of late.
     mean_bytes: [AtomicUsize; 2],
     /// However large the rows are: every worker has one, and one before it.
     least_out: usize,
     /// When the next look comes whose turn it is.
-    looks: Mutex<Timestamp>,
+    looks: Levelled<Timestamp, house::Looks>,
     out: PhantomData<fn() -> O>,
 }
 
@@ -76,16 +77,16 @@ impl<I: Payload, O: Payload> JournalStore<I, O> {
             opening: opened.opening,
             clock: clock.clone(),
             link: OnceLock::new(),
-            incoming: Mutex::new(Incoming::new(opened.run)),
+            incoming: Levelled::new(Incoming::new(opened.run)),
             written: Condvar::new(),
             claims: Claims::new(limits, opened.unclaimed),
             closed: AtomicBool::new(false),
-            steps: Mutex::new(std::collections::HashSet::new()),
+            steps: Levelled::new(std::collections::HashSet::new()),
             group: OnceLock::new(),
-            buried: Mutex::new(Vec::new()),
+            buried: Levelled::new(Vec::new()),
             mean_bytes: [AtomicUsize::new(0), AtomicUsize::new(0)],
             least_out: workers.max(1) * 2,
-            looks: Mutex::new(Timestamp::ZERO),
+            looks: Levelled::new(Timestamp::ZERO),
             out: PhantomData,
         });
         let member: Arc<dyn Member> = Arc::clone(&store) as _;
@@ -427,7 +428,9 @@ impl<I: Payload, O: Payload> Store<I, O> for Arc<JournalStore<I, O>> {
         self.read_dead()
     }
 
-    fn discard_unread(&self) {}
+    fn discard_unread(&self) -> Vec<Settled<O>> {
+        Vec::new()
+    }
 
     fn drop_waiting(&self) -> (usize, Box<dyn Any + Send>) {
         let dropped = self.claims.stop();

@@ -17,7 +17,8 @@ use super::error::JournalError;
 use super::journal::Journal;
 use super::writer::{Op, Tx};
 use crate::job::Failure;
-use crate::sync::{Arc, Mutex, Unparker};
+use crate::lock::{Levelled, house};
+use crate::sync::{Arc, Unparker};
 use crate::time::{Clock, Timestamp, secs};
 use rusqlite::Connection;
 use std::time::Duration;
@@ -46,8 +47,8 @@ enum Stage<T> {
 
 /// A transaction on its way, in the hand of who asked for it.
 pub(crate) struct Asked<T> {
-    stage: Mutex<Stage<T>>,
-    waiter: Mutex<Option<Unparker>>,
+    stage: Levelled<Stage<T>, house::AskedStage>,
+    waiter: Levelled<Option<Unparker>, house::AskedWaiter>,
 }
 
 impl<T> Asked<T> {
@@ -186,7 +187,7 @@ impl Journal {
         sql: impl Fn(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<Arc<Asked<T>>, Arc<JournalError>> {
         self.may_wait()?;
-        let asked = Arc::new(Asked { stage: Mutex::new(Stage::Open), waiter: Mutex::new(None) });
+        let asked = Arc::new(Asked { stage: Levelled::new(Stage::Open), waiter: Levelled::new(None) });
         let there = Arc::clone(&asked);
         self.send(Transaction { sql, made: None, clock: clock.clone(), until, asked: there });
         Ok(asked)

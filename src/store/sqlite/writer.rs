@@ -29,7 +29,8 @@ use super::effects::{Fence, is_anew};
 use super::error::{At, JournalError, is_cut_off};
 use super::hand::clear_away;
 use super::lock::Held;
-use crate::sync::{Arc, Mutex, Parker, Unparker, thread};
+use crate::lock::{Levelled, house};
+use crate::sync::{Arc, Parker, Unparker, thread};
 use crate::time::{Clock, Timestamp, millis, secs, wall_ms};
 use rusqlite::{Connection, ErrorCode, ffi};
 use std::collections::VecDeque;
@@ -129,7 +130,7 @@ pub(crate) trait Listener: Send + Sync {
 /// The sending side.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    box_: Mutex<Letters>,
+    box_: Levelled<Letters, house::Inbox>,
     writer: Unparker,
 }
 
@@ -257,7 +258,7 @@ impl Writer {
         let fence = Fence::install(&mut db, &clock)?;
         let parker = Parker::new();
         let letters = Letters { ops: Vec::new(), hurry: false, asleep: false, closing: false, failed: None };
-        let inbox = Arc::new(Inbox { box_: Mutex::new(letters), writer: parker.unparker() });
+        let inbox = Arc::new(Inbox { box_: Levelled::new(letters), writer: parker.unparker() });
         Ok(Writer {
             db,
             path,

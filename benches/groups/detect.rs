@@ -6,7 +6,7 @@
 
 use crate::common::rounds::{Contest, Plan, hold as hold_rounds};
 use crate::common::row::Row;
-use batchyard::lock::{Deadlocks, LockError, LockManager, Mode, Session};
+use batchyard::lock::{LockError, LockManagerBuilder, Mode, Session};
 use batchyard::{ManualClock, Priority};
 use hdrhistogram::Histogram;
 use std::sync::Barrier;
@@ -35,7 +35,7 @@ pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
 /// Closes so many circles, one after the other, and gives what each took in nanoseconds.
 fn circles(count: usize) -> Histogram<u64> {
     let time = ManualClock::new();
-    let locks = LockManager::<String>::with(Deadlocks::Detect, time.clock());
+    let locks = LockManagerBuilder::default().clock(time.clock()).build::<String>();
     let names: Vec<String> = (0..OWNERS).map(|owner| format!("lock {owner}")).collect();
     let session = |owner: usize| {
         let priority = if owner == SLEEPERS { Priority::Low } else { Priority::Normal };
@@ -76,6 +76,6 @@ fn circles(count: usize) -> Histogram<u64> {
             took.saturating_record(told.as_nanos() as u64);
         });
     });
-    assert_eq!(locks.deadlocks(), count as u64, "one victim a circle");
+    assert_eq!(locks.stats().deadlocks, count as u64, "one victim a circle");
     took
 }

@@ -54,14 +54,18 @@ unsafe impl<T: ?Sized + Send, L: Level, P: Poison> Send for RwLock<T, L, P> {}
 unsafe impl<T: ?Sized + Send + Sync, L: Level, P: Poison> Sync for RwLock<T, L, P> {}
 
 /// What does not depend on the types.
+///
+/// Its end, where the word is and the count, lies beside the value, which each holder needs with them: in one line of the
+/// cache, mostly.
+#[repr(C)]
 pub(super) struct Body {
-    raw: RawLock,
-    /// How often it was held exclusively. Written by who holds it so.
-    exclusive: AtomicU64,
     /// `None`: the operating system's.
     clock: Option<Box<Clock>>,
     /// How it has been waited for: made when somebody has slept for it.
     book: OnceLock<Box<Book>>,
+    raw: RawLock,
+    /// How often it was held exclusively. Written by who holds it so.
+    exclusive: AtomicU64,
 }
 
 /// How a lock is asked for, without owning it.
@@ -183,9 +187,13 @@ impl Body {
         if matches!(ask, Ask::Now) {
             return Err(LockError::WouldBlock);
         }
-        self.wait(ask, |parker, now, park| {
-            self.raw.enter(mode, ask.class(), owner, now, (parker, park), &mut unpark)
-        })
+        match self.raw.enter_soon(mode, ask.class(), owner) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.wait(ask, |parker, now, park| {
+                self.raw.wait_in_line(mode, ask.class(), owner, now, (parker, park), &mut unpark)
+            }),
+            Err(_) => Err(LockError::TooManyReaders),
+        }
     }
 
     /// Sleeps by `ask` in what `enter` queues for.

@@ -74,8 +74,9 @@ struct Place {
 }
 
 impl Place {
-    const EMPTY: Place =
-        Place { hold: Cell::new(Hold(0)), level: Cell::new(None), place: Cell::new(Location::caller()) };
+    const fn empty() -> Self {
+        Place { hold: Cell::new(Hold(0)), level: Cell::new(None), place: Cell::new(Location::caller()) }
+    }
 
     #[inline]
     fn set(&self, entry: Entry) {
@@ -104,7 +105,7 @@ thread_local! {
     static STACK: Stack = const {
         Stack {
             len: Cell::new(0),
-            first: [const { Place::EMPTY }; INLINE],
+            first: [const { Place::empty() }; INLINE],
             more: ManuallyDrop::new(RefCell::new(Vec::new())),
             number: Cell::new(0),
         }

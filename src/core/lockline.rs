@@ -37,6 +37,12 @@
 // The models reach this module from outside; parkers stay inside.
 #![cfg_attr(any(loom, shuttle), allow(private_interfaces))]
 
+#[cfg(any(loom, shuttle))]
+mod alone;
+
+#[cfg(any(loom, shuttle))]
+pub use {self::alone::Place, crate::sync::Cancel};
+
 use super::lockword::{After, LockWord, Miss, Mode, Word};
 use super::permits::CLASSES;
 use super::waitlist::lines::{Claim, Lines, Node, Seat};
@@ -74,8 +80,8 @@ pub enum Left {
 }
 
 /// What became of somebody who was to be let past the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hastened {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hastened {
     /// Nobody waits so: not yet, or not any more.
     Nobody,
     /// It stands before all others.
@@ -305,7 +311,7 @@ impl RawLock {
         let Some(seat) = found else { return Hastened::Nobody };
         if self.word.look().drains()
             && seat.with(|e| e.want.0 == Mode::Shared)
-            && self.word.share_again().is_ok()
+            && (armed!(mutant = "lockline_hasten_uncounted") || self.word.share_again().is_ok())
         {
             let mut wakes = Wakes::default();
             line.tally.handed += 1;
@@ -317,6 +323,10 @@ impl RawLock {
         line.lines.unlink(seat);
         seat.with(|e| e.set_claim(Claim::Inside { class: e.class.into(), above: 0 }));
         line.lines.push(seat);
+        if armed!(mutant = "lockline_hasten_silent") {
+            self.tell_word(&line);
+            return Hastened::First;
+        }
         self.settle(line, false, None, wake);
         Hastened::First
     }
@@ -385,7 +395,9 @@ impl RawLock {
         // SAFETY: `Told`: it is in its line, and the caller owns it.
         let seat = unsafe { Seat::new(node) };
         let (mode, owner) = seat.with(|e| e.want);
-        line.told = None;
+        if !armed!(mutant = "lockline_come_keeps_told") {
+            line.told = None;
+        }
         if !self.word.come(mode, owner) {
             line.tally.barged += 1;
             seat.with(|e| e.passed += 1);
@@ -566,6 +578,11 @@ impl RawLock {
     }
 
     fn publish(seat: Seat, state: NodeState) -> Option<Waiter> {
+        if armed!(mutant = "lockline_publishes_first") {
+            seat.publish(state, Ordering::Release);
+            return seat.with(|e| e.waiter.take());
+        }
+        // Before the state: its owner may have freed the node, or have queued it anew, as soon as that is seen.
         let waiter = seat.with(|e| e.waiter.take());
         // ORDERING: Release pairs with the Acquire of `Node::state`. It hands the entry back to its owner, and, for a grant,
         // all that earlier holders did: who granted acquired it.
@@ -624,40 +641,4 @@ impl Line {
         }
         0
     }
-}
-
-/// Blocking calls for the models, which cannot make a parker.
-#[cfg(any(loom, shuttle))]
-impl RawLock {
-    /// [`enter`](Self::enter) with a parker of its own; a timed one gives up when the parker does.
-    pub fn enter_alone(&self, mode: Mode, class: usize, owner: u32, timed: bool) -> Result<(), Left> {
-        let parker = Parker::new();
-        let tell = &mut super::waitlist::WaitList::unpark;
-        self.enter(mode, class, owner, || 0, (&parker, |parker: &Parker| park(parker, timed)), tell)
-    }
-
-    /// [`upgrade`](Self::upgrade), likewise.
-    pub fn upgrade_alone(&self, timed: bool) -> Result<(), Left> {
-        let tell = &mut super::waitlist::WaitList::unpark;
-        self.upgrade(|| 0, &Parker::new(), |parker| park(parker, timed), tell)
-    }
-
-    /// [`leave`](Self::leave), at time 0.
-    pub fn leave_alone(&self, mode: Mode) {
-        self.leave(mode, false, || 0, &mut super::waitlist::WaitList::unpark);
-    }
-
-    /// [`weaken`](Self::weaken), at time 0.
-    pub fn weaken_alone(&self, from: Mode, to: Mode) {
-        self.weaken(from, to, || 0, &mut super::waitlist::WaitList::unpark);
-    }
-}
-
-#[cfg(any(loom, shuttle))]
-fn park(parker: &Parker, timed: bool) -> bool {
-    if timed {
-        return parker.park_timeout(std::time::Duration::from_nanos(1));
-    }
-    parker.park();
-    true
 }

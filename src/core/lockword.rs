@@ -307,16 +307,23 @@ impl LockWord {
         let mut old = self.look();
         loop {
             if old.queued() && !old.told() {
-                if poison != 0 {
+                if poison != 0 && !armed!(mutant = "lockword_poison_lost") {
+                    // Relaxed: we hold it, and who is handed it sees what came before that.
                     self.0.fetch_or(poison, Ordering::Relaxed);
                 }
                 return After::HandOver;
             }
-            let new = old.0 & !(X | OWNER_MASK) | poison;
+            let apart = armed!(mutant = "lockword_poison_apart");
+            let new = old.0 & !(X | OWNER_MASK) | if apart { 0 } else { poison };
             // ORDERING: Release pairs with the Acquire of who enters next: it sees what we wrote.
             let release = ordering!(Release, mutant = "lockword_leave_exclusive_relaxed");
             match self.0.compare_exchange_weak(old.0, new, release, Ordering::Relaxed) {
-                Ok(_) => return After::Nothing,
+                Ok(_) => {
+                    if apart {
+                        self.0.fetch_or(poison, Ordering::Relaxed);
+                    }
+                    return After::Nothing;
+                }
                 Err(now) => old = Word(now),
             }
         }

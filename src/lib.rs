@@ -114,6 +114,7 @@ pub use crate::{
         FailureKind, HaltReason, HaltRule, ItemResult, Key, Payload, Priority, Report, Retry,
     },
     limit::{Quota, Rate, RateLimiter},
+    lock::{exclusive_lock, shared_lock},
     resource::{ResourceKind, ResourceManager, allocate, allocate_by, allocate_with},
     stats::{BatchStats, Stats, WorkerStats},
     store::JournalError,

@@ -5,8 +5,10 @@
 
 mod support;
 
-use batchyard::lock::{Cancel, Deadlocks, LockError, LockManager, LockWait, Mode, Session};
-use batchyard::{Clock, ManualClock, Priority, secs};
+use batchyard::lock::{
+    Cancel, Deadlocks, LockError, LockManager, LockManagerBuilder, LockWait, Mode, Session,
+};
+use batchyard::{ManualClock, Priority, secs};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -82,7 +84,7 @@ fn of_two_who_wait_for_each_other_one_gives_up() {
             assert_eq!((deadlock.waits.len(), &*deadlock.victim), (2, "young"));
             let text = error.to_string();
             for part in [
-                "`old` waits for \"b\" (shared",
+                "`old` waits for \"b\" (shared, for ",
                 "which `young` holds (exclusive, taken at tests/lock_manager.rs:",
             ] {
                 assert!(text.contains(part), "{text}");
@@ -93,7 +95,7 @@ fn of_two_who_wait_for_each_other_one_gives_up() {
             // It tries again with its ticket.
             assert!(young.lock("a", X).is_ok());
         });
-        assert_eq!(locks.deadlocks(), 1);
+        assert_eq!(locks.stats().deadlocks, 1);
     });
 }
 
@@ -150,7 +152,7 @@ fn a_circle_by_the_order_of_a_queue_has_no_victim() {
             holds.join().unwrap();
             writes.join().unwrap();
         });
-        assert_eq!((locks.deadlocks(), locks.repaired()), (0, 1));
+        assert_eq!((locks.stats().deadlocks, locks.stats().repaired), (0, 1));
     });
 }
 
@@ -158,7 +160,7 @@ fn a_circle_by_the_order_of_a_queue_has_no_victim() {
 fn a_deadline_and_a_cancel_end_a_wait() {
     within(|| {
         let time = ManualClock::new();
-        let locks: LockManager<u64> = LockManager::with(Deadlocks::Detect, time.clock());
+        let locks: LockManager<u64> = LockManagerBuilder::default().clock(time.clock()).build();
         let (a, b) = (locks.session(), locks.session());
         let held = a.lock(&1, X).unwrap();
         thread::scope(|scope| {
@@ -181,7 +183,7 @@ fn a_deadline_and_a_cancel_end_a_wait() {
 
 #[test]
 fn idle_locks_are_dropped() {
-    let locks: LockManager<u64> = LockManager::with(Deadlocks::Off, Clock::os());
+    let locks: LockManager<u64> = LockManagerBuilder::default().deadlocks(Deadlocks::Off).build();
     let job = locks.session();
     job.lock(&u64::MAX, X).unwrap().keep();
     for n in 0..100_000 {

@@ -437,7 +437,9 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
 
     /// What can be told of it now.
     pub fn stats(&self) -> LockStats {
-        LockStats::new(self.body.exclusive.load(Ordering::Relaxed), &self.body.raw.tally())
+        let mut stats = LockStats::default();
+        stats.add(self.body.exclusive.load(Ordering::Relaxed), &self.body.raw.tally());
+        stats
     }
 }
 

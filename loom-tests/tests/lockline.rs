@@ -15,7 +15,7 @@
 //! | an upgrade's drain: the last reader, the deadline, a new reader | `an_upgrade_that_gives_up_leaves_all_as_it_was`, `an_upgrade_waits_for_the_readers` | `lockword_upgrade_writes_back` (boost #362, parking_lot #465: a saved count is written back), `lockword_drained_relaxed` |
 //! | an upgrade that needs no waiting, in its quick, slow and timed form | `who_upgrades_sees_that_the_readers_are_gone` (`lockword`), and both above | `lockword_upgrade_relaxed` (parking_lot's `try_upgrade_slow` and `_for`) |
 //! | a downgrade against a writer and readers that wait | `a_downgrade_lets_readers_in`, `a_downgrade_beside_both` | `lockline_downgrade_silent`, `lockword_weaken_relaxed` |
-//! | one that was told, one that barges, and the deadline | `a_barger_and_one_that_was_told` | `lockline_come_keeps_told` |
+//! | one that was told, one that barges, and the deadline | `a_barger_and_one_that_was_told`, `who_comes_too_late_lets_in_who_may_enter` | `lockline_come_keeps_told`, `lockline_come_silent` |
 //! | a cancel, as it comes to victims of a deadlock, against a grant and a deadline | `a_cancel_ends_a_wait`, `a_cancel_against_a_grant_and_a_deadline` | `cancel_wakes_first` |
 //! | who enters the list of those who wait, and leaves it, against a walk | not here: the list is under one latch (`lock/manager.rs`, with its tests) | |
 //! | a node's life: what its granter does with it comes before its end | all; `a_node_is_its_owners_when_it_is_granted` | `lockline_publishes_first` |
@@ -55,7 +55,7 @@ impl Yard {
 
     /// With one more who waits.
     fn waiting(mut self, mode: Mode, owner: u32) -> Self {
-        self.places.push(self.lock.queue_up(mode, owner));
+        self.places.push(self.lock.queue_up(mode, 1, owner));
         self
     }
 
@@ -249,7 +249,7 @@ fn an_upgrade_that_gives_up_leaves_all_as_it_was() {
 fn a_downgrade_lets_readers_in() {
     explore_bounded(
         BOUND,
-        || Yard::held(&[Exclusive]),
+        || Yard::held(&[Exclusive]).waiting(Upgradable, 4),
         &[
             |y: &Yard| {
                 y.data.touch();
@@ -257,7 +257,7 @@ fn a_downgrade_lets_readers_in() {
                 Ok(()) // it goes on reading
             },
             |y: &Yard| y.pass(Shared, false),
-            |y: &Yard| y.pass(Upgradable, false),
+            |y: &Yard| y.wait(0, Upgradable, false, None),
         ],
         |y, seen| {
             y.lock.leave_alone(Shared);
@@ -273,7 +273,7 @@ fn a_downgrade_lets_readers_in() {
 fn a_downgrade_beside_both() {
     explore_bounded(
         BOUND,
-        || Yard::held(&[Exclusive]),
+        || Yard::held(&[Exclusive]).waiting(Exclusive, 4),
         &[
             |y: &Yard| {
                 y.data.touch();
@@ -281,7 +281,7 @@ fn a_downgrade_beside_both() {
                 y.end(Shared);
                 Ok(())
             },
-            |y: &Yard| y.pass(Exclusive, false),
+            |y: &Yard| y.wait(0, Exclusive, false, None),
             |y: &Yard| y.pass(Shared, false),
         ],
         |y, seen| {
@@ -327,6 +327,40 @@ fn a_barger_and_one_that_was_told() {
         },
     )
     .exactly_together([(Ok(()), Ok(())), (Ok(()), late), (late, Ok(())), (late, late)]);
+}
+
+/// One was told, another barged, and a reader of a higher class came to wait: while one that was told is to come, nobody looks. It
+/// finds that others share the lock, and the reader is to enter beside them: they may be waiting for it.
+#[test]
+fn who_comes_too_late_lets_in_who_may_enter() {
+    let setup = || {
+        let mut yard = Yard::held(&[Exclusive]);
+        yard.places.push(yard.lock.queue_up(Exclusive, 0, 4));
+        yard.lock.leave_alone(Exclusive);
+        yard.lock.word().try_enter(Exclusive, 1, 9).expect("it may barge");
+        yard.waiting(Shared, 3)
+    };
+    explore_bounded(
+        BOUND,
+        setup,
+        &[
+            |y: &Yard| {
+                y.end(Exclusive);
+                let shares = y.lock.word().try_enter(Shared, 1, 0).is_ok();
+                y.wait(1, Shared, false, None).expect("untimed");
+                if shares {
+                    y.end(Shared);
+                }
+                shares
+            },
+            |y: &Yard| y.wait(0, Exclusive, false, None).is_ok(),
+        ],
+        |y, seen| {
+            y.at_rest();
+            seen[0]
+        },
+    )
+    .exactly_together([true, false]);
 }
 
 /// Nobody gives the lock back: only the cancel can end it.

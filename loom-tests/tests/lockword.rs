@@ -184,7 +184,7 @@ mod loop_free {
         explore(
             || {
                 let y = Yard::new().held(Mode::Shared).held(Mode::Shared);
-                y.word.set_line(true, false, 2);
+                y.word.set_line(true, false, (2, 2));
                 y
             },
             &[

@@ -18,13 +18,13 @@ impl RawLock {
     /// [`enter`](Self::enter) with a parker of its own; a timed one gives up when the parker does.
     pub fn enter_alone(&self, mode: Mode, class: usize, owner: u32, timed: bool) -> Result<(), Left> {
         let parker = Parker::new();
-        let park = |parker: &Parker| park(parker, timed);
+        let park = |parker: &Parker, _| park(parker, timed);
         self.enter(mode, class, owner, || 0, (&parker, park), &mut WaitList::unpark)
     }
 
     /// [`upgrade`](Self::upgrade), likewise.
     pub fn upgrade_alone(&self, timed: bool) -> Result<(), Left> {
-        let park = |parker: &Parker| park(parker, timed);
+        let park = |parker: &Parker, _| park(parker, timed);
         self.upgrade(|| 0, &Parker::new(), park, &mut WaitList::unpark)
     }
 
@@ -49,11 +49,12 @@ impl RawLock {
     }
 
     /// Queues somebody, who must not enter at once.
-    pub fn queue_up(&self, mode: Mode, owner: u32) -> Place {
+    pub fn queue_up(&self, mode: Mode, class: usize, owner: u32) -> Place {
         let place = Place { node: Box::default(), parker: Parker::new(), want: mode, is_upgrade: false };
         // SAFETY: boxed; the model keeps the place for as long as the lock.
-        let queued =
-            unsafe { self.enqueue(&place.node, (mode, owner), 1, 0, &place.parker, &mut WaitList::unpark) };
+        let queued = unsafe {
+            self.enqueue(&place.node, (mode, owner), class, 0, &place.parker, &mut WaitList::unpark)
+        };
         assert_eq!(queued, Ok(Enqueued::Waiting));
         place
     }
@@ -71,10 +72,10 @@ impl RawLock {
     pub fn wait_at(&self, place: &Place, timed: bool, cancel: Option<&Cancel>) -> Result<(), Left> {
         let Place { ref node, ref parker, want, is_upgrade } = *place;
         let (now, wake) = (&|| 0, &mut WaitList::unpark);
-        let seated = Seated { lock: self, node, want, is_upgrade, now, wake, left: false };
+        let seated = Seated { lock: self, node, want, is_upgrade, now, wake, rise: None, left: false };
         // As the locks' own waits do it.
         let _cancel = cancel.map(|cancel| cancel.enter(parker.unparker()));
-        let got = seated.wait(parker, |parker| {
+        let got = seated.wait(parker, |parker, _| {
             !cancel.is_some_and(|cancel| cancel.is_cancelled()) && park(parker, timed)
         });
         // The node is its owner's again, who does with it what it likes.

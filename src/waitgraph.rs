@@ -33,6 +33,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, Unparker};
 use crate::time::{Clock, Timestamp};
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::fmt;
 use std::panic::Location;
 use std::thread_local;
@@ -49,6 +50,9 @@ pub(crate) trait Thing: Send + Sync {
 
     /// How people call it.
     fn label(&self) -> String;
+
+    /// Who sleeps in its queue, in the order in which they would be served now. Called under the graph's latch.
+    fn queue(&self, now: u64) -> Vec<Unparker>;
 
     /// Lets this waiter past the others; those go to `wake` who are to be told of what follows. Called under the graph's
     /// latch.
@@ -83,8 +87,6 @@ pub(crate) struct Ask {
     pub(crate) holds: Vec<Hold>,
     /// All of it at a time.
     pub(crate) wants: Vec<(Arc<dyn Thing>, Share)>,
-    /// Before whom it stands in the queue, but for when it came: the lower, the sooner.
-    pub(crate) rank: u64,
     pub(crate) at: &'static Location<'static>,
     pub(crate) clock: Clock,
     pub(crate) sleeper: Sleeper,
@@ -157,8 +159,7 @@ impl WaitGraph {
             ticket: ask.ticket,
             holds: ask.holds.iter().map(|hold| (hold.thing.number(), hold.share)).collect(),
             wants: ask.wants.iter().map(|(thing, share)| (thing.number(), *share)).collect(),
-            place: u128::from(ask.rank) << 64 | u128::from(number),
-            hastened: false,
+            place: 0,
         };
         state.waiting.push(Waiting { ask, blocked, since, verdict: None, entered: false });
         drop(state);
@@ -182,22 +183,19 @@ impl WaitGraph {
                 one.verdict = Some(Box::new(report));
                 given_up.push(one.ask.sleeper.thread.clone());
             }
+            let mut tried: Vec<u64> = Vec::new();
             loop {
-                let all = state.undecided();
+                let all = state.in_queues();
                 let left = reduction::stuck(&all, true, &[]);
-                let Some(at) = reduction::to_hasten(&all, &left) else { break };
+                let Some(at) = reduction::to_hasten(&all, &left, &tried) else { break };
+                tried.push(all[at].owner);
                 let Some(one) = state.of(all[at].owner) else { break };
-                // The wish that it is held up for by nothing but the order: any of them, for it is let past in all.
+                // Any of what it wants: it is let past in all of them.
                 let Some((thing, _)) = one.ask.wants.first() else { break };
                 let thing = Arc::clone(thing);
                 let now = one.ask.clock.now().as_nanos();
                 let wake = &mut |waiter: &Waiter| told.push((Arc::clone(&thing), waiter.clone()));
-                match thing.hasten(&one.ask.sleeper, now, wake) {
-                    Hastened::First if !one.blocked.hastened => one.blocked.hastened = true,
-                    Hastened::Entered => one.entered = true,
-                    // One that is in its line no more, or whose upgrade is just about to be had, is looked at again later.
-                    Hastened::First | Hastened::Nobody => break,
-                }
+                one.entered |= thing.hasten(&one.ask.sleeper, now, wake) == Hastened::Entered;
             }
         }
         for (thing, waiter) in told {
@@ -214,6 +212,26 @@ impl State {
     fn undecided(&self) -> Vec<Blocked> {
         let undecided = self.waiting.iter().filter(|one| one.verdict.is_none() && !one.entered);
         undecided.map(|one| one.blocked.clone()).collect()
+    }
+
+    /// The same, each with its place in its queue; without those that have left theirs, for they can go on.
+    fn in_queues(&self) -> Vec<Blocked> {
+        let mut queues: HashMap<usize, Vec<Unparker>> = HashMap::new();
+        let mut all = Vec::new();
+        for one in self.waiting.iter().filter(|one| one.verdict.is_none() && !one.entered) {
+            let Some((thing, _)) = one.ask.wants.first() else { continue };
+            let number = thing.number();
+            if one.blocked.upgrades(number) {
+                all.push(one.blocked.clone());
+                continue;
+            }
+            let now = || one.ask.clock.now().as_nanos();
+            let queue = queues.entry(number).or_insert_with(|| thing.queue(now()));
+            if let Some(place) = queue.iter().position(|there| there.same(&one.ask.sleeper.thread)) {
+                all.push(Blocked { place, ..one.blocked.clone() });
+            }
+        }
+        all
     }
 
     fn of(&mut self, number: u64) -> Option<&mut Waiting> {

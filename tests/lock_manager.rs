@@ -206,59 +206,74 @@ fn a_name_of_a_megabyte() {
 /// since who gives up gives all back.
 #[test]
 fn random_programs_end() {
-    within(|| {
-        const PROGRAMS: u64 = 1_000;
-        let found = AtomicU64::new(0);
-        for seed in 1..=PROGRAMS {
-            let mut random = Rng::new(seed);
-            let owners = 2 + random.below(7);
-            let names = 2 + random.below(4);
-            let climbs = random.one_in(3);
-            let locks: LockManager<u64> = LockManager::new();
-            let start = Barrier::new(owners as usize);
-            thread::scope(|scope| {
-                for owner in 0..owners {
-                    let (locks, start, found) = (&locks, &start, &found);
-                    scope.spawn(move || {
-                        let mut random = Rng::new(seed * 31 + owner);
-                        let job = locks.session();
-                        start.wait();
-                        for _ in 0..4 {
-                            let mut held = Vec::new();
-                            let mut next = 0;
-                            for _ in 0..1 + random.below(3) {
-                                let name = if climbs { next + random.below(2) } else { random.below(names) };
-                                next = name + 1;
-                                let mode = [Mode::Shared, Mode::Upgradable, X][random.below(3) as usize];
-                                match job.lock(&name, mode) {
-                                    Ok(mut guard) => {
-                                        if mode == Mode::Upgradable && random.one_in(2) {
-                                            match guard.upgrade() {
-                                                // (It may share the lock as well.)
-                                                Ok(()) | Err(LockError::Recursive { .. }) => {}
-                                                Err(LockError::Deadlock(_)) if !climbs => break,
-                                                Err(error) => panic!("{error}"),
+    // A hundred thousand take some minutes: at night.
+    let thousands = if std::env::var_os("BATCHYARD_NIGHTLY").is_some() { 100 } else { 1 };
+    for thousand in 0..thousands {
+        let found = within(move || random_programs(thousand * 1_000..(thousand + 1) * 1_000));
+        assert!(found > 0, "no deadlock in a thousand programs");
+    }
+}
+
+/// How many deadlocks there were in the programs of these numbers.
+fn random_programs(seeds: std::ops::Range<u64>) -> u64 {
+    let mut found = 0;
+    for seed in seeds {
+        let told = AtomicU64::new(0);
+        let mut random = Rng::new(seed);
+        let owners = 2 + random.below(7);
+        let names = 2 + random.below(4);
+        let climbs = random.one_in(3);
+        let locks: LockManager<u64> = LockManager::new();
+        let start = Barrier::new(owners as usize);
+        thread::scope(|scope| {
+            for owner in 0..owners {
+                let (locks, start, told) = (&locks, &start, &told);
+                scope.spawn(move || {
+                    let mut random = Rng::new(seed * 31 + owner);
+                    let job = locks.session();
+                    start.wait();
+                    for _ in 0..4 {
+                        let mut held = Vec::new();
+                        let mut next = 0;
+                        for _ in 0..1 + random.below(3) {
+                            let name = if climbs { next + random.below(2) } else { random.below(names) };
+                            next = name + 1;
+                            let mode = [Mode::Shared, Mode::Upgradable, X][random.below(3) as usize];
+                            match job.lock(&name, mode) {
+                                Ok(mut guard) => {
+                                    if mode == Mode::Upgradable && random.one_in(2) {
+                                        match guard.upgrade() {
+                                            // (It may share the lock as well.)
+                                            Ok(()) | Err(LockError::Recursive { .. }) => {}
+                                            Err(LockError::Deadlock(_)) if !climbs => {
+                                                told.fetch_add(1, Ordering::Relaxed);
+                                                break;
                                             }
+                                            Err(error) => panic!("{error}"),
                                         }
-                                        held.push(guard);
                                     }
-                                    Err(LockError::Recursive { .. }) => {}
-                                    Err(LockError::Deadlock(deadlock)) if !climbs => {
-                                        assert!(deadlock.waits.len() > 1, "{deadlock}");
-                                        found.fetch_add(1, Ordering::Relaxed);
-                                        break;
-                                    }
-                                    Err(error) => panic!("{error}, in program {seed}"),
+                                    held.push(guard);
                                 }
-                                thread::yield_now();
+                                Err(LockError::Recursive { .. }) => {}
+                                Err(LockError::Deadlock(deadlock)) if !climbs => {
+                                    assert!(deadlock.waits.len() > 1, "{deadlock}");
+                                    told.fetch_add(1, Ordering::Relaxed);
+                                    break;
+                                }
+                                Err(error) => panic!("{error}, in program {seed}"),
                             }
+                            thread::yield_now();
                         }
-                    });
-                }
-            });
-            let job = locks.session();
-            (0..9).for_each(|name| drop(job.try_lock(&name, X).expect("all is given back")));
-        }
-        assert!(found.into_inner() > 0, "no deadlock in {PROGRAMS} programs");
-    });
+                    }
+                });
+            }
+        });
+        // Each who was chosen was told, once, and nobody else was.
+        let told = told.into_inner();
+        assert_eq!(locks.stats().deadlocks, told, "program {seed}");
+        found += told;
+        let job = locks.session();
+        (0..9).for_each(|name| drop(job.try_lock(&name, X).expect("all is given back")));
+    }
+    found
 }

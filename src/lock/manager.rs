@@ -15,7 +15,7 @@ use crate::core::waitlist::Waiter;
 use crate::job::Priority;
 use crate::meter::Samples;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, CachePadded, Mutex};
+use crate::sync::{Arc, CachePadded, Mutex, Unparker};
 use crate::time::Clock;
 use crate::waitgraph::{Sleeper, Thing, WaitGraph};
 use std::borrow::Borrow;
@@ -162,6 +162,10 @@ impl<K: LockName> Thing for Name<K> {
         let mut label = Cut { text: String::new(), left: LONGEST_LABEL };
         let cut = fmt::write(&mut label, format_args!("{:?}", self.key)).is_err();
         label.text + if cut { "…" } else { "" }
+    }
+
+    fn queue(&self, now: u64) -> Vec<Unparker> {
+        self.raw.queue(now)
     }
 
     fn hasten(&self, who: &Sleeper, now: u64, wake: &mut dyn FnMut(&Waiter)) -> Hastened {

@@ -244,7 +244,7 @@ impl<K: LockName> Session<K> {
             return Err(LockError::WouldBlock);
         }
         let class = self.class(ask, by);
-        self.wait(name, (mode, class), ask, by, place, |parker, now, park| {
+        self.wait(name, mode, ask, by, place, |parker, now, park| {
             name.raw.enter(mode, class, self.number, now, (parker, park), &mut unpark)
         })
     }
@@ -274,8 +274,7 @@ impl<K: LockName> Session<K> {
             }
             _ if matches!(ask, Ask::Now) => return Err(LockError::WouldBlock),
             _ => {
-                let class = self.class(ask, by);
-                self.wait(&name, (Mode::Exclusive, class), ask, by, place, |parker, now, park| {
+                self.wait(&name, Mode::Exclusive, ask, by, place, |parker, now, park| {
                     name.raw.upgrade(now, parker, park, &mut unpark)
                 })?;
             }
@@ -292,7 +291,7 @@ impl<K: LockName> Session<K> {
     fn wait(
         &self,
         name: &Arc<Name<K>>,
-        (mode, class): (Mode, usize),
+        mode: Mode,
         ask: Ask<'_>,
         by: Option<&By<'_>>,
         place: &'static Location<'static>,
@@ -329,8 +328,7 @@ impl<K: LockName> Session<K> {
                     }
                 };
                 if detects {
-                    let seat =
-                        seat.get_or_insert_with(|| self.enter_graph(name, (mode, class), by, place, parker));
+                    let seat = seat.get_or_insert_with(|| self.enter_graph(name, mode, by, place, parker));
                     if seat.is_victim() {
                         return false;
                     }
@@ -376,7 +374,7 @@ impl<K: LockName> Session<K> {
     fn enter_graph(
         &self,
         name: &Arc<Name<K>>,
-        (mode, class): (Mode, usize),
+        mode: Mode,
         by: Option<&By<'_>>,
         place: &'static Location<'static>,
         parker: &Parker,
@@ -404,8 +402,6 @@ impl<K: LockName> Session<K> {
             ticket,
             holds,
             wants: vec![(thing, Share::Lock(mode))],
-            // By class. (Who has waited long rises above that; a later look finds what follows from it.)
-            rank: (Priority::Critical.class() - class) as u64,
             at: place,
             clock: self.inner.clock.clone(),
             sleeper: Sleeper { owner: self.number, thread: parker.unparker() },

@@ -5,6 +5,7 @@ use crate::meter::{Percentiles, Samples};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
+use std::fmt;
 use std::time::Duration;
 
 /// How a lock, or all of a [`LockManager`](super::LockManager), has been waited for. What needed no waiting is not counted,
@@ -32,6 +33,29 @@ pub struct LockStats {
     pub waited: Percentiles,
     /// How long it was held, each time; `None`, unless that was asked for.
     pub held: Option<Percentiles>,
+}
+
+impl fmt::Display for LockStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} exclusive, {} waits", self.exclusive, self.waits)?;
+        for (count, what) in [
+            (self.handed_over, "handed over"),
+            (self.barged, "barged"),
+            (self.timed_out, "timed out"),
+            (self.cancelled, "cancelled"),
+            (self.deadlocks, "deadlocks"),
+            (self.repaired, "let past"),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        write!(f, "; waited: {}", self.waited)?;
+        if let Some(held) = &self.held {
+            write!(f, "; held: {held}")?;
+        }
+        Ok(())
+    }
 }
 
 /// How a wait ended.

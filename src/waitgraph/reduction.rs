@@ -35,10 +35,8 @@ pub(super) struct Blocked {
     pub(super) holds: Vec<(Number, Share)>,
     /// All of it at a time.
     pub(super) wants: Vec<(Number, Share)>,
-    /// Its place in the queue for what it wants, the lower, the sooner.
-    pub(super) place: u128,
-    /// It is let past the queue.
-    pub(super) hastened: bool,
+    /// Its place in the queue for what it wants, the lower, the sooner. Who upgrades stands in none.
+    pub(super) place: usize,
 }
 
 /// Why somebody cannot go on.
@@ -54,7 +52,7 @@ pub(super) struct Edge {
 
 impl Blocked {
     /// It holds what it wants more of.
-    fn upgrades(&self, thing: Number) -> bool {
+    pub(super) fn upgrades(&self, thing: Number) -> bool {
         self.holds.iter().any(|(held, share)| *held == thing && matches!(share, Share::Lock(_)))
     }
 
@@ -116,13 +114,12 @@ fn held_up_by(all: &[Blocked], left: &[bool], at: usize, wish: usize, soft: bool
     hard.or_else(|| others().find(|other| soft && is_before(&all[*other], me, thing)))
 }
 
-/// Whether `other` stands before `me` in the queue for this thing, and has to be served first. Who upgrades stands before
-/// all, also before who was let past the queue.
+/// Whether `other` stands before `me` in the queue for this thing, and has to be served first. Who upgrades stands in no
+/// queue, and before all.
 fn is_before(other: &Blocked, me: &Blocked, thing: Number) -> bool {
     let share_of = |one: &Blocked| one.wants.iter().find(|(wanted, _)| *wanted == thing).map(|wish| wish.1);
     let (Some(theirs), Some(mine)) = (share_of(other), share_of(me)) else { return false };
-    let in_queue = !me.hastened && (other.hastened || other.place < me.place);
-    if !in_queue && !other.upgrades(thing) {
+    if me.upgrades(thing) || !(other.place < me.place || other.upgrades(thing)) {
         return false;
     }
     match (theirs, mine) {
@@ -171,12 +168,11 @@ pub(super) fn victims(all: &[Blocked]) -> Vec<(usize, Vec<Edge>)> {
     victims
 }
 
-/// Whom to let past its queue: of those stuck by the order of queues alone one that no other of them holds up otherwise.
-pub(super) fn to_hasten(all: &[Blocked], left: &[bool]) -> Option<usize> {
-    (0..all.len()).find(|at| {
-        let stuck = left[*at] && edge(all, left, *at, false).is_none();
-        stuck && (!all[*at].hastened || edge(all, left, *at, true).is_some())
-    })
+/// Whom to let past its queue: of those stuck by the order of queues alone one that no other of them holds up otherwise, and
+/// that has not been `tried`.
+pub(super) fn to_hasten(all: &[Blocked], left: &[bool], tried: &[u64]) -> Option<usize> {
+    let by_order = |at: usize| left[at] && edge(all, left, at, false).is_none();
+    (0..all.len()).find(|at| by_order(*at) && !tried.contains(&all[*at].owner))
 }
 
 #[cfg(test)]
@@ -221,8 +217,8 @@ mod tests {
                     continue;
                 }
                 let mut wishes = vec![Wish::Units(1), Wish::Units(2)];
-                for lock in 0..locks_there {
-                    match locks[lock] {
+                for (lock, held) in locks.iter().enumerate().take(locks_there) {
+                    match held {
                         None => wishes.extend(MODES.map(|mode| Wish::Lock(lock, mode))),
                         // An upgrade.
                         Some(Mode::Upgradable) => wishes.push(Wish::Lock(lock, Mode::Exclusive)),
@@ -297,61 +293,61 @@ mod tests {
             None => Vec::new(),
         };
         let age = owner as u64;
-        Blocked { owner: age, class: 0, ticket: (0, age), holds, wants, place: age.into(), hastened: false }
+        Blocked { owner: age, class: 0, ticket: (0, age), holds, wants, place: owner }
     }
 
-    /// What is true of the queues, whoever decides: who may enter now. An upgrade that waits keeps out all but who was let
-    /// past it to share the lock; who stands before with a wish that does not go with it holds back the rest.
-    fn may_enter(state: &[Owner], queue: &[(usize, bool)], at: usize) -> bool {
+    /// Who upgrades, and so keeps newcomers out.
+    fn drains(state: &[Owner], lock: usize) -> bool {
+        let upgrade = Some(Wish::Lock(lock, Mode::Exclusive));
+        state.iter().any(|owner| owner.wants == upgrade && owner.locks[lock].is_some())
+    }
+
+    /// What is true of the queues, whoever decides: who may enter now. An upgrade that waits keeps all others out; who
+    /// stands before with a wish that does not go with it holds back the rest.
+    fn may_enter(state: &[Owner], queue: &[usize], place: usize) -> bool {
+        let at = queue[place];
         let Some(wish) = state[at].wants else { return true };
         if !fits(state, at, wish) {
             return false;
         }
-        let me = queue.iter().position(|(who, _)| *who == at);
-        let hastened = me.is_some_and(|me| queue[me].1);
-        queue.iter().enumerate().all(|(place, (who, _))| {
-            let Some(theirs) = state[*who].wants.filter(|_| *who != at) else { return true };
-            match (theirs, wish) {
-                (Wish::Lock(lock, mode), Wish::Lock(mine, my_mode)) if lock == mine => {
-                    let drains = state[*who].locks[lock].is_some();
-                    if drains {
-                        return hastened && my_mode == Mode::Shared || !conflict(mode, my_mode);
-                    }
-                    me.is_none_or(|me| place > me) || !conflict(mode, my_mode)
-                }
-                (Wish::Units(_), Wish::Units(_)) => me.is_none_or(|me| place > me),
-                _ => true,
+        match wish {
+            Wish::Lock(lock, _) if state[at].locks[lock].is_some() => return true,
+            Wish::Lock(lock, _) if drains(state, lock) => return false,
+            _ => {}
+        }
+        queue[..place].iter().all(|who| match (state[*who].wants, wish) {
+            (Some(Wish::Lock(lock, mode)), Wish::Lock(mine, my_mode)) => {
+                lock != mine || !conflict(mode, my_mode)
             }
+            (Some(Wish::Units(_)), Wish::Units(_)) => false,
+            _ => true,
         })
     }
 
-    /// Runs it by the rules of the queues, each that is blocked being hastened when the detector says so. True: all have
-    /// ended.
+    /// Runs it by the rules of the queues; who cannot go on is hastened when the detector says so. True: all have ended.
     fn runs_out(mut state: Vec<Owner>) -> bool {
+        const ENDED: Owner = Owner { locks: [None; MOST_LOCKS], units: 0, wants: None };
         let lives = |at: &usize| state[*at].wants.is_some();
-        let mut queue: Vec<(usize, bool)> = (0..state.len()).filter(lives).map(|at| (at, false)).collect();
+        let mut queue: Vec<usize> = (0..state.len()).filter(lives).collect();
         loop {
-            let next = queue.iter().map(|who| who.0).find(|at| may_enter(&state, &queue, *at));
-            if let Some(at) = next {
-                // Who has entered gives all back some time.
-                state[at] = Owner { locks: [None; MOST_LOCKS], units: 0, wants: None };
-                queue.retain(|(who, _)| *who != at);
+            // Who has entered gives all back some time.
+            if let Some(place) = (0..queue.len()).find(|place| may_enter(&state, &queue, *place)) {
+                state[queue.remove(place)] = ENDED;
                 continue;
             }
             if queue.is_empty() {
                 return true;
             }
-            let mut all = Vec::new();
-            for (place, (at, hastened)) in queue.iter().enumerate() {
-                all.push(Blocked { place: place as u128, hastened: *hastened, ..blocked(*at, &state[*at]) });
+            let waits = |(place, at): (usize, &usize)| Blocked { place, ..blocked(*at, &state[*at]) };
+            let all: Vec<Blocked> = queue.iter().enumerate().map(waits).collect();
+            let Some(place) = to_hasten(&all, &stuck(&all, true, &[]), &[]) else { return false };
+            let at = queue.remove(place);
+            match state[at].wants {
+                // One more of those whom the upgrade waits for.
+                Some(Wish::Lock(lock, Mode::Shared)) if drains(&state, lock) => state[at] = ENDED,
+                _ if place == 0 => return false,
+                _ => queue.insert(0, at),
             }
-            let left = stuck(&all, true, &[]);
-            let Some(who) = to_hasten(&all, &left) else { return false };
-            let (at, was) = queue.remove(who);
-            if was {
-                return false;
-            }
-            queue.insert(0, (at, true));
         }
     }
 
@@ -461,8 +457,7 @@ mod tests {
             ticket: (owner, 0),
             holds: vec![(7, units(holds))],
             wants: vec![(7, units(wants))],
-            place: owner.into(),
-            hastened: false,
+            place: 0,
         };
         let all = [one(0, 1, 1, 3), one(1, 1, 1, 1), one(2, 1, 3, 1)];
         let victims: Vec<usize> = victims(&all).into_iter().map(|victim| victim.0).collect();

@@ -5,8 +5,8 @@ use crate::engine::{Error, shared::Shared};
 use crate::job::ItemResult;
 use crate::lock::{Levelled, house};
 use crate::store::{Order, Read, Reader, Settled};
-use crate::sync::thread::{ThreadId, current};
 use crate::sync::Arc;
+use crate::sync::thread::{ThreadId, current};
 use std::fmt;
 
 /// Iterates over a batch's results, waiting for each. It ends when the batch has ended and all was read.

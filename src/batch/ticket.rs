@@ -9,8 +9,8 @@ use crate::engine::worker::{Fate, WorkerState, caught, drop_quietly, on_worker_o
 use crate::engine::{Context, Error};
 use crate::job::{AttemptError, AttemptKind, Dead, DeadReason, Key, Report, Retry};
 use crate::lock::{Levelled, house};
-use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::time::{Deadline, Timestamp};
 use std::collections::VecDeque;
 use std::fmt;

@@ -5,8 +5,8 @@ use super::quota_stats::QuotaCounts;
 use crate::core::integral::Integral;
 use crate::lock::{Levelled, house};
 use crate::meter::{Percentiles, Samples};
-use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::CachePadded;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time::Timestamp;
 use std::time::Duration;
 

@@ -27,10 +27,10 @@ pub use self::all::{Peer, Peers};
 pub use self::all::{ToLock, ToLookAt, ToRead, ToWrite};
 pub use self::error::{Deadlock, LockError, OrderViolation, Waits};
 pub use self::guard::{MappedWriteGuard, ReadGuard, UpgradableGuard, UpgradeError, WriteGuard};
-pub(crate) use self::levelled::{outside, Levelled, LevelledGuard};
 pub use self::level::{After, Level, Nothing, OnViolation, Order, Unlevelled};
 #[doc(hidden)]
 pub use self::level::{In, LevelInfo, OrderInfo};
+pub(crate) use self::levelled::{Levelled, LevelledGuard, outside};
 pub use self::manager::{Deadlocks, LockManager, NamedGuard, Session};
 pub use self::mutex::{Mutex, MutexGuard};
 pub use self::poison::{NoPoison, Poison, Poisoning};

@@ -9,8 +9,8 @@ use super::error::{At, JournalError};
 use super::rows::{Kind, error_sum, key_sum, number, range_of, result_sum, seq_of};
 use super::settle::damaged;
 use crate::job::{AttemptError, AttemptKind, Dead, DeadItem, DeadReason, Key};
-use rusqlite::{Connection, Row, params};
 use crate::lock::{Levelled, house};
+use rusqlite::{Connection, Row, params};
 use std::path::PathBuf;
 
 /// Rows of a page.

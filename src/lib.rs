@@ -31,6 +31,9 @@
 //! - [`job`] is plain data: keys, failures, retry policies, dead items, reports. [`stats`] is what an engine counts.
 //! - [`resource`] has resources of several kinds, given out all or nothing, with leases: [`ResourceManager`], and
 //!   [`allocate`] for a process's own; with the feature `r2d2` it has `Pool`, a pool of connections.
+//! - [`lock`] has locks in three modes, with priorities, deadlines and an order that is checked: [`RwLock`](lock::RwLock),
+//!   [`Mutex`](lock::Mutex), [`lock_order!`]; and locks that are named at run time, with detection of deadlocks:
+//!   [`LockManager`](lock::LockManager), [`Context::lock`], and for a process [`shared_lock`] and [`exclusive_lock`].
 //! - [`Clock`] and [`ManualClock`]: everything is timed by a clock that a test can move by hand.
 //!
 //! Two programs to start from are in `examples/`: `paced_batch`, a rate-limited batch whose failures are retried and whose
@@ -43,6 +46,8 @@
 //! | the Python service | here |
 //! |---|---|
 //! | ResourceManager, ResourceType, allocate_resource | [`ResourceManager`], [`ResourceKind`], [`allocate`] |
+//! | ThreadSafeLock | [`lock::RwLock`], [`lock::LockManager`] |
+//! | acquire_shared_lock, acquire_exclusive_lock | [`shared_lock`], [`exclusive_lock`] |
 //! | RateLimiter | [`RateLimiter`] |
 //! | ConcurrencyManager | [`Engine`] |
 //! | ConcurrentBatchService, BatchService, BatchCreateRequest | [`Engine::batch`], [`BatchBuilder::submit`] |
@@ -114,6 +119,7 @@ pub use crate::{
         FailureKind, HaltReason, HaltRule, ItemResult, Key, Payload, Priority, Report, Retry,
     },
     limit::{Quota, Rate, RateLimiter},
+    lock::{exclusive_lock, shared_lock},
     resource::{ResourceKind, ResourceManager, allocate, allocate_by, allocate_with},
     stats::{BatchStats, Stats, WorkerStats},
     store::JournalError,

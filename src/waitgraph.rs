@@ -1,320 +1,364 @@
-//! Who waits for whom, and who of them waits for ever: one detector for locks with modes and for counted units.
+//! Who waits for whom: one graph for named locks, and for permits and locks that are taken inside items.
 //!
-//! It is a graph reduction (Holt, 1972): whoever runs may go on and give back all it holds; so may a blocked one whose wish
-//! can be met once those who can go on have given back what they hold; those that are left wait for each other for ever. For
-//! locks, that is the same as a cycle in the graph of waits; for counted units a cycle is not enough.
+//! Who has to wait enters itself with all that it holds and what it wants, once it stands in the queue for that, and looks
+//! for deadlocks, if it holds anything. What it finds out is decided in [`reduction`].
 //!
-//! Only who is blocked is known here, with all it holds; what a running owner holds is of no interest, for it may give it
-//! back. Edges are derived when somebody looks, and never stored. What a blocked one holds cannot change while it is
-//! entered here, so each deadlock that is found is one.
+//! | who | does | under |
+//! |---|---|---|
+//! | who has to wait | queues, enters itself here, looks; sleeps; leaves before it changes what it holds | the graph's latch |
+//! | who looks | marks victims; lets past their queues who is stuck by their order alone | the graph's latch, then that of a queue |
+//! | the same | wakes those | no latch |
 //!
-//! *Hard and soft.* A wish may be held up by the order of a queue alone: behind one who waits for something else to end. That
-//! is a soft edge. Who is stuck by soft edges only needs no victim: it is let past the queue.
+//! 1. *A deadlock that is found is one.* Who is entered here waits, and what it holds cannot change. (But for what an item
+//!    holds, if threads that it started give some of it back while it waits.)
+//! 2. *None is missed.* The last of a circle to wait enters itself, and looks. What the order of a queue does to those who
+//!    wait already may change without anybody coming: so who waits and holds something looks again, after 10 ms and then
+//!    ever later, up to a second.
+//! 3. *A victim that is granted what it waited for meanwhile* keeps it, and hears nothing: its wait had an end.
+//! 4. *Who blocks is a thread.* What counts as held is what its session, its item, and the thread itself hold. What others
+//!    do in the name of the same job meanwhile is not known here; nor are channels, joins, and locks that are not ours.
 //!
-//! *Victims.* Of the owners of one cycle the one of the lowest class, among equals the one with the youngest ticket.
-//! It counts as running from then on, and the reduction is done again: so there is one victim for each circle, and none
-//! twice.
+//! A look costs what the graph is large, and is done under one latch: by those only who are about to sleep.
 
-use crate::core::lockword::Mode;
+mod reduction;
+mod report;
 
-/// A lock, or a kind of units, by its number.
-pub(crate) type Thing = usize;
+pub(crate) use self::reduction::Ticket;
+pub use self::report::{Deadlock, Share, Waits};
 
-/// How something is held, or wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Share {
-    /// A lock, in this mode.
-    Lock(Mode),
-    /// So many of `limit` units.
-    Units { n: u64, limit: u64 },
+use self::reduction::{Blocked, Edge};
+use crate::core::lockline::Hastened;
+use crate::core::waitlist::Waiter;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, OnceLock, Unparker};
+use crate::time::{Clock, Timestamp};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::Location;
+use std::thread_local;
+use std::time::Duration;
+
+/// When who waits looks again for the first time, and how long it may be at the most.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const LAST_LOOK: Duration = Duration::from_secs(1);
+
+/// A lock, or a kind of units: something to wait for.
+pub(crate) trait Thing: Send + Sync {
+    /// Which one, of all that are alive.
+    fn number(&self) -> usize;
+
+    /// How people call it. Called under no latch: it may be code of the user's.
+    fn label(&self) -> String;
+
+    /// Who sleeps in its queue, in the order in which they would be served now. Called under the graph's latch.
+    fn queue(&self, now: u64) -> Vec<Unparker>;
+
+    /// Lets this waiter past the others; those go to `wake` who are to be told of what follows. Called under the graph's
+    /// latch.
+    fn hasten(&self, who: &Sleeper, now: u64, wake: &mut dyn FnMut(&Waiter)) -> Hastened;
+
+    /// Tells one of those. Called under no latch.
+    fn tell(&self, waiter: &Waiter);
 }
 
-/// One who is blocked.
-#[derive(Clone, Debug)]
-pub(crate) struct Blocked {
-    /// For reports and verdicts.
-    pub(crate) owner: usize,
+/// Who sleeps in a queue.
+#[derive(Clone)]
+pub(crate) struct Sleeper {
+    /// As whom it wants a lock: see [`LockWord`](crate::core::lockword::LockWord).
+    pub(crate) owner: u32,
+    pub(crate) thread: Unparker,
+}
+
+/// What somebody holds.
+#[derive(Clone)]
+pub(crate) struct Hold {
+    pub(crate) thing: Arc<dyn Thing>,
+    pub(crate) share: Share,
+    pub(crate) at: Option<&'static Location<'static>>,
+}
+
+/// One who has to wait.
+pub(crate) struct Ask {
+    pub(crate) who: Arc<str>,
     /// 0 for the lowest.
     pub(crate) class: usize,
-    /// The higher, the younger.
-    pub(crate) ticket: u64,
-    pub(crate) holds: Vec<(Thing, Share)>,
-    pub(crate) wants: (Thing, Share),
-    /// Its place in the queue for what it wants, the lower, the sooner.
-    pub(crate) place: u64,
-    /// It is let past the queue.
-    pub(crate) hastened: bool,
+    pub(crate) ticket: Ticket,
+    pub(crate) holds: Vec<Hold>,
+    /// All of it at a time.
+    pub(crate) wants: Vec<(Arc<dyn Thing>, Share)>,
+    pub(crate) at: &'static Location<'static>,
+    pub(crate) clock: Clock,
+    pub(crate) sleeper: Sleeper,
 }
 
-impl Blocked {
-    /// It holds what it wants more of.
-    fn upgrades(&self) -> bool {
-        self.holds.iter().any(|(held, share)| *held == self.wants.0 && matches!(share, Share::Lock(_)))
+/// The graph.
+#[derive(Default)]
+pub(crate) struct WaitGraph {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<Waiting>,
+    arrivals: u64,
+}
+
+struct Waiting {
+    ask: Ask,
+    blocked: Blocked,
+    since: Timestamp,
+    verdict: Option<Verdict>,
+    /// It was let in past the queue, and has not left yet.
+    entered: bool,
+}
+
+/// A [`Deadlock`] whose things are not named yet: that is done by code of the user's, behind the latch.
+struct Verdict {
+    waits: Vec<(Arc<dyn Thing>, Waits)>,
+    victim: Arc<str>,
+}
+
+/// One who is entered; leaves when dropped.
+pub(crate) struct Seat<'g> {
+    graph: &'g WaitGraph,
+    number: u64,
+    clock: Clock,
+    pause: Duration,
+    /// When it looks again; never, if it holds nothing.
+    look_at: Option<Timestamp>,
+    /// What it had heard when it left.
+    left: Option<Option<Verdict>>,
+}
+
+impl fmt::Debug for WaitGraph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WaitGraph").field("waiting", &self.state.lock().waiting.len()).finish_non_exhaustive()
     }
 }
 
-/// Whether two may not hold a lock so at a time.
-pub(crate) fn conflict(a: Mode, b: Mode) -> bool {
-    match (a, b) {
-        (Mode::Shared, other) | (other, Mode::Shared) => other == Mode::Exclusive,
-        _ => true,
+impl WaitGraph {
+    /// The process's own: one for all, so that a deadlock over several engines or lock managers is found, too.
+    pub(crate) fn shared() -> &'static WaitGraph {
+        static SHARED: OnceLock<WaitGraph> = OnceLock::new();
+        SHARED.get_or_init(WaitGraph::default)
     }
-}
 
-/// Which of them will never go on, by hard edges, and with `soft` by the order of the queues as well.
-pub(crate) fn stuck(all: &[Blocked], soft: bool) -> Vec<bool> {
-    let mut left = vec![true; all.len()];
-    loop {
-        let goes_on = |at: usize| left[at] && !all.is_empty() && held_up_by(all, &left, at, soft).is_none();
-        let Some(next) = (0..all.len()).find(|at| goes_on(*at)) else { return left };
-        left[next] = false;
+    /// A ticket, younger than all before it.
+    pub(crate) fn ticket() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(1, Ordering::Relaxed)
     }
-}
 
-/// One of those `left` that `at` waits for; `None`: with what the others give back it can go on.
-fn held_up_by(all: &[Blocked], left: &[bool], at: usize, soft: bool) -> Option<usize> {
-    let me = &all[at];
-    let (thing, wanted) = me.wants;
-    let others = || (0..all.len()).filter(|other| *other != at && left[*other]);
-    match wanted {
-        Share::Lock(mode) => others().find(|other| {
-            let other = &all[*other];
-            let holds = other.holds.iter().any(|(held, share)| {
-                *held == thing && matches!(share, Share::Lock(held) if conflict(*held, mode))
-            });
-            holds || soft && is_before(other, me)
-        }),
-        Share::Units { n, limit } => {
-            let held_by = |one: &Blocked| -> u64 {
-                let units = |(held, share): &(Thing, Share)| match share {
-                    Share::Units { n, .. } if *held == thing => *n,
-                    _ => 0,
-                };
-                one.holds.iter().map(units).sum()
-            };
-            let held: u64 = others().map(|other| held_by(&all[other])).sum::<u64>() + held_by(me);
-            if held.saturating_add(n) > limit {
-                // Without anybody else the wish could never be met, and is refused elsewhere.
-                return others().find(|other| held_by(&all[*other]) > 0);
+    /// Enters who waits, and looks. It stands in the queue already.
+    pub(crate) fn enter(&self, mut ask: Ask) -> Seat<'_> {
+        held_here(&mut ask.holds);
+        let since = ask.clock.now();
+        let clock = ask.clock.clone();
+        let look_at = (!ask.holds.is_empty()).then(|| since + FIRST_LOOK);
+        let mut state = self.state.lock();
+        state.arrivals += 1;
+        let number = state.arrivals;
+        let blocked = Blocked {
+            owner: number,
+            class: ask.class,
+            ticket: ask.ticket,
+            holds: ask.holds.iter().map(|hold| (hold.thing.number(), hold.share)).collect(),
+            wants: ask.wants.iter().map(|(thing, share)| (thing.number(), *share)).collect(),
+            place: 0,
+        };
+        state.waiting.push(Waiting { ask, blocked, since, verdict: None, entered: false });
+        drop(state);
+        let seat = Seat { graph: self, number, clock, pause: FIRST_LOOK, look_at, left: None };
+        if seat.look_at.is_some() {
+            self.look();
+        }
+        seat
+    }
+
+    /// Looks for those who wait for each other.
+    fn look(&self) {
+        let mut told: Vec<(Arc<dyn Thing>, Waiter)> = Vec::new();
+        let mut given_up: Vec<Unparker> = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let all = state.undecided();
+            for (victim, circle) in reduction::victims(&all) {
+                let report = state.report(&all, &circle, victim);
+                let Some(one) = state.of(all[victim].owner) else { continue };
+                one.verdict = Some(report);
+                given_up.push(one.ask.sleeper.thread.clone());
             }
-            others().find(|other| soft && is_before(&all[*other], me))
+            let mut tried: Vec<u64> = Vec::new();
+            loop {
+                let all = state.in_queues();
+                let left = reduction::stuck(&all, true, &[]);
+                let Some(at) = reduction::to_hasten(&all, &left, &tried) else { break };
+                tried.push(all[at].owner);
+                let Some(one) = state.of(all[at].owner) else { break };
+                // Any of what it wants: it is let past in all of them.
+                let Some((thing, _)) = one.ask.wants.first() else { break };
+                let thing = Arc::clone(thing);
+                let now = one.ask.clock.now().as_nanos();
+                let wake = &mut |waiter: &Waiter| told.push((Arc::clone(&thing), waiter.clone()));
+                one.entered |= thing.hasten(&one.ask.sleeper, now, wake) == Hastened::Entered;
+            }
+        }
+        for (thing, waiter) in told {
+            thing.tell(&waiter);
+        }
+        for thread in given_up {
+            thread.unpark();
         }
     }
 }
 
-/// Whether `other` stands before `me` in the queue for the same thing, and has to be served first. Who upgrades stands before
-/// all, also before who was let past the queue.
-fn is_before(other: &Blocked, me: &Blocked) -> bool {
-    if other.wants.0 != me.wants.0 {
-        return false;
-    }
-    let in_queue = !me.hastened && (other.hastened || other.place < me.place);
-    if !in_queue && !other.upgrades() {
-        return false;
-    }
-    match (other.wants.1, me.wants.1) {
-        (Share::Lock(theirs), Share::Lock(mine)) => conflict(theirs, mine),
-        _ => true,
-    }
-}
-
-/// A circle among those `left`: each waits for the next, the last for the first.
-pub(crate) fn circle(all: &[Blocked], left: &[bool]) -> Vec<usize> {
-    let Some(mut at) = left.iter().position(|left| *left) else { return Vec::new() };
-    let mut way = Vec::new();
-    loop {
-        if let Some(first) = way.iter().position(|seen| *seen == at) {
-            return way.split_off(first);
-        }
-        way.push(at);
-        match held_up_by(all, left, at, false) {
-            Some(next) => at = next,
-            None => return Vec::new(),
-        }
-    }
-}
-
-/// Who of a circle is to give up.
-pub(crate) fn victim(all: &[Blocked], circle: &[usize]) -> Option<usize> {
-    let rank = |at: &usize| (all[*at].class, std::cmp::Reverse(all[*at].ticket));
-    circle.iter().copied().min_by_key(rank)
-}
-
-/// Whom to let past its queue: of those stuck by the order of queues alone one that no other of them holds up otherwise.
-pub(crate) fn to_hasten(all: &[Blocked], left: &[bool]) -> Option<usize> {
-    (0..all.len()).find(|at| {
-        let stuck = left[*at] && held_up_by(all, left, *at, false).is_none();
-        stuck && (!all[*at].hastened || held_up_by(all, left, *at, true).is_some())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    const MODES: [Mode; 3] = [Mode::Shared, Mode::Upgradable, Mode::Exclusive];
-    const LOCKS: usize = 2;
-    /// The thing after the locks.
-    const UNITS: Thing = LOCKS;
-    const LIMIT: u64 = 2;
-
-    /// What somebody holds of each lock, and how many units.
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-    struct Owner {
-        locks: [Option<Mode>; LOCKS],
-        units: u64,
-        wants: Option<(Thing, Mode)>,
+impl State {
+    /// Those who wait and are no victims.
+    fn undecided(&self) -> Vec<Blocked> {
+        let undecided = self.waiting.iter().filter(|one| one.verdict.is_none() && !one.entered);
+        undecided.map(|one| one.blocked.clone()).collect()
     }
 
-    /// All that one owner can hold and want.
-    fn owners() -> Vec<Owner> {
-        let held: Vec<Option<Mode>> = std::iter::once(None).chain(MODES.map(Some)).collect();
+    /// The same, each with its place in its queue; without those that have left theirs, for they can go on.
+    fn in_queues(&self) -> Vec<Blocked> {
+        let mut queues: HashMap<usize, Vec<Unparker>> = HashMap::new();
         let mut all = Vec::new();
-        for a in &held {
-            for b in &held {
-                for units in 0..=1 {
-                    let locks = [*a, *b];
-                    for lock in 0..LOCKS {
-                        match locks[lock] {
-                            None => all.extend(MODES.map(|mode| Owner {
-                                locks,
-                                units,
-                                wants: Some((lock, mode)),
-                            })),
-                            // An upgrade.
-                            Some(Mode::Upgradable) => {
-                                all.push(Owner { locks, units, wants: Some((lock, Mode::Exclusive)) });
-                            }
-                            Some(_) => {}
-                        }
-                    }
-                    all.push(Owner { locks, units, wants: Some((UNITS, Mode::Exclusive)) });
-                }
+        for one in self.waiting.iter().filter(|one| one.verdict.is_none() && !one.entered) {
+            let Some((thing, _)) = one.ask.wants.first() else { continue };
+            let number = thing.number();
+            if one.blocked.upgrades(number) {
+                all.push(one.blocked.clone());
+                continue;
+            }
+            let now = || one.ask.clock.now().as_nanos();
+            let queue = queues.entry(number).or_insert_with(|| thing.queue(now()));
+            if let Some(place) = queue.iter().position(|there| there.same(&one.ask.sleeper.thread)) {
+                all.push(Blocked { place, ..one.blocked.clone() });
             }
         }
         all
     }
 
-    fn fits(state: &[Owner], at: usize, (thing, mode): (Thing, Mode)) -> bool {
-        if thing == UNITS {
-            return state.iter().map(|owner| owner.units).sum::<u64>() < LIMIT;
-        }
-        let others = state.iter().enumerate().filter(|(other, _)| *other != at);
-        others.into_iter().all(|(_, owner)| owner.locks[thing].is_none_or(|held| !conflict(held, mode)))
+    fn of(&mut self, number: u64) -> Option<&mut Waiting> {
+        self.waiting.iter_mut().find(|one| one.blocked.owner == number)
     }
 
-    fn is_possible(state: &[Owner]) -> bool {
-        let units: u64 = state.iter().map(|owner| owner.units).sum();
-        units <= LIMIT
-            && (0..state.len()).all(|at| {
-                (0..LOCKS).all(|lock| state[at].locks[lock].is_none_or(|mode| fits(state, at, (lock, mode))))
-            })
+    fn report(&self, all: &[Blocked], circle: &[Edge], victim: usize) -> Verdict {
+        let of = |at: usize| self.waiting.iter().find(|one| one.blocked.owner == all[at].owner);
+        let mut waits = Vec::new();
+        for edge in circle {
+            let (Some(one), Some(next)) = (of(edge.from), of(edge.to)) else { continue };
+            let Some((thing, share)) = one.ask.wants.get(edge.wish) else { continue };
+            let number = thing.number();
+            let Some(held) = next.ask.holds.iter().find(|hold| hold.thing.number() == number) else {
+                continue;
+            };
+            let wait = Waits {
+                owner: Arc::clone(&one.ask.who),
+                wants: String::new(),
+                share: *share,
+                at: one.ask.at,
+                waited: one.ask.clock.now() - one.since,
+                held_by: Arc::clone(&next.ask.who),
+                held_share: held.share,
+                held_at: held.at,
+            };
+            waits.push((Arc::clone(thing), wait));
+        }
+        let victim = of(victim).map_or_else(|| Arc::from(""), |one| Arc::clone(&one.ask.who));
+        Verdict { waits, victim }
+    }
+}
+
+impl Seat<'_> {
+    /// Whether it has to give up.
+    pub(crate) fn is_victim(&self) -> bool {
+        self.graph.state.lock().of(self.number).is_some_and(|one| one.verdict.is_some())
     }
 
-    /// By trying everything: who can get to the end in some course of events.
-    fn can_end(state: &[Owner]) -> Vec<bool> {
-        let mut ends = vec![false; state.len()];
-        let mut seen = HashSet::from([state.to_vec()]);
-        let mut to_do = vec![state.to_vec()];
-        while let Some(state) = to_do.pop() {
-            for at in 0..state.len() {
-                let mut next = state.clone();
-                match state[at].wants {
-                    Some(wish) if fits(&state, at, wish) => next[at].wants = None,
-                    Some(_) => continue,
-                    None => {
-                        ends[at] = true;
-                        next[at] = Owner { locks: [None; LOCKS], units: 0, wants: None };
-                    }
-                }
-                if seen.insert(next.clone()) {
-                    to_do.push(next);
-                }
-            }
-        }
-        ends
+    /// When it looks again.
+    pub(crate) fn look_at(&self) -> Option<Timestamp> {
+        self.look_at
     }
 
-    fn blocked(owner: usize, of: &Owner) -> Blocked {
-        let mut holds: Vec<_> =
-            (0..LOCKS).filter_map(|lock| of.locks[lock].map(|mode| (lock, Share::Lock(mode)))).collect();
-        holds.extend((of.units > 0).then_some((UNITS, Share::Units { n: of.units, limit: LIMIT })));
-        let wants = match of.wants {
-            Some((UNITS, _)) => (UNITS, Share::Units { n: 1, limit: LIMIT }),
-            Some((lock, mode)) => (lock, Share::Lock(mode)),
-            None => unreachable!("a blocked one wants something"),
-        };
-        let ticket = owner as u64;
-        Blocked { owner, class: 0, ticket, holds, wants, place: ticket, hastened: false }
-    }
-
-    fn check(state: &[Owner]) {
-        let all: Vec<Blocked> = state.iter().enumerate().map(|(at, owner)| blocked(at, owner)).collect();
-        let stuck = stuck(&all, false);
-        let ends = can_end(state);
-        for at in 0..state.len() {
-            assert_eq!(stuck[at], !ends[at], "{at} of {state:?}");
-        }
-        // As many victims as it takes, and each is one of those that are stuck.
-        let mut running = vec![false; all.len()];
-        loop {
-            let alive: Vec<Blocked> =
-                all.iter().enumerate().filter(|(at, _)| !running[*at]).map(|(_, one)| one.clone()).collect();
-            let left = super::stuck(&alive, false);
-            if !left.contains(&true) {
-                break;
-            }
-            let circle = circle(&alive, &left);
-            assert!(circle.len() > 1 || alive.len() == 1, "{state:?}");
-            let victim = alive[victim(&alive, &circle).expect("of a circle")].owner;
-            assert!(stuck[victim], "{victim} of {state:?} could go on");
-            running[victim] = true;
-        }
-        // The order of the queues holds up more; who is hastened needs no victim.
-        if !stuck.contains(&true) {
-            let mut all = all;
-            for _ in 0..=all.len() * 2 {
-                let left = super::stuck(&all, true);
-                if !left.contains(&true) {
-                    return;
-                }
-                let at = to_hasten(&all, &left).expect("somebody can be let past");
-                if std::mem::replace(&mut all[at].hastened, true) {
-                    // Only an upgrade was before it still, which it enters beside.
-                    all.remove(at);
-                }
-            }
-            panic!("{state:?} stays stuck");
+    /// It has slept until `now`: looks, if it is time for that.
+    pub(crate) fn look_in_time(&mut self, now: Timestamp) {
+        if self.look_at.is_some_and(|at| now >= at) {
+            self.graph.look();
+            self.pause = (self.pause * 2).min(LAST_LOOK);
+            self.look_at = Some(self.clock.now() + self.pause);
         }
     }
 
-    /// Two owners that are blocked, three of whom one is at least; two locks in three modes, upgrades, and two units.
-    #[test]
-    fn it_says_what_trying_everything_says() {
-        let all = owners();
-        let mut states = 0;
-        for a in &all {
-            for b in &all {
-                let state = [*a, *b];
-                if is_possible(&state) && (0..2).all(|at| !fits(&state, at, state[at].wants.unwrap())) {
-                    check(&state);
-                    states += 1;
-                }
-            }
+    /// It waits no longer: before anything that it holds changes. Why it was to give up, if it was.
+    pub(crate) fn leave(mut self) -> Option<Box<Deadlock>> {
+        self.go();
+        let Verdict { waits, victim } = self.left.take().flatten()?;
+        let named = |(thing, wait): (Arc<dyn Thing>, Waits)| Waits { wants: thing.label(), ..wait };
+        Some(Box::new(Deadlock { waits: waits.into_iter().map(named).collect(), victim }))
+    }
+
+    fn go(&mut self) {
+        if self.left.is_none() {
+            let mut state = self.graph.state.lock();
+            let at = state.waiting.iter().position(|one| one.blocked.owner == self.number);
+            let one = at.map(|at| state.waiting.swap_remove(at));
+            drop(state);
+            // What it names may be dropped with it: names of locks, which are the user's.
+            self.left = Some(one.and_then(|mut one| one.verdict.take()));
         }
-        for (i, a) in all.iter().enumerate() {
-            for (j, b) in all.iter().enumerate().skip(i) {
-                for c in all.iter().skip(j) {
-                    let state = [*a, *b, *c];
-                    let is_blocked = |at: usize| !fits(&state, at, state[at].wants.unwrap());
-                    if is_possible(&state) && (0..3).any(is_blocked) {
-                        check(&state);
-                        states += 1;
-                    }
-                }
-            }
-        }
-        assert!(states > 1_000, "only {states}");
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.go();
+    }
+}
+
+impl fmt::Debug for Seat<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// What the item that a thread runs adds to whoever waits in it.
+pub(crate) struct Running {
+    pub(crate) who: Arc<str>,
+    pub(crate) class: usize,
+    pub(crate) ticket: Ticket,
+    pub(crate) holds: Vec<Hold>,
+}
+
+/// Tells all that this thread holds, whatever it works at.
+type Holdings = fn(&mut Vec<Hold>);
+/// Tells what this thread works at.
+type Work = fn() -> Option<Running>;
+
+// Those who know are above this floor. Without destructors: there is no time in a thread's life at which these are gone.
+thread_local! {
+    static HOLDINGS: Cell<Option<Holdings>> = const { Cell::new(None) };
+    static WORK: Cell<Option<Work>> = const { Cell::new(None) };
+}
+
+/// This thread may hold something from now on, of which this tells.
+pub(crate) fn tell_holdings(of: Holdings) {
+    HOLDINGS.with(|cell| cell.set(Some(of)));
+}
+
+/// This thread runs items from now on.
+pub(crate) fn tell_work(of: Work) {
+    WORK.with(|cell| cell.set(Some(of)));
+}
+
+/// The item that this thread runs, if it runs one.
+pub(crate) fn running() -> Option<Running> {
+    WORK.with(Cell::get).and_then(|of| of())
+}
+
+fn held_here(all: &mut Vec<Hold>) {
+    if let Some(of) = HOLDINGS.with(Cell::get) {
+        of(all);
     }
 }

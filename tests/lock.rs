@@ -123,7 +123,9 @@ fn a_deadline_and_a_cancel_end_a_wait() {
             assert!(matches!(ended.join().unwrap(), Err(LockError::Cancelled)));
         });
         drop(held);
-        assert_eq!((lock.stats().gave_up, lock.mode()), (2, None));
+        let stats = lock.stats();
+        assert_eq!((stats.timed_out, stats.cancelled, lock.mode()), (1, 1, None));
+        assert_eq!((stats.waited.count, stats.waited.max), (2, secs(2)));
     });
 }
 

@@ -5,8 +5,10 @@
 
 mod support;
 
-use batchyard::lock::{Cancel, Deadlocks, LockError, LockManager, LockWait, Mode, Session};
-use batchyard::{Clock, ManualClock, Priority, secs};
+use batchyard::lock::{
+    Cancel, Deadlocks, LockError, LockManager, LockManagerBuilder, LockWait, Mode, Session,
+};
+use batchyard::{ManualClock, Priority, secs};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -82,7 +84,7 @@ fn of_two_who_wait_for_each_other_one_gives_up() {
             assert_eq!((deadlock.waits.len(), &*deadlock.victim), (2, "young"));
             let text = error.to_string();
             for part in [
-                "`old` waits for \"b\" (shared",
+                "`old` waits for \"b\" (shared, for ",
                 "which `young` holds (exclusive, taken at tests/lock_manager.rs:",
             ] {
                 assert!(text.contains(part), "{text}");
@@ -93,7 +95,7 @@ fn of_two_who_wait_for_each_other_one_gives_up() {
             // It tries again with its ticket.
             assert!(young.lock("a", X).is_ok());
         });
-        assert_eq!(locks.deadlocks(), 1);
+        assert_eq!(locks.stats().deadlocks, 1);
     });
 }
 
@@ -150,7 +152,7 @@ fn a_circle_by_the_order_of_a_queue_has_no_victim() {
             holds.join().unwrap();
             writes.join().unwrap();
         });
-        assert_eq!((locks.deadlocks(), locks.repaired()), (0, 1));
+        assert_eq!((locks.stats().deadlocks, locks.stats().repaired), (0, 1));
     });
 }
 
@@ -158,7 +160,7 @@ fn a_circle_by_the_order_of_a_queue_has_no_victim() {
 fn a_deadline_and_a_cancel_end_a_wait() {
     within(|| {
         let time = ManualClock::new();
-        let locks: LockManager<u64> = LockManager::with(Deadlocks::Detect, time.clock());
+        let locks: LockManager<u64> = LockManagerBuilder::default().clock(time.clock()).build();
         let (a, b) = (locks.session(), locks.session());
         let held = a.lock(&1, X).unwrap();
         thread::scope(|scope| {
@@ -181,7 +183,7 @@ fn a_deadline_and_a_cancel_end_a_wait() {
 
 #[test]
 fn idle_locks_are_dropped() {
-    let locks: LockManager<u64> = LockManager::with(Deadlocks::Off, Clock::os());
+    let locks: LockManager<u64> = LockManagerBuilder::default().deadlocks(Deadlocks::Off).build();
     let job = locks.session();
     job.lock(&u64::MAX, X).unwrap().keep();
     for n in 0..100_000 {
@@ -204,59 +206,74 @@ fn a_name_of_a_megabyte() {
 /// since who gives up gives all back.
 #[test]
 fn random_programs_end() {
-    within(|| {
-        const PROGRAMS: u64 = 1_000;
-        let found = AtomicU64::new(0);
-        for seed in 1..=PROGRAMS {
-            let mut random = Rng::new(seed);
-            let owners = 2 + random.below(7);
-            let names = 2 + random.below(4);
-            let climbs = random.one_in(3);
-            let locks: LockManager<u64> = LockManager::new();
-            let start = Barrier::new(owners as usize);
-            thread::scope(|scope| {
-                for owner in 0..owners {
-                    let (locks, start, found) = (&locks, &start, &found);
-                    scope.spawn(move || {
-                        let mut random = Rng::new(seed * 31 + owner);
-                        let job = locks.session();
-                        start.wait();
-                        for _ in 0..4 {
-                            let mut held = Vec::new();
-                            let mut next = 0;
-                            for _ in 0..1 + random.below(3) {
-                                let name = if climbs { next + random.below(2) } else { random.below(names) };
-                                next = name + 1;
-                                let mode = [Mode::Shared, Mode::Upgradable, X][random.below(3) as usize];
-                                match job.lock(&name, mode) {
-                                    Ok(mut guard) => {
-                                        if mode == Mode::Upgradable && random.one_in(2) {
-                                            match guard.upgrade() {
-                                                // (It may share the lock as well.)
-                                                Ok(()) | Err(LockError::Recursive { .. }) => {}
-                                                Err(LockError::Deadlock(_)) if !climbs => break,
-                                                Err(error) => panic!("{error}"),
+    // A hundred thousand take some minutes: at night.
+    let thousands = if std::env::var_os("BATCHYARD_NIGHTLY").is_some() { 100 } else { 1 };
+    for thousand in 0..thousands {
+        let found = within(move || random_programs(thousand * 1_000..(thousand + 1) * 1_000));
+        assert!(found > 0, "no deadlock in a thousand programs");
+    }
+}
+
+/// How many deadlocks there were in the programs of these numbers.
+fn random_programs(seeds: std::ops::Range<u64>) -> u64 {
+    let mut found = 0;
+    for seed in seeds {
+        let told = AtomicU64::new(0);
+        let mut random = Rng::new(seed);
+        let owners = 2 + random.below(7);
+        let names = 2 + random.below(4);
+        let climbs = random.one_in(3);
+        let locks: LockManager<u64> = LockManager::new();
+        let start = Barrier::new(owners as usize);
+        thread::scope(|scope| {
+            for owner in 0..owners {
+                let (locks, start, told) = (&locks, &start, &told);
+                scope.spawn(move || {
+                    let mut random = Rng::new(seed * 31 + owner);
+                    let job = locks.session();
+                    start.wait();
+                    for _ in 0..4 {
+                        let mut held = Vec::new();
+                        let mut next = 0;
+                        for _ in 0..1 + random.below(3) {
+                            let name = if climbs { next + random.below(2) } else { random.below(names) };
+                            next = name + 1;
+                            let mode = [Mode::Shared, Mode::Upgradable, X][random.below(3) as usize];
+                            match job.lock(&name, mode) {
+                                Ok(mut guard) => {
+                                    if mode == Mode::Upgradable && random.one_in(2) {
+                                        match guard.upgrade() {
+                                            // (It may share the lock as well.)
+                                            Ok(()) | Err(LockError::Recursive { .. }) => {}
+                                            Err(LockError::Deadlock(_)) if !climbs => {
+                                                told.fetch_add(1, Ordering::Relaxed);
+                                                break;
                                             }
+                                            Err(error) => panic!("{error}"),
                                         }
-                                        held.push(guard);
                                     }
-                                    Err(LockError::Recursive { .. }) => {}
-                                    Err(LockError::Deadlock(deadlock)) if !climbs => {
-                                        assert!(deadlock.waits.len() > 1, "{deadlock}");
-                                        found.fetch_add(1, Ordering::Relaxed);
-                                        break;
-                                    }
-                                    Err(error) => panic!("{error}, in program {seed}"),
+                                    held.push(guard);
                                 }
-                                thread::yield_now();
+                                Err(LockError::Recursive { .. }) => {}
+                                Err(LockError::Deadlock(deadlock)) if !climbs => {
+                                    assert!(deadlock.waits.len() > 1, "{deadlock}");
+                                    told.fetch_add(1, Ordering::Relaxed);
+                                    break;
+                                }
+                                Err(error) => panic!("{error}, in program {seed}"),
                             }
+                            thread::yield_now();
                         }
-                    });
-                }
-            });
-            let job = locks.session();
-            (0..9).for_each(|name| drop(job.try_lock(&name, X).expect("all is given back")));
-        }
-        assert!(found.into_inner() > 0, "no deadlock in {PROGRAMS} programs");
-    });
+                    }
+                });
+            }
+        });
+        // Each who was chosen was told, once, and nobody else was.
+        let told = told.into_inner();
+        assert_eq!(locks.stats().deadlocks, told, "program {seed}");
+        found += told;
+        let job = locks.session();
+        (0..9).for_each(|name| drop(job.try_lock(&name, X).expect("all is given back")));
+    }
+    found
 }

@@ -223,6 +223,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Whether waits of items for locks and permits are searched for deadlocks; they are by default. See
+    /// [`EngineConfig::enable_deadlock_detection`].
+    pub fn deadlock_detection(mut self, search: bool) -> Self {
+        self.config.enable_deadlock_detection = search;
+        self
+    }
+
     /// The clock everything is timed by. By default [`Clock::fast`].
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
@@ -324,6 +331,7 @@ impl EngineBuilder {
             throttling: config.enable_resource_throttling,
             rate_limiting: config.enable_rate_limiting,
             retry: config.retry,
+            detection: config.enable_deadlock_detection,
             metered: config.enable_performance_monitoring,
             seed: config.seed.unwrap_or_else(crate::time::wall_ms),
         };

@@ -16,7 +16,7 @@ use crate::engine::worker::{on_worker_of, with_current};
 use crate::engine::{Context, EngineConfig, Error, gate::LaneGate, lane::Ending};
 use crate::job::{Dead, DeadReason, Failure, Priority, Report, Retry};
 use crate::limit::RateLimiter;
-use crate::lock::{Levelled, house};
+use crate::lock::{Levelled, LockManager, house};
 use crate::resource::{ResourceKind, ResourceManager};
 use crate::stats::{BatchStats, Stats};
 use crate::sync::atomic::{Ordering, fence};
@@ -363,6 +363,24 @@ impl Engine {
     /// ```
     pub fn resources(&self) -> &ResourceManager {
         &self.shared().gate.manager
+    }
+
+    /// The locks that the engine's items take by name, by [`Context::lock`](crate::Context::lock): for whoever shares them
+    /// from outside.
+    ///
+    /// ```
+    /// use batchyard::{Engine, lock::{LockWait, Mode}, millis};
+    /// let engine = Engine::builder().in_memory().open()?;
+    /// let backup = engine.locks().session();
+    /// let all = backup.lock("the ledger", Mode::Exclusive)?;
+    /// let soon = LockWait::new().by(millis(1));
+    /// let busy = engine.map([()], |_, ctx| Ok(ctx.lock_with("the ledger", Mode::Shared, &soon).is_err()));
+    /// assert!(matches!(busy[..], [Ok(true)]));
+    /// drop(all);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn locks(&self) -> &LockManager<String> {
+        &self.shared().locks
     }
 
     /// One of the engine's rates.

@@ -43,7 +43,7 @@ use super::waitlist::lines::{Claim, Lines, Node, Seat};
 use super::waitlist::wakes::Wakes;
 use super::waitlist::{NodeState, Waiter};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Mutex, MutexGuard, Parker, armed, model_const, ordering, thread};
+use crate::sync::{Mutex, MutexGuard, Parker, Unparker, armed, model_const, ordering, thread};
 use std::fmt;
 
 /// A waiter rises by one tier for each 10 ms (in nanoseconds) it waits. Long against a hold, short against a deadline.
@@ -314,11 +314,15 @@ impl RawLock {
             self.settle_with(line, false, None, wakes, wake);
             return Hastened::Entered;
         }
-        line.lines.unlink(seat);
-        seat.with(|e| e.set_claim(Claim::Inside { class: e.class.into(), above: 0 }));
-        line.lines.push(seat);
+        line.lines.put_first(seat);
         self.settle(line, false, None, wake);
         Hastened::First
+    }
+
+    /// The threads that wait in line, in the order in which they would be served now.
+    pub(crate) fn queue(&self, now: u64) -> Vec<Unparker> {
+        let line = self.latch(now);
+        line.lines.threads(line.now)
     }
 
     /// Queues `node`, or enters at once.

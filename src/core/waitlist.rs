@@ -37,6 +37,7 @@
 
 mod acquire;
 mod demand;
+mod hasten;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod inside_laws;
 #[cfg(all(test, not(any(loom, shuttle))))]

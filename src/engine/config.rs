@@ -67,8 +67,9 @@ pub struct EngineConfig {
     pub enable_rate_limiting: bool,
     /// Whether quotas are kept. Default true.
     pub enable_resource_throttling: bool,
-    /// Whether waits inside items are searched for deadlocks. Default true. Without effect today: items cannot wait for
-    /// locks or permits yet.
+    /// Whether waits inside items ([`Context::lock`](crate::Context::lock), [`Context::acquire`](crate::Context::acquire))
+    /// are searched for deadlocks. Default true. Without it, items may wait for permits in the order of their kinds only,
+    /// and a wait for a lock has its item's deadline, or lasts for ever.
     pub enable_deadlock_detection: bool,
     /// Whether latencies are recorded. Counters always are. Default true.
     pub enable_performance_monitoring: bool,

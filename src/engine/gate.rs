@@ -436,6 +436,11 @@ impl LaneGate {
         }
     }
 
+    /// What each of its items holds by `needs`.
+    pub(crate) fn named(&self) -> &Demand {
+        &self.named
+    }
+
     /// The number above the highest kind that its items hold by `needs`; 0: none.
     pub(crate) fn above(&self) -> u16 {
         self.named.parts().map(|(kind, _)| kind + 1).max().unwrap_or(0)

@@ -1,14 +1,21 @@
-//! Limits from inside an item: more permits, and the pace of single calls.
+//! Limits from inside an item: locks by name, more permits, and the pace of single calls.
 //!
-//! An item that waits here holds its worker. The order in which such waits are served, and why they cannot deadlock, is
-//! in `core/waitlist` (those inside) and `resource/inside.rs`; here is what the engine adds: its lanes' untaken grants are
-//! taken back, and the wait ends with the attempt.
+//! An item that waits here holds its worker. The order in which such waits are served is in `core/waitlist` (those inside),
+//! `core/lockline` and `resource/inside.rs`; who waits for whom, and which of them gives up, in `waitgraph`. Here is what the
+//! engine adds: its lanes' untaken grants are taken back, and the wait ends with the attempt.
+//!
+//! *Whose wait it is.* The attempt holds what its batch needs and the permits that it took, whichever of its threads took
+//! them; a lock is held by the thread. An item is as old as its batch, then as its place there, however often it is
+//! tried: so of those that wait for each other again and again, the same one gives up only as long as an older one is there.
 
 use super::context::Context;
 use crate::core::waitlist;
 use crate::job::Priority;
+use crate::lock::{By, Item, LockError, LockWait, Mode, OwnedGuard};
 use crate::resource::{AcquireError, Demand, Inside, Permit, Wait};
-use crate::sync::Unparker;
+use crate::sync::{Arc, Parker, Unparker};
+use crate::time::{Deadline, Timestamp};
+use crate::waitgraph::{self, Running, Share, Sleeper, Thing, WaitGraph};
 use std::panic::Location;
 
 impl Context {
@@ -16,11 +23,17 @@ impl Context {
     /// waits for them if need be: all of the demand or nothing. The permit gives back what it holds when it is dropped,
     /// which may be before the item ends.
     ///
-    /// Who waits here holds a worker, so it goes before all batches that wait to begin. An item that holds something
+    /// Who waits here holds a worker, so it goes before all batches that wait to begin. Items that wait for each other's
+    /// permits or [locks](Context::lock) are found at once, and one of them gets
+    /// [`Deadlock`](AcquireError::Deadlock): the one of the lowest priority, and among equals of the youngest batch, and
+    /// the last in it. An item that returns that error is tried again and loses no attempt.
+    ///
+    /// Where [deadlocks are not looked for](crate::EngineConfig::enable_deadlock_detection), an item that holds something
     /// already, by `needs` or from here, may wait only for kinds that come after all it holds, in the order of
     /// [`ResourceKind`](crate::ResourceKind): so items cannot wait for each other in a circle. What is free is given in
     /// any order. Tokens of a rate are never held, and may be waited for at any time. (Threads that the closure starts
-    /// are one holder with it; if several of them take permits at the same time, their order is the closure's to keep.)
+    /// are one holder with it. A permit that another of them gives back while this one waits may be part of a deadlock that
+    /// is told and was none.)
     ///
     /// ```
     /// use batchyard::{Engine, ResourceKind};
@@ -40,6 +53,7 @@ impl Context {
     /// Nothing was taken. [`Cancelled`](AcquireError::Cancelled) when the attempt shall stop;
     /// [`TimedOut`](AcquireError::TimedOut) at its [deadline](Context::deadline), and [`Paced`](AcquireError::Paced) at
     /// once when a rate's tokens will come too late for it;
+    /// [`Deadlock`](AcquireError::Deadlock), or where nobody looks for those,
     /// [`WouldHoldAndWait`](AcquireError::WouldHoldAndWait) out of order; [`NeverFits`](AcquireError::NeverFits), also
     /// when abandoned attempts hold too much of it; an unknown kind or rate.
     #[track_caller]
@@ -72,6 +86,109 @@ impl Context {
         self.acquire_at(Demand::new().pace(rate, n), Location::caller()).map(drop)
     }
 
+    /// Takes one of the engine's [named locks](crate::Engine::locks) for this item, waiting for it as long as the item may
+    /// run. It is given back when the guard is dropped, which is before the item ends.
+    ///
+    /// Items that wait for each other are found at once, and one of them gives up: see [`acquire`](Context::acquire). A
+    /// lock is held by the thread that took it: a thread of the closure's own that asks for what another of them holds waits
+    /// for it.
+    ///
+    /// ```
+    /// use batchyard::{Engine, lock::Mode};
+    /// let engine = Engine::builder().workers(2).in_memory().open()?;
+    /// let accounts = std::sync::Mutex::new([100_i64; 2]);
+    /// let transfers = engine.map([(0, 1), (1, 0), (0, 1)], |(from, to), ctx| {
+    ///     // In any order: who would wait for ever is told so, and tried again.
+    ///     let _from = ctx.lock(format!("account {from}"), Mode::Exclusive)?;
+    ///     let _to = ctx.lock(format!("account {to}"), Mode::Exclusive)?;
+    ///     let mut accounts = accounts.lock()?;
+    ///     accounts[*from] -= 10;
+    ///     accounts[*to] += 10;
+    ///     Ok(())
+    /// });
+    /// assert!(transfers.iter().all(Result::is_ok));
+    /// # drop(transfers);
+    /// assert_eq!(accounts.into_inner()?, [90, 110]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Deadlock`]; [`LockError::Recursive`]: this thread holds the lock already, in a way that it would wait
+    /// for; [`LockError::Cancelled`] when the attempt shall stop, [`LockError::TimedOut`] at its
+    /// [deadline](Context::deadline).
+    #[track_caller]
+    pub fn lock(&self, name: impl AsRef<str>, mode: Mode) -> Result<OwnedGuard<'_>, LockError> {
+        self.lock_at(name.as_ref(), mode, &LockWait::new(), Location::caller())
+    }
+
+    /// As [`lock`](Context::lock), waiting as `wait` says, and no longer than the item may run. Its priority counts where it
+    /// is above the batch's.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Context::lock).
+    #[track_caller]
+    pub fn lock_with(
+        &self,
+        name: impl AsRef<str>,
+        mode: Mode,
+        wait: &LockWait,
+    ) -> Result<OwnedGuard<'_>, LockError> {
+        self.lock_at(name.as_ref(), mode, wait, Location::caller())
+    }
+
+    fn lock_at(
+        &self,
+        name: &str,
+        mode: Mode,
+        wait: &LockWait,
+        place: &'static Location<'static>,
+    ) -> Result<OwnedGuard<'_>, LockError> {
+        if self.check().is_err() {
+            return Err(LockError::Cancelled);
+        }
+        let (clock, core) = (&self.shared.clock, &self.shell.core);
+        let theirs = wait.deadline_on(clock);
+        let until = [theirs, self.deadline()].into_iter().flatten().min();
+        let mut wait = wait.clone();
+        if let Some(until) = until {
+            wait = wait.by(Deadline::from(until));
+        }
+        let by = By { who: self.who(), class: core.class(), item: Some(self) };
+        self.shared.locks.take_here((name, mode), &wait, by, place)
+    }
+
+    /// What reports call it.
+    fn who(&self) -> Arc<str> {
+        format!("{}/{}", self.shell.core.name, self.key()).into()
+    }
+
+    /// What it is in the wait graph.
+    pub(super) fn running(&self) -> Running {
+        let core = &self.shell.core;
+        let attempt = self.slot.owner(self.run);
+        Running {
+            who: self.who(),
+            class: core.class(),
+            ticket: (core.ticket, self.seq),
+            holds: self.shared.gate.manager.holds_of(attempt, core.gate.named()),
+        }
+    }
+
+    /// Enters it in the wait graph, waiting for permits.
+    fn enter_graph(
+        &self,
+        wants: Vec<(Arc<dyn Thing>, Share)>,
+        parker: &Parker,
+        at: &'static Location<'static>,
+    ) -> waitgraph::Seat<'static> {
+        let Running { who, class, ticket, holds } = self.running();
+        let sleeper = Sleeper { owner: 0, thread: parker.unparker() };
+        let clock = self.shared.clock.clone();
+        WaitGraph::shared().enter(waitgraph::Ask { who, class, ticket, holds, wants, at, clock, sleeper })
+    }
+
     fn acquire_at(
         &self,
         mut demand: Demand,
@@ -92,7 +209,9 @@ impl Context {
         if let Some(deadline) = self.deadline() {
             wait = wait.by(deadline);
         }
+        let graph = |wants, parker: &Parker| self.enter_graph(wants, parker, place);
         let inside = Inside {
+            graph: if shared.limits.detection { Some(&graph) } else { None },
             attempt: self.slot.owner(self.run),
             above: core.gate.above(),
             // Whoever waits here is not hung.
@@ -122,5 +241,28 @@ impl Context {
             return Err(AcquireError::Cancelled);
         }
         Ok(permit)
+    }
+}
+
+impl Item for Context {
+    fn enter(&self, me: &Unparker) {
+        self.slot.sleep_entered(me);
+    }
+
+    fn leave(&self, me: &Unparker) {
+        self.slot.sleep_left(me);
+    }
+
+    fn look(&self) -> Result<Option<Timestamp>, LockError> {
+        if self.check().is_err() {
+            return Err(LockError::Cancelled);
+        }
+        // Whoever waits here is not hung.
+        self.heartbeat();
+        Ok(self.shell.core.spec.hang_after.map(|after| self.shared.clock.now() + after / 2))
+    }
+
+    fn runs(&self) -> Running {
+        self.running()
     }
 }

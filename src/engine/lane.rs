@@ -27,6 +27,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::thread::{ThreadId, current};
 use crate::sync::{Arc, CachePadded};
 use crate::time::Timestamp;
+use crate::waitgraph::WaitGraph;
 use std::any::Any;
 use std::fmt;
 use std::time::Duration;
@@ -101,6 +102,8 @@ pub(crate) struct LaneCore {
     pub(crate) last_chunk: AtomicU32,
     pub(crate) steer: Levelled<Steer, house::Steer>,
     pub(crate) started: Timestamp,
+    /// How old its items are where items wait for each other.
+    pub(crate) ticket: u64,
 }
 
 /// What is counted of a lane. Added to once a chunk.
@@ -202,6 +205,7 @@ impl LaneCore {
             last_chunk: AtomicU32::new(0),
             steer: Levelled::new(Steer::default()),
             started: now,
+            ticket: WaitGraph::ticket(),
         }
     }
 

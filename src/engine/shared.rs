@@ -18,7 +18,7 @@ use crate::core::ready::ReadySet;
 use crate::core::tenancy::Tenancy;
 use crate::core::waitlist::Waiter;
 use crate::job::{Dead, Priority};
-use crate::lock::{Levelled, house};
+use crate::lock::{Deadlocks, Levelled, LockManager, LockManagerBuilder, house};
 use crate::meter::Throughput;
 use crate::policy;
 #[cfg(feature = "sqlite")]
@@ -60,6 +60,8 @@ pub(crate) struct Limits {
     /// Rates are kept; without them `paced_by` asks for nothing.
     pub(crate) rate_limiting: bool,
     pub(crate) retry: crate::job::Retry,
+    /// Waits inside items are searched for deadlocks.
+    pub(crate) detection: bool,
     /// Latencies are recorded.
     pub(crate) metered: bool,
     pub(crate) seed: u64,
@@ -90,6 +92,8 @@ pub(crate) struct Shared {
     /// What workers did whose threads were given up.
     pub(crate) retired: Levelled<super::snapshot::Retired, house::Retired>,
     pub(crate) gate: Gate,
+    /// The locks that items take by name.
+    pub(crate) locks: LockManager<String>,
     pub(super) timers: Levelled<Timers, house::Timers>,
     pub(super) supervisor: OnceLock<Unparker>,
     /// The supervisor watches items in hand.
@@ -164,6 +168,10 @@ impl Shared {
             slots: slots.into_iter().map(Levelled::new).collect(),
             retired: Levelled::new(super::snapshot::Retired::default()),
             gate,
+            locks: LockManagerBuilder::default()
+                .clock(clock.clone())
+                .deadlocks(if limits.detection { Deadlocks::Detect } else { Deadlocks::Off })
+                .build(),
             timers: Levelled::new(Timers::default()),
             supervisor: OnceLock::new(),
             watching: AtomicBool::new(false),

@@ -81,7 +81,8 @@ impl Shared {
         let now = self.clock.now();
         let resources = self.gate.manager.stats();
         let rates = self.gate.rates().map(|(name, rate)| (name.clone(), rate.stats())).collect();
-        let mut stats = Stats { uptime: now - self.opened, resources, rates, ..Stats::default() };
+        let locks = self.locks.stats();
+        let mut stats = Stats { uptime: now - self.opened, resources, rates, locks, ..Stats::default() };
         let mut shells = self.lanes();
         for waiting in self.batches() {
             if !shells.iter().any(|there| Arc::ptr_eq(there, &waiting)) {

@@ -18,6 +18,7 @@ use crate::policy::{rng::Rng, stride};
 use crate::sync::atomic::{Ordering, fence};
 use crate::sync::{Arc, OnceLock, Parker, thread};
 use crate::time::millis;
+use crate::waitgraph;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -117,6 +118,14 @@ pub(crate) fn on_worker_of(shared: &Arc<Shared>) -> bool {
 /// This thread is one of this engine's own from now on: it must not wait for the engine.
 pub(crate) fn belong_to(shared: &Arc<Shared>) {
     ENGINE.with(|engine| engine.set(Arc::as_ptr(shared) as usize));
+    waitgraph::tell_work(runs);
+}
+
+/// The item that this thread runs, as who waits in it needs it.
+fn runs() -> Option<waitgraph::Running> {
+    let item = ITEM.try_with(Cell::get).ok().filter(|item| !item.is_null())?;
+    // SAFETY: as in `with_current`.
+    Some(unsafe { &*item }.running())
 }
 
 /// Drops a value of the user's, whose `Drop` may panic.

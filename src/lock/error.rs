@@ -2,8 +2,7 @@
 
 use super::level::LevelInfo;
 use crate::core::lockword::Mode;
-use crate::sync::Arc;
-use std::fmt;
+use crate::waitgraph::Deadlock;
 use std::panic::Location;
 use std::time::Duration;
 
@@ -90,59 +89,5 @@ impl OrderViolation {
     /// Where that was taken.
     pub fn held_at(&self) -> &'static Location<'static> {
         self.held_at
-    }
-}
-
-/// A deadlock that happened: who waited for whom in a circle.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub struct Deadlock {
-    /// Each waits for the next one, and the last for the first.
-    pub waits: Vec<Waits>,
-    /// Who was told to give up.
-    pub victim: String,
-}
-
-/// One who waits in a circle.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Waits {
-    /// Who.
-    pub owner: Arc<str>,
-    /// The name of the lock that it waits for.
-    pub wants: String,
-    /// How it wants it.
-    pub mode: Mode,
-    /// Where it asked for it.
-    pub at: &'static Location<'static>,
-    /// How long it had waited.
-    pub waited: Duration,
-    /// Who holds that lock.
-    pub held_by: Arc<str>,
-    /// How.
-    pub held_mode: Mode,
-    /// Where that was taken.
-    pub held_at: &'static Location<'static>,
-}
-
-impl fmt::Display for Deadlock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a deadlock of {}, in which `{}` gives up:", self.waits.len(), self.victim)?;
-        for wait in &self.waits {
-            let Waits { owner, wants, mode, at, waited, held_by, held_mode, held_at } = wait;
-            write!(f, " `{owner}` waits for {wants} ({mode}, {waited:?}, at {at}),")?;
-            write!(f, " which `{held_by}` holds ({held_mode}, taken at {held_at});")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Mode::Shared => "shared",
-            Mode::Upgradable => "upgradable",
-            Mode::Exclusive => "exclusive",
-        })
     }
 }

@@ -1,51 +1,48 @@
-//! [`LockManager`]: locks that are named when the program runs, and sessions that hold them.
+//! [`LockManager`]: locks that are named when the program runs.
 //!
-//! A lock exists for as long as somebody holds it, waits for it, or has done so not long ago: its table drops those that are
-//! idle whenever it has doubled.
+//! A lock exists for as long as somebody holds it, waits for it, or has done so not long ago: its part of the table drops
+//! those that are idle whenever it has doubled. The table is in parts, each under a short latch, and goes by the hash of a
+//! name, which is taken once a call.
 //!
-//! | who | does | under |
-//! |---|---|---|
-//! | who takes or gives back | changes the lock's word | nothing, if nobody waits |
-//! | who has to wait | enters itself in the graph, queues in the lock's line, sleeps; leaves the graph before it changes what it holds | the graph's latch, then the line's |
-//! | whoever enters, holding something | looks for circles; marks victims and wakes them; lets past its queue who is stuck by its order alone | the graph's latch, then a line's |
-//!
-//! 1. *A deadlock that is found is one.* Who is entered in the graph waits, and what it holds cannot change.
-//! 2. *None is missed.* The last to wait of a circle enters itself, and looks. What the order of a queue does to those who
-//!    wait already may change without anybody coming: so who waits and holds something looks again, after 10 ms and then
-//!    ever later.
-//! 3. *A victim that is granted what it waited for meanwhile* keeps it, and hears nothing: its wait had an end.
+//! Who holds them is a [`Session`]. How a session waits, and what becomes of those that wait for each other, is there and in
+//! `waitgraph`.
 
-use super::error::{Deadlock, LockError, Waits};
-use super::rwlock::{Ask, unpark};
-use super::wait::LockWait;
-use crate::core::lockline::{Hastened, Left, RawLock};
-use crate::core::lockword::{MAX_OWNER, Miss, Mode};
+use super::house;
+use super::levelled::Levelled;
+use super::session::Session;
+use super::stats::{Book, LockStats, record};
+use crate::core::lockline::{Hastened, RawLock};
+use crate::core::lockword::MAX_OWNER;
+use crate::core::waitlist::Waiter;
 use crate::job::Priority;
+use crate::meter::Samples;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, Parker, Unparker, with_parker};
-use crate::time::{Clock, Timestamp};
-use crate::waitgraph::{self, Blocked, Share};
+use crate::sync::{Arc, CachePadded, Unparker};
+use crate::time::Clock;
+use crate::waitgraph::{Sleeper, Thing, WaitGraph};
 use std::borrow::Borrow;
-use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher, Hash, RandomState};
-use std::panic::Location;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::time::Duration;
 
-/// A power of two: so many threads that their names fall apart are rare.
+/// A power of two: so many threads that their names fall into one part are rare.
 const SHARDS: usize = 64;
-/// When who waits looks again for the first time, and how long it may be at the most.
-const FIRST_LOOK: Duration = Duration::from_millis(10);
-const LAST_LOOK: Duration = Duration::from_secs(1);
-/// A shard that has fewer locks is not swept.
+/// A part that has fewer locks is not swept.
 const FEW: usize = 64;
+/// Of a longer name no more than this is printed.
+const LONGEST_LABEL: usize = 80;
+
+/// What a lock can be called: any plain value. It is printed by its `Debug`.
+pub trait LockName: Hash + Eq + Clone + fmt::Debug + Send + Sync + 'static {}
+
+impl<K: Hash + Eq + Clone + fmt::Debug + Send + Sync + 'static> LockName for K {}
 
 /// What is done about deadlocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Deadlocks {
-    /// One of each circle gets [`LockError::Deadlock`].
+    /// One of each circle gets [`LockError::Deadlock`](super::LockError::Deadlock).
     #[default]
     Detect,
     /// Nothing: a wait has its deadline, or lasts for ever.
@@ -71,71 +68,235 @@ pub enum Deadlocks {
 /// # Ok::<(), LockError>(())
 /// ```
 pub struct LockManager<K> {
-    inner: Arc<Inner<K>>,
+    pub(super) inner: Arc<Inner<K>>,
 }
 
-struct Inner<K> {
-    hasher: RandomState,
-    shards: Box<[Mutex<Shard<K>>]>,
-    graph: Mutex<Graph<K>>,
-    clock: Clock,
+/// How a [`LockManager`] is to be.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct LockManagerBuilder {
     deadlocks: Deadlocks,
-    tickets: AtomicU64,
-    found: AtomicU64,
-    repaired: AtomicU64,
+    clock: Clock,
+    hold_times: bool,
+}
+
+pub(super) struct Inner<K> {
+    hasher: RandomState,
+    shards: Box<[CachePadded<Levelled<Shard<K>, house::LockNames>>]>,
+    /// Which numbers sessions have had, and have no more.
+    numbers: Levelled<Numbers, house::LockNumbers>,
+    pub(super) clock: Clock,
+    pub(super) deadlocks: Deadlocks,
+    pub(super) book: Book,
+    holds: Option<Levelled<Samples, house::LockHolds>>,
+}
+
+#[derive(Default)]
+struct Numbers {
+    made: u32,
+    free: Vec<u32>,
 }
 
 struct Shard<K> {
-    locks: HashMap<K, Arc<Name<K>>>,
+    locks: HashMap<u64, Names<K>, BuildHasherDefault<Taken>>,
+    len: usize,
     sweep_at: usize,
+    /// Of those that were dropped.
+    gone: LockStats,
+}
+
+/// Those of one hash. More than one is a rarity.
+struct Names<K> {
+    first: Arc<Name<K>>,
+    more: Vec<Arc<Name<K>>>,
 }
 
 /// A lock and its name.
-struct Name<K> {
-    key: K,
-    raw: RawLock,
+pub(super) struct Name<K> {
+    pub(super) key: K,
+    pub(super) raw: RawLock,
+    /// How often it was held exclusively: written by who holds it so.
+    exclusive: AtomicU64,
+    /// How often somebody was let past its line.
+    repaired: AtomicU64,
 }
 
-/// Who waits, and which numbers of owners are free.
-struct Graph<K> {
-    waiting: Vec<Waiting<K>>,
-    next: u32,
-    free: Vec<u32>,
-    arrivals: u64,
-}
+/// For keys that are hashes.
+#[derive(Default)]
+struct Taken(u64);
 
-/// One who waits, as others see it.
-struct Waiting<K> {
-    blocked: Blocked,
-    name: Arc<Name<K>>,
-    holds: Vec<Held<K>>,
-    who: Arc<str>,
-    mode: Mode,
-    place: &'static Location<'static>,
-    since: Timestamp,
-    thread: Unparker,
-    verdict: Option<Box<Deadlock>>,
-    /// It was let in past the queue, and has not left yet.
-    entered: bool,
-}
+impl Hasher for Taken {
+    fn finish(&self) -> u64 {
+        self.0
+    }
 
-/// What a session holds.
-struct Held<K> {
-    name: Arc<Name<K>>,
-    mode: Mode,
-    place: &'static Location<'static>,
-    id: u64,
-}
+    fn write(&mut self, bytes: &[u8]) {
+        debug_assert!(false, "the key is a number, not {bytes:?}");
+    }
 
-impl<K> Clone for Held<K> {
-    fn clone(&self) -> Self {
-        Held { name: Arc::clone(&self.name), ..*self }
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
     }
 }
 
 impl<K> Name<K> {
-    fn thing(self: &Arc<Self>) -> usize {
-        Arc::as_ptr(self).addr()
+    /// It has come to be held exclusively.
+    #[inline]
+    pub(super) fn count(&self) {
+        // Relaxed: only who holds the lock exclusively writes it.
+        self.exclusive.store(self.exclusive.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+}
+
+impl<K> Name<K> {
+    fn tell(&self, stats: &mut LockStats) {
+        stats.add(self.exclusive.load(Ordering::Relaxed), &self.raw.tally());
+        stats.repaired += self.repaired.load(Ordering::Relaxed);
+    }
+}
+
+impl<K: LockName> Thing for Name<K> {
+    fn number(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    fn label(&self) -> String {
+        let mut label = Cut { text: String::new(), left: LONGEST_LABEL };
+        let cut = fmt::write(&mut label, format_args!("{:?}", self.key)).is_err();
+        label.text + if cut { "…" } else { "" }
+    }
+
+    fn queue(&self, now: u64) -> Vec<Unparker> {
+        self.raw.queue(now)
+    }
+
+    fn hasten(&self, who: &Sleeper, now: u64, wake: &mut dyn FnMut(&Waiter)) -> Hastened {
+        let hastened = self.raw.hasten(who.owner, now, &mut |waiter| wake(waiter));
+        if hastened != Hastened::Nobody {
+            self.repaired.fetch_add(1, Ordering::Relaxed);
+        }
+        hastened
+    }
+
+    fn tell(&self, waiter: &Waiter) {
+        super::rwlock::unpark(waiter);
+    }
+}
+
+/// As much of a text as there is room for.
+struct Cut {
+    text: String,
+    left: usize,
+}
+
+impl fmt::Write for Cut {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for char in text.chars() {
+            self.left = self.left.checked_sub(1).ok_or(fmt::Error)?;
+            self.text.push(char);
+        }
+        Ok(())
+    }
+}
+
+impl<K> Names<K> {
+    fn all(&self) -> impl Iterator<Item = &Arc<Name<K>>> {
+        std::iter::once(&self.first).chain(&self.more)
+    }
+}
+
+impl<K> Shard<K> {
+    fn new() -> Self {
+        Shard { locks: HashMap::default(), len: 0, sweep_at: FEW, gone: LockStats::default() }
+    }
+
+    /// Takes out those that only the table has: under the latch nobody else gets hold of one. To be dropped behind it, for
+    /// their names are the user's.
+    fn sweep(&mut self) -> Vec<Arc<Name<K>>> {
+        let (mut idle, mut kept) = (Vec::new(), HashMap::default());
+        for (hash, Names { first, more }) in self.locks.drain() {
+            let is_idle = |name: &Arc<Name<K>>| Arc::strong_count(name) == 1;
+            let (gone, mut left): (Vec<_>, Vec<_>) = std::iter::once(first).chain(more).partition(is_idle);
+            for name in &gone {
+                name.tell(&mut self.gone);
+            }
+            idle.extend(gone);
+            if let Some(first) = left.pop() {
+                kept.insert(hash, Names { first, more: left });
+            }
+        }
+        self.locks = kept;
+        self.len -= idle.len();
+        self.sweep_at = (self.len * 2).max(FEW);
+        idle
+    }
+}
+
+impl<K: LockName> Inner<K> {
+    pub(super) fn name<Q>(&self, key: &Q) -> Arc<Name<K>>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let hash = self.hasher.hash_one(key);
+        // The upper bits: the table in the shard goes by the lower ones, and by the topmost seven.
+        let mut shard = self.shards[(hash >> 32) as usize % SHARDS].lock();
+        if let Some(names) = shard.locks.get(&hash)
+            && let Some(name) = names.all().find(|name| name.key.borrow() == key)
+        {
+            return Arc::clone(name);
+        }
+        let (name, idle) = Self::new_name(&mut shard, hash, key.to_owned());
+        drop(shard);
+        drop(idle);
+        name
+    }
+
+    #[cold]
+    fn new_name(shard: &mut Shard<K>, hash: u64, key: K) -> (Arc<Name<K>>, Vec<Arc<Name<K>>>) {
+        let idle = if shard.len >= shard.sweep_at { shard.sweep() } else { Vec::new() };
+        let name = Arc::new(Name {
+            key,
+            raw: RawLock::new(),
+            exclusive: AtomicU64::new(0),
+            repaired: AtomicU64::new(0),
+        });
+        let new = || Names { first: Arc::clone(&name), more: Vec::new() };
+        shard.len += 1;
+        shard.locks.entry(hash).and_modify(|names| names.more.push(Arc::clone(&name))).or_insert_with(new);
+        (name, idle)
+    }
+
+    /// 0, which is nobody's, when there are sixteen million sessions.
+    pub(super) fn new_number(&self) -> u32 {
+        let mut numbers = self.numbers.lock();
+        if let Some(free) = numbers.free.pop() {
+            return free;
+        }
+        if numbers.made == MAX_OWNER {
+            return 0;
+        }
+        numbers.made += 1;
+        numbers.made
+    }
+}
+
+impl<K> Inner<K> {
+    pub(super) fn free_number(&self, number: u32) {
+        if number != 0 {
+            self.numbers.lock().free.push(number);
+        }
+    }
+
+    /// Whether somebody has asked how long locks are held.
+    pub(super) fn times_holds(&self) -> bool {
+        self.holds.is_some()
+    }
+
+    pub(super) fn held_for(&self, time: Duration) {
+        if let Some(samples) = &self.holds {
+            record(samples, time);
+        }
     }
 }
 
@@ -151,33 +312,57 @@ impl<K> fmt::Debug for LockManager<K> {
     }
 }
 
-impl<K: Hash + Eq + Clone + fmt::Debug> Default for LockManager<K> {
+impl<K: LockName> Default for LockManager<K> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<K: Hash + Eq + Clone + fmt::Debug> LockManager<K> {
-    /// No locks yet. Deadlocks are [detected](Deadlocks::Detect), and time is the operating system's.
-    pub fn new() -> Self {
-        Self::with(Deadlocks::Detect, Clock::os())
+impl Default for LockManagerBuilder {
+    fn default() -> Self {
+        LockManagerBuilder { deadlocks: Deadlocks::Detect, clock: Clock::os(), hold_times: false }
+    }
+}
+
+impl LockManagerBuilder {
+    /// What is done about deadlocks; [`Detect`](Deadlocks::Detect), unless said.
+    pub fn deadlocks(mut self, then: Deadlocks) -> Self {
+        self.deadlocks = then;
+        self
+    }
+
+    /// By which clock deadlines, ages and times go; the operating system's, unless said.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Whether it is measured how long locks are held: two readings of the clock and a latch for each. Not, unless said.
+    pub fn hold_times(mut self, measured: bool) -> Self {
+        self.hold_times = measured;
+        self
     }
 
     /// No locks yet.
-    pub fn with(deadlocks: Deadlocks, clock: Clock) -> Self {
-        let shard = || Mutex::new(Shard { locks: HashMap::new(), sweep_at: FEW });
-        let graph = Graph { waiting: Vec::new(), next: 1, free: Vec::new(), arrivals: 0 };
+    pub fn build<K: LockName>(self) -> LockManager<K> {
+        let shards = std::iter::repeat_with(|| CachePadded::new(Levelled::new(Shard::new())));
         let inner = Inner {
             hasher: RandomState::new(),
-            shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
-            graph: Mutex::new(graph),
-            clock,
-            deadlocks,
-            tickets: AtomicU64::new(1),
-            found: AtomicU64::new(0),
-            repaired: AtomicU64::new(0),
+            shards: shards.take(SHARDS).collect(),
+            numbers: Levelled::default(),
+            clock: self.clock,
+            deadlocks: self.deadlocks,
+            book: Book::default(),
+            holds: self.hold_times.then(Levelled::default),
         };
         LockManager { inner: Arc::new(inner) }
+    }
+}
+
+impl<K: LockName> LockManager<K> {
+    /// No locks yet. Deadlocks are [detected](Deadlocks::Detect), and time is the operating system's.
+    pub fn new() -> Self {
+        LockManagerBuilder::default().build()
     }
 
     /// Somebody who holds locks, with normal priority.
@@ -188,21 +373,12 @@ impl<K: Hash + Eq + Clone + fmt::Debug> LockManager<K> {
     /// Somebody who holds locks, by a name for reports. Of those who wait for each other the one of the lowest priority gives
     /// up, and of equals the youngest; who tries again with the same session does not become younger.
     pub fn session_as(&self, name: impl Into<Arc<str>>, priority: Priority) -> Session<K> {
-        let number = self.inner.graph.lock().number();
-        Session {
-            number,
-            ticket: self.inner.tickets.fetch_add(1, Ordering::Relaxed),
-            inner: Arc::clone(&self.inner),
-            name: name.into(),
-            priority,
-            held: RefCell::default(),
-            ids: Cell::new(0),
-        }
+        Session::new(&self.inner, name.into(), priority, WaitGraph::ticket())
     }
 
     /// How many locks there are now, idle ones that are not swept yet among them.
     pub fn len(&self) -> usize {
-        self.inner.shards.iter().map(|shard| shard.lock().locks.len()).sum()
+        self.inner.shards.iter().map(|shard| shard.lock().len).sum()
     }
 
     /// Whether there are none.
@@ -210,498 +386,28 @@ impl<K: Hash + Eq + Clone + fmt::Debug> LockManager<K> {
         self.len() == 0
     }
 
-    /// How many deadlocks were found, each of which had one victim.
-    pub fn deadlocks(&self) -> u64 {
-        self.inner.found.load(Ordering::Relaxed)
-    }
-
-    /// How often somebody was let past a queue, because its order alone would have been a deadlock.
-    pub fn repaired(&self) -> u64 {
-        self.inner.repaired.load(Ordering::Relaxed)
-    }
-}
-
-impl<K> Graph<K> {
-    /// 0, which is nobody's, when there are sixteen million sessions.
-    fn number(&mut self) -> u32 {
-        if let Some(free) = self.free.pop() {
-            return free;
-        }
-        if self.next > MAX_OWNER {
-            return 0;
-        }
-        self.next += 1;
-        self.next - 1
-    }
-
-    fn position(&self, number: u32) -> Option<usize> {
-        self.waiting.iter().position(|one| one.blocked.owner == number as usize)
-    }
-
-    fn is_victim(&self, number: u32) -> bool {
-        self.position(number).is_some_and(|at| self.waiting[at].verdict.is_some())
-    }
-
-    fn leave(&mut self, number: u32) -> Option<Box<Deadlock>> {
-        let at = self.position(number)?;
-        self.waiting.swap_remove(at).verdict
-    }
-}
-
-impl<K: Hash + Eq + Clone + fmt::Debug> Inner<K> {
-    fn name<Q>(&self, key: &Q) -> Arc<Name<K>>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        // The upper bits: the table in the shard goes by the lower ones of the same hasher.
-        let shard = (self.hasher.hash_one(key) >> 32) as usize % SHARDS;
-        let mut shard = self.shards[shard].lock();
-        if let Some(name) = shard.locks.get(key) {
-            return Arc::clone(name);
-        }
-        if shard.locks.len() >= shard.sweep_at {
-            // Under the latch nobody else gets hold of a lock that only the table has.
-            shard.locks.retain(|_, name| Arc::strong_count(name) > 1);
-            shard.sweep_at = (shard.locks.len() * 2).max(FEW);
-        }
-        let key = key.to_owned();
-        let name = Arc::new(Name { key: key.clone(), raw: RawLock::new() });
-        shard.locks.insert(key, Arc::clone(&name));
-        name
-    }
-
-    /// Looks for those who wait for each other.
-    fn look(&self) {
-        let mut graph = self.graph.lock();
-        let now = self.clock.now();
-        loop {
-            let all = graph.undecided();
-            let left = waitgraph::stuck(&all, false);
-            let circle = waitgraph::circle(&all, &left);
-            let Some(victim) = waitgraph::victim(&all, &circle) else { break };
-            let report = graph.report(&all, &circle, all[victim].owner, now);
-            let Some(at) = graph.position(all[victim].owner as u32) else { break };
-            graph.waiting[at].verdict = Some(Box::new(report));
-            graph.waiting[at].thread.unpark();
-            self.found.fetch_add(1, Ordering::Relaxed);
-        }
-        loop {
-            let all = graph.undecided();
-            let left = waitgraph::stuck(&all, true);
-            let Some(at) = waitgraph::to_hasten(&all, &left) else { break };
-            let number = all[at].owner as u32;
-            let Some(at) = graph.position(number) else { break };
-            match graph.waiting[at].name.raw.hasten(number, now.as_nanos(), &mut unpark) {
-                Hastened::First if !graph.waiting[at].blocked.hastened => {
-                    graph.waiting[at].blocked.hastened = true
-                }
-                Hastened::Entered => graph.waiting[at].entered = true,
-                // One that is not in its line, or whose upgrade is just about to be had, is looked at again later.
-                Hastened::First | Hastened::Nobody => break,
+    /// What can be told of all its locks now, those that were dropped included.
+    ///
+    /// ```
+    /// use batchyard::lock::{LockError, LockManager, LockManagerBuilder, Mode};
+    /// let locks: LockManager<u64> = LockManagerBuilder::default().hold_times(true).build();
+    /// drop(locks.session().lock(&7, Mode::Exclusive)?);
+    /// let stats = locks.stats();
+    /// assert_eq!((stats.exclusive, stats.waits), (1, 0));
+    /// assert_eq!(stats.held.map(|held| held.count), Some(1));
+    /// # Ok::<(), LockError>(())
+    /// ```
+    pub fn stats(&self) -> LockStats {
+        let mut stats = LockStats::default();
+        for shard in &self.inner.shards {
+            let shard = shard.lock();
+            for name in shard.locks.values().flat_map(Names::all) {
+                name.tell(&mut stats);
             }
-            self.repaired.fetch_add(1, Ordering::Relaxed);
+            stats.add_gone(&shard.gone);
         }
-    }
-}
-
-impl<K: fmt::Debug> Graph<K> {
-    /// Those who wait and are no victims.
-    fn undecided(&self) -> Vec<Blocked> {
-        let undecided = self.waiting.iter().filter(|one| one.verdict.is_none() && !one.entered);
-        undecided.map(|one| one.blocked.clone()).collect()
-    }
-
-    fn report(&self, all: &[Blocked], circle: &[usize], victim: usize, now: Timestamp) -> Deadlock {
-        let mut waits = Vec::new();
-        for (nth, at) in circle.iter().enumerate() {
-            let next = all[circle[(nth + 1) % circle.len()]].owner;
-            let (Some(one), Some(next)) = (self.of(all[*at].owner), self.of(next)) else { continue };
-            let held = next.holds.iter().find(|held| Arc::ptr_eq(&held.name, &one.name));
-            waits.push(Waits {
-                owner: one.who.clone(),
-                wants: format!("{:?}", one.name.key),
-                mode: one.mode,
-                at: one.place,
-                waited: now - one.since,
-                held_by: next.who.clone(),
-                held_mode: held.map_or(Mode::Exclusive, |held| held.mode),
-                held_at: held.map_or(next.place, |held| held.place),
-            });
-        }
-        let victim = self.of(victim).map_or_else(String::new, |one| one.who.to_string());
-        Deadlock { waits, victim }
-    }
-
-    fn of(&self, owner: usize) -> Option<&Waiting<K>> {
-        self.waiting.iter().find(|one| one.blocked.owner == owner)
-    }
-}
-
-/// One who holds locks of a [`LockManager`]: a job, which may go from thread to thread. What it holds comes back when it
-/// is dropped.
-///
-/// It waits for one lock at a time, so it is not shared by threads.
-pub struct Session<K> {
-    inner: Arc<Inner<K>>,
-    number: u32,
-    ticket: u64,
-    name: Arc<str>,
-    priority: Priority,
-    held: RefCell<Vec<Held<K>>>,
-    ids: Cell<u64>,
-}
-
-impl<K> fmt::Debug for Session<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session")
-            .field("name", &self.who())
-            .field("holds", &self.held.borrow().len())
-            .finish_non_exhaustive()
-    }
-}
-
-impl<K> Session<K> {
-    fn who(&self) -> Arc<str> {
-        if self.name.is_empty() { format!("session {}", self.ticket).into() } else { Arc::clone(&self.name) }
-    }
-
-    fn give_back(&self, held: &Held<K>) {
-        let now = || self.inner.clock.now().as_nanos();
-        held.name.raw.leave(held.mode, false, now, &mut unpark);
-    }
-
-    fn release(&self, id: u64) {
-        let mut all = self.held.borrow_mut();
-        let Some(at) = all.iter().rposition(|held| held.id == id) else { return };
-        let held = all.remove(at);
-        drop(all);
-        self.give_back(&held);
-    }
-
-    /// Gives all back that it holds, [kept](NamedGuard::keep) locks among it.
-    pub fn release_all(&mut self) {
-        for held in self.held.take() {
-            self.give_back(&held);
-        }
-    }
-}
-
-impl<K> Drop for Session<K> {
-    fn drop(&mut self) {
-        self.release_all();
-        if self.number != 0 {
-            self.inner.graph.lock().free.push(self.number);
-        }
-    }
-}
-
-impl<K: Hash + Eq + Clone + fmt::Debug> Session<K> {
-    /// Takes the lock of this name, waiting as long as it takes.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::Deadlock`]: it and others would wait for each other; [`LockError::Recursive`]: this session holds the lock
-    /// already, in a way that it would wait for; too many readers.
-    #[track_caller]
-    pub fn lock<Q>(&self, name: &Q, mode: Mode) -> Result<NamedGuard<'_, K>, LockError>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        self.take(name, mode, Ask::Wait, Location::caller())
-    }
-
-    /// Takes it if that needs no waiting.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::WouldBlock`], and as [`lock`](Self::lock).
-    #[track_caller]
-    pub fn try_lock<Q>(&self, name: &Q, mode: Mode) -> Result<NamedGuard<'_, K>, LockError>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        self.take(name, mode, Ask::Now, Location::caller())
-    }
-
-    /// Takes it, waiting as `wait` says. The priority of the session counts where `wait` has none above it.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::TimedOut`], [`LockError::Cancelled`], and as [`lock`](Self::lock).
-    #[track_caller]
-    pub fn lock_with<Q>(&self, name: &Q, mode: Mode, wait: &LockWait) -> Result<NamedGuard<'_, K>, LockError>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        self.take(name, mode, Ask::With(wait), Location::caller())
-    }
-
-    fn take<Q>(
-        &self,
-        name: &Q,
-        mode: Mode,
-        ask: Ask<'_>,
-        place: &'static Location<'static>,
-    ) -> Result<NamedGuard<'_, K>, LockError>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        let name = self.inner.name(name);
-        let class = self.class(ask);
-        if let Err(miss) = name.raw.word().try_enter(mode, class, self.number) {
-            self.take_slowly(&name, (mode, class), miss, ask, place)?;
-        }
-        let id = self.ids.get() + 1;
-        self.ids.set(id);
-        self.held.borrow_mut().push(Held { name, mode, place, id });
-        Ok(NamedGuard { session: self, id })
-    }
-
-    fn class(&self, ask: Ask<'_>) -> usize {
-        match ask {
-            Ask::With(wait) => wait.priority.max(self.priority).class(),
-            _ => self.priority.class(),
-        }
-    }
-
-    fn holds(&self, name: &Arc<Name<K>>) -> Option<Held<K>> {
-        let all = self.held.borrow();
-        all.iter().filter(|held| Arc::ptr_eq(&held.name, name)).max_by_key(|held| held.mode).cloned()
-    }
-
-    #[cold]
-    fn take_slowly(
-        &self,
-        name: &Arc<Name<K>>,
-        (mode, class): (Mode, usize),
-        miss: Miss,
-        ask: Ask<'_>,
-        place: &'static Location<'static>,
-    ) -> Result<(), LockError> {
-        if let Some(held) = self.holds(name) {
-            return match mode {
-                Mode::Shared if held.mode != Mode::Exclusive => {
-                    name.raw.word().share_again().map_err(|_| LockError::TooManyReaders)
-                }
-                _ => Err(LockError::Recursive { held: held.mode, wanted: mode, place: held.place }),
-            };
-        }
-        if miss == Miss::Full {
-            return Err(LockError::TooManyReaders);
-        }
-        if matches!(ask, Ask::Now) {
-            return Err(LockError::WouldBlock);
-        }
-        self.wait(name, (mode, class), ask, place, |parker, now, park| {
-            name.raw.enter(mode, class, self.number, now, (parker, park), &mut unpark)
-        })
-    }
-
-    fn upgrade(&self, id: u64, ask: Ask<'_>, place: &'static Location<'static>) -> Result<(), LockError> {
-        let find = |all: &[Held<K>]| all.iter().position(|held| held.id == id);
-        let (name, mode) = {
-            let all = self.held.borrow();
-            let Some(at) = find(&all) else { return Ok(()) };
-            (Arc::clone(&all[at].name), all[at].mode)
-        };
-        let shares = |held: &Held<K>| Arc::ptr_eq(&held.name, &name) && held.mode == Mode::Shared;
-        let shared = self.held.borrow().iter().find(|held| shares(held)).map(|held| (held.mode, held.place));
-        match mode {
-            Mode::Exclusive => return Ok(()),
-            Mode::Upgradable if name.raw.word().try_upgrade() => {}
-            // It would wait for itself.
-            _ if shared.is_some() => {
-                let (held, place) = shared.unwrap_or((mode, place));
-                return Err(LockError::Recursive { held, wanted: Mode::Exclusive, place });
-            }
-            _ if matches!(ask, Ask::Now) => return Err(LockError::WouldBlock),
-            _ => {
-                let class = self.class(ask);
-                self.wait(&name, (Mode::Exclusive, class), ask, place, |parker, now, park| {
-                    name.raw.upgrade(now, parker, park, &mut unpark)
-                })?;
-            }
-        }
-        let mut all = self.held.borrow_mut();
-        if let Some(at) = find(&all) {
-            (all[at].mode, all[at].place) = (Mode::Exclusive, place);
-        }
-        Ok(())
-    }
-
-    /// Sleeps in what `enter` queues for, entered in the graph.
-    fn wait(
-        &self,
-        name: &Arc<Name<K>>,
-        (mode, class): (Mode, usize),
-        ask: Ask<'_>,
-        place: &'static Location<'static>,
-        enter: impl FnOnce(&Parker, &dyn Fn() -> u64, &mut dyn FnMut(&Parker) -> bool) -> Result<(), Left>,
-    ) -> Result<(), LockError> {
-        let inner = &*self.inner;
-        let (deadline, cancel) = match ask {
-            Ask::With(wait) => (wait.deadline, wait.cancel.as_ref()),
-            _ => (None, None),
-        };
-        let clock = &inner.clock;
-        let until = deadline.and_then(|deadline| deadline.on(clock));
-        let since = clock.now();
-        // Nobody has number 0, so nobody could be told apart by it.
-        let detects = inner.deadlocks == Deadlocks::Detect && self.number != 0;
-        let holds_something = !self.held.borrow().is_empty();
-        let (mut pause, mut look_at) = (FIRST_LOOK, (detects && holds_something).then(|| since + FIRST_LOOK));
-        let mut cancelled = false;
-        let (outcome, verdict) = with_parker(|parker| {
-            let _cancel = cancel.map(|cancel| cancel.enter(parker.unparker()));
-            if detects {
-                self.enter_graph(name, (mode, class), place, since, parker.unparker());
-                if holds_something {
-                    inner.look();
-                }
-            }
-            let outcome = enter(parker, &|| clock.now().as_nanos(), &mut |parker| {
-                cancelled = cancel.is_some_and(|cancel| cancel.is_cancelled());
-                if cancelled || detects && inner.graph.lock().is_victim(self.number) {
-                    return false;
-                }
-                if !clock.park(parker, [until, look_at].into_iter().flatten().min()) {
-                    let now = clock.now();
-                    if until.is_some_and(|until| now >= until) {
-                        return false;
-                    }
-                    if look_at.is_some_and(|at| now >= at) {
-                        inner.look();
-                        pause = (pause * 2).min(LAST_LOOK);
-                        look_at = Some(now + pause);
-                    }
-                }
-                true
-            });
-            // Before anything that it holds changes.
-            let verdict = if detects { inner.graph.lock().leave(self.number) } else { None };
-            (outcome, verdict)
-        });
-        match (outcome, verdict) {
-            (Ok(()), _) => Ok(()),
-            (Err(Left::Full), _) => Err(LockError::TooManyReaders),
-            (Err(Left::GaveUp), _) if cancelled => Err(LockError::Cancelled),
-            (Err(Left::GaveUp), Some(deadlock)) => Err(LockError::Deadlock(deadlock)),
-            (Err(Left::GaveUp), None) => Err(LockError::TimedOut { waited: clock.now() - since }),
-        }
-    }
-
-    fn enter_graph(
-        &self,
-        name: &Arc<Name<K>>,
-        (mode, class): (Mode, usize),
-        place: &'static Location<'static>,
-        since: Timestamp,
-        thread: Unparker,
-    ) {
-        let holds = self.held.borrow().clone();
-        let mut graph = self.inner.graph.lock();
-        graph.arrivals += 1;
-        let blocked = Blocked {
-            owner: self.number as usize,
-            class: self.priority.class(),
-            ticket: self.ticket,
-            holds: holds.iter().map(|held| (held.name.thing(), Share::Lock(held.mode))).collect(),
-            wants: (name.thing(), Share::Lock(mode)),
-            // By class, then by arrival. (Who has waited long rises above that; a later look finds what follows from it.)
-            place: ((Priority::Critical.class() - class) as u64) << 56 | graph.arrivals,
-            hastened: false,
-        };
-        let (name, who) = (Arc::clone(name), self.who());
-        graph.waiting.push(Waiting {
-            blocked,
-            name,
-            who,
-            mode,
-            holds,
-            place,
-            since,
-            thread,
-            verdict: None,
-            entered: false,
-        });
-    }
-}
-
-/// A named lock that is held. Gives it back when dropped.
-#[must_use = "dropped at once, the lock is free again"]
-pub struct NamedGuard<'s, K> {
-    session: &'s Session<K>,
-    id: u64,
-}
-
-impl<K> NamedGuard<'_, K> {
-    /// How it is held.
-    pub fn mode(&self) -> Mode {
-        let all = self.session.held.borrow();
-        all.iter().find(|held| held.id == self.id).map_or(Mode::Shared, |held| held.mode)
-    }
-
-    /// Leaves it to the session: held until [`Session::release_all`], or until the session is dropped.
-    pub fn keep(self) {
-        std::mem::forget(self);
-    }
-
-    /// To a weaker mode, with nobody in between. A mode that is not weaker changes nothing.
-    pub fn downgrade(&self, to: Mode) {
-        let mut all = self.session.held.borrow_mut();
-        let Some(held) = all.iter_mut().find(|held| held.id == self.id && held.mode > to) else { return };
-        let from = std::mem::replace(&mut held.mode, to);
-        let (name, clock) = (Arc::clone(&held.name), &self.session.inner.clock);
-        drop(all);
-        name.raw.weaken(from, to, || clock.now().as_nanos(), &mut unpark);
-    }
-}
-
-impl<K: Hash + Eq + Clone + fmt::Debug> NamedGuard<'_, K> {
-    /// From upgradable to exclusive, with nobody in between who changes anything. If it fails, it is held as before.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::Deadlock`]; [`LockError::Recursive`]: it is held shared (also), and would wait for itself.
-    #[track_caller]
-    pub fn upgrade(&mut self) -> Result<(), LockError> {
-        self.session.upgrade(self.id, Ask::Wait, Location::caller())
-    }
-
-    /// As [`upgrade`](Self::upgrade), if that needs no waiting.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::WouldBlock`], and as there.
-    #[track_caller]
-    pub fn try_upgrade(&mut self) -> Result<(), LockError> {
-        self.session.upgrade(self.id, Ask::Now, Location::caller())
-    }
-
-    /// As [`upgrade`](Self::upgrade), waiting as `wait` says.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::TimedOut`], [`LockError::Cancelled`], and as there.
-    #[track_caller]
-    pub fn upgrade_with(&mut self, wait: &LockWait) -> Result<(), LockError> {
-        self.session.upgrade(self.id, Ask::With(wait), Location::caller())
-    }
-}
-
-impl<K> fmt::Debug for NamedGuard<'_, K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NamedGuard").field("mode", &self.mode()).finish_non_exhaustive()
-    }
-}
-
-impl<K> Drop for NamedGuard<'_, K> {
-    fn drop(&mut self) {
-        self.session.release(self.id);
+        self.inner.book.tell(&mut stats);
+        stats.held = self.inner.holds.as_ref().map(|held| held.lock().percentiles());
+        stats
     }
 }

@@ -16,27 +16,39 @@ pub(crate) mod house;
 mod levelled;
 mod manager;
 mod mutex;
+mod named;
 mod poison;
 mod rwlock;
+mod session;
 mod stats;
+mod threads;
 mod token;
 mod wait;
 
 pub use self::all::{Peer, Peers};
 #[doc(hidden)]
 pub use self::all::{ToLock, ToLookAt, ToRead, ToWrite};
-pub use self::error::{Deadlock, LockError, OrderViolation, Waits};
+pub use self::error::{LockError, OrderViolation};
 pub use self::guard::{MappedWriteGuard, ReadGuard, UpgradableGuard, UpgradeError, WriteGuard};
 pub use self::level::{After, Level, Nothing, OnViolation, Order, Unlevelled};
 #[doc(hidden)]
 pub use self::level::{In, LevelInfo, OrderInfo};
 pub(crate) use self::levelled::{Levelled, LevelledGuard, outside};
-pub use self::manager::{Deadlocks, LockManager, NamedGuard, Session};
+pub use self::manager::{Deadlocks, LockManager, LockManagerBuilder, LockName};
 pub use self::mutex::{Mutex, MutexGuard};
+pub use self::named::{NamedGuard, OwnedGuard};
 pub use self::poison::{NoPoison, Poison, Poisoning};
 pub use self::rwlock::RwLock;
+pub use self::session::Session;
 pub use self::stats::LockStats;
+pub use self::threads::{
+    exclusive_lock, exclusive_lock_by, exclusive_lock_with, global, shared_lock, shared_lock_by,
+    shared_lock_with,
+};
 pub use self::token::{ByToken, Token};
 pub use self::wait::LockWait;
 pub use crate::core::lockword::Mode;
 pub use crate::sync::Cancel;
+pub use crate::waitgraph::{Deadlock, Share, Waits};
+
+pub(crate) use self::session::{By, Item};

@@ -5,15 +5,15 @@ use super::guard::{ReadGuard, UpgradableGuard, WriteGuard};
 use super::held::{self, Entry};
 use super::level::{self, Level, LevelInfo, Unlevelled};
 use super::poison::{NoPoison, Poison};
-use super::stats::LockStats;
+use super::stats::{Book, End, LockStats};
 use super::wait::LockWait;
 use crate::core::lockline::{Left, RawLock};
 use crate::core::lockword::{Miss, Mode};
 use crate::core::waitlist::Waiter;
 use crate::job::Priority;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Parker, with_parker};
-use crate::time::{Clock, Deadline, Timestamp};
+use crate::sync::{OnceLock, Parker, with_parker};
+use crate::time::{Clock, Deadline};
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::PhantomData;
@@ -60,6 +60,8 @@ pub(super) struct Body {
     exclusive: AtomicU64,
     /// `None`: the operating system's.
     clock: Option<Box<Clock>>,
+    /// How it has been waited for: made when somebody has slept for it.
+    book: OnceLock<Box<Book>>,
 }
 
 /// How a lock is asked for, without owning it.
@@ -89,7 +91,7 @@ pub(super) fn unpark(waiter: &Waiter) {
 
 impl Body {
     const fn new() -> Self {
-        Body { raw: RawLock::new(), exclusive: AtomicU64::new(0), clock: None }
+        Body { raw: RawLock::new(), exclusive: AtomicU64::new(0), clock: None, book: OnceLock::new() }
     }
 
     fn id(&self) -> usize {
@@ -189,22 +191,28 @@ impl Body {
         };
         self.with_clock(|clock| {
             let until = deadline.and_then(|deadline| deadline.on(clock));
-            let began = deadline.map_or(Timestamp::ZERO, |_| clock.now());
-            let mut cancelled = false;
+            let began = clock.now();
+            let (mut cancelled, mut slept) = (false, false);
             let outcome = with_parker(|parker| {
                 // Entered before the first look at the cancel, so that one of the two sees the other.
                 let _cancel = cancel.map(|cancel| cancel.enter(parker.unparker()));
                 enter(parker, &|| clock.now().as_nanos(), &mut |parker| {
+                    slept = true;
                     cancelled = cancel.is_some_and(|cancel| cancel.is_cancelled());
                     !cancelled && (clock.park(parker, until) || until.is_none_or(|until| clock.now() < until))
                 })
             });
-            match outcome {
-                Ok(()) => Ok(()),
-                Err(Left::Full) => Err(LockError::TooManyReaders),
-                Err(Left::GaveUp) if cancelled => Err(LockError::Cancelled),
-                Err(Left::GaveUp) => Err(LockError::TimedOut { waited: clock.now() - began }),
+            let waited = clock.now() - began;
+            let (end, ended) = match outcome {
+                Ok(()) => (End::Entered, Ok(())),
+                Err(Left::Full) => return Err(LockError::TooManyReaders),
+                Err(Left::GaveUp) if cancelled => (End::Cancelled, Err(LockError::Cancelled)),
+                Err(Left::GaveUp) => (End::TimedOut, Err(LockError::TimedOut { waited })),
+            };
+            if slept {
+                self.book.get_or_init(Box::default).waited(waited, end);
             }
+            ended
         })
     }
 
@@ -437,7 +445,12 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
 
     /// What can be told of it now.
     pub fn stats(&self) -> LockStats {
-        LockStats::new(self.body.exclusive.load(Ordering::Relaxed), &self.body.raw.tally())
+        let mut stats = LockStats::default();
+        stats.add(self.body.exclusive.load(Ordering::Relaxed), &self.body.raw.tally());
+        if let Some(book) = self.body.book.get() {
+            book.tell(&mut stats);
+        }
+        stats
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::job::Priority;
 use crate::sync::Cancel;
-use crate::time::Deadline;
+use crate::time::{Clock, Deadline, Timestamp};
 
 /// How a lock is asked for. A new one waits as long as it takes, with normal priority.
 ///
@@ -31,6 +31,11 @@ impl LockWait {
     pub fn by(mut self, deadline: impl Into<Deadline>) -> Self {
         self.deadline = Some(deadline.into());
         self
+    }
+
+    /// When it ends, by this clock.
+    pub(crate) fn deadline_on(&self, clock: &Clock) -> Option<Timestamp> {
+        self.deadline.and_then(|deadline| deadline.on(clock))
     }
 
     /// In which class; [`Normal`](Priority::Normal) unless said. Who waits rises by one class for each 10 ms.

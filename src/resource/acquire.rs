@@ -32,6 +32,7 @@ use crate::core::waitlist::{self, Claim, MAX_PARTS, Refused, Unmet};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Parker, with_parker};
 use crate::time::Timestamp;
+use crate::waitgraph;
 use std::panic::Location;
 
 /// A demand in the manager's own numbers.
@@ -140,7 +141,7 @@ impl Inner {
     }
 
     fn take_in_time<'a>(
-        &'a self,
+        self: &'a Arc<Self>,
         want: &'a Resolved<'_>,
         wait: &Wait,
         inside: Option<&Inside<'_>>,
@@ -179,7 +180,7 @@ impl Inner {
 
     /// Queues for the permits.
     fn queue<'a>(
-        &'a self,
+        self: &'a Arc<Self>,
         want: &'a Resolved<'_>,
         (wait, inside): (&Wait, Option<&Inside<'_>>),
         short: ResourceKind,
@@ -264,19 +265,20 @@ impl Inner {
 
     /// Sleeps in the list until it grants.
     fn wait_in(
-        &self,
+        self: &Arc<Self>,
         d: &waitlist::Demand,
         claim: Claim,
         (wait, inside): (&Wait, Option<&Inside<'_>>),
         until: Option<Timestamp>,
     ) -> Result<Result<(), Unmet>, AcquireError> {
         let (mut stopped, mut queued) = (None, false);
-        let outcome = with_parker(|parker| {
+        let (outcome, verdict) = with_parker(|parker| {
             // Entered before the first look at what ends the wait, so that one of the two sees the other.
             let _asleep = crate::sync::Entry::new(&self.asleep, parker.unparker());
             let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
             let _inside = inside.map(|inside| inside.enter(parker));
             let start = self.clock.now().as_nanos();
+            let mut seat = None;
             let park = |parker: &Parker| {
                 // Read before the sign of life that `look` gives, so that the next one is not late.
                 let beat = inside.and_then(|inside| inside.next_beat(self.clock.now()));
@@ -294,13 +296,23 @@ impl Inner {
                     stopped = Some(AcquireError::Cancelled);
                     return false;
                 }
+                if let Some(graph) = inside.and_then(|inside| inside.graph) {
+                    let seat = seat.get_or_insert_with(|| graph(self.wants(d, claim.class()), parker));
+                    if seat.is_victim() {
+                        return false;
+                    }
+                }
+                let look_at = seat.as_ref().and_then(waitgraph::Seat::look_at);
                 let lapse = begin(self.holders.soonest());
-                if !self.clock.park(parker, [until, lapse, beat].into_iter().flatten().min()) {
+                if !self.clock.park(parker, [until, lapse, beat, look_at].into_iter().flatten().min()) {
                     let now = self.clock.now();
                     if until.is_some_and(|until| now >= until) {
                         return false;
                     }
                     self.sweep(now);
+                    if let Some(seat) = &mut seat {
+                        seat.look_in_time(now);
+                    }
                 }
                 true // the list looks for itself whether there is a grant
             };
@@ -308,11 +320,14 @@ impl Inner {
                 let cancelled = wait.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled());
                 cancelled || until.is_some_and(|until| self.clock.now() >= until)
             };
-            self.list.acquire(d, claim, start, parker, (late, park), &mut |w| self.tell(w))
+            let outcome = self.list.acquire(d, claim, start, parker, (late, park), &mut |w| self.tell(w));
+            // Before anything that it holds changes.
+            (outcome, seat.and_then(waitgraph::Seat::leave))
         });
-        match (outcome, stopped) {
-            (Err(Unmet::TimedOut), Some(stop)) => Err(stop),
-            (outcome, _) => Ok(outcome),
+        match (outcome, stopped, verdict) {
+            (Err(Unmet::TimedOut), Some(stop), _) => Err(stop),
+            (Err(Unmet::TimedOut), None, Some(deadlock)) => Err(deadlock.into()),
+            (outcome, ..) => Ok(outcome),
         }
     }
 
@@ -390,6 +405,7 @@ impl Inner {
             match error {
                 AcquireError::TimedOut { .. } => book.tally.timed_out.add(1),
                 AcquireError::Cancelled => book.cancelled.add(1),
+                AcquireError::Deadlock(_) => book.deadlocks.add(1),
                 AcquireError::NeverFits { .. } | AcquireError::Closed { .. } => book.tally.refused.add(1),
                 _ => book.tally.denied.add(1),
             }

@@ -2,6 +2,7 @@
 
 use super::kind::ResourceKind;
 use crate::error::Invalid;
+use crate::waitgraph::Deadlock;
 use std::time::Duration;
 
 /// Why nothing was given. Whatever it was, nothing is held for the caller, and no token was spent (a place in a rate's
@@ -91,6 +92,8 @@ pub enum AcquireError {
     /// The call would have to wait, and its thread or its owner holds something already: two that do so can wait for
     /// each other for ever. Ask for all in one demand, [extend](crate::resource::Permit::extend) the permit, or say
     /// [`Wait::while_holding`](crate::resource::Wait::while_holding).
+    /// (Inside an item this is said only where [deadlocks are not looked
+    /// for](crate::EngineConfig::enable_deadlock_detection).)
     #[error("would wait for `{kind}` while holding `{held}`, taken at {place}")]
     WouldHoldAndWait {
         /// The kind that falls short.
@@ -100,6 +103,10 @@ pub enum AcquireError {
         /// Where that was taken, as `file:line:column`.
         place: String,
     },
+    /// This item and others waited for each other, and it was this one's turn to give up. What it holds it still holds: it
+    /// should return the error, and is then tried again with the age that it has.
+    #[error(transparent)]
+    Deadlock(#[from] Box<Deadlock>),
 }
 
 /// Why a permit could not be changed or renewed. It is as it was before.

@@ -360,6 +360,13 @@ impl Holders {
         highest
     }
 
+    /// All that an attempt holds, and where it was taken.
+    pub(super) fn all_of(&self, attempt: OwnerId) -> Vec<(Demand, &'static Location<'static>)> {
+        let mut all = Vec::new();
+        self.each_of(attempt, |entry| (entry.demand, entry.place), |_, _, part| all.push(part));
+        all
+    }
+
     /// How much of a kind an attempt holds.
     pub(super) fn held_of(&self, attempt: OwnerId, kind: u16) -> u64 {
         let mut held = 0;

@@ -3,8 +3,9 @@
 //!
 //! An item that asks for more while it runs waits *inside*: it holds a worker, and maybe permits. So its place is before
 //! all that have not begun, and it takes back what was granted to a lane and is taken up by nobody
-//! ([`WaitList::revoke`]). It may wait only for kinds that come after all it holds, in the kinds' order: then those who
-//! wait inside cannot wait for each other in a circle.
+//! ([`WaitList::revoke`]). Where deadlocks are not looked for it may wait only for kinds that come after all it holds, in the
+//! kinds' order: then those who wait inside cannot wait for each other in a circle. Where they are, it may wait for
+//! anything, and enters itself in the [wait graph](crate::waitgraph) with all that it holds, locks included.
 
 use super::Demand;
 use super::acquire::Resolved;
@@ -16,11 +17,13 @@ use super::manager::{Inner, ResourceManager};
 use super::permit::Permit;
 use super::wait::Wait;
 use crate::core::lease::NEVER;
-use crate::core::waitlist::{self, Refused, WaitList};
+use crate::core::lockline::Hastened;
+use crate::core::waitlist::{self, Refused, WaitList, Waiter};
 use crate::job::Priority;
 use crate::lock::{Levelled, house};
 use crate::sync::{Arc, Parker, Unparker, thread};
 use crate::time::Timestamp;
+use crate::waitgraph::{self, Hold, Share, Sleeper, Thing};
 use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
@@ -40,6 +43,43 @@ pub(crate) struct Inside<'a> {
     pub(crate) leave: &'a dyn Fn(&Unparker),
     /// Whether it shall.
     pub(crate) stop: &'a dyn Fn(&waitlist::Demand) -> Option<AcquireError>,
+    /// Enters it in the wait graph; `None`: deadlocks are not looked for.
+    pub(crate) graph: Option<&'a EnterGraph<'a>>,
+}
+
+/// Enters who waits for this.
+pub(crate) type EnterGraph<'a> =
+    dyn Fn(Vec<(Arc<dyn Thing>, Share)>, &Parker) -> waitgraph::Seat<'static> + 'a;
+
+/// One kind, as a thing to wait for.
+struct Units {
+    inner: Arc<Inner>,
+    kind: u16,
+}
+
+impl Thing for Units {
+    fn number(&self) -> usize {
+        self.inner.list.word(self.kind).map_or(0, |word| std::ptr::from_ref(word).addr())
+    }
+
+    fn label(&self) -> String {
+        format!("`{}`", self.inner.kind(self.kind))
+    }
+
+    fn queue(&self, now: u64) -> Vec<Unparker> {
+        self.inner.list.queue(now)
+    }
+
+    fn hasten(&self, who: &Sleeper, now: u64, wake: &mut dyn FnMut(&Waiter)) -> Hastened {
+        match self.inner.list.hasten(&who.thread, now, &mut |waiter| wake(waiter)) {
+            true => Hastened::First,
+            false => Hastened::Nobody,
+        }
+    }
+
+    fn tell(&self, waiter: &Waiter) {
+        self.inner.tell(waiter);
+    }
 }
 
 /// A sleeper that is told when it shall stop; not any more when this is dropped.
@@ -80,7 +120,7 @@ impl fmt::Debug for Inside<'_> {
 }
 
 impl Inner {
-    /// The number above all that is held; an error if the demand does not come after it.
+    /// The number above all that is held; an error if the demand must come after it, and does not.
     pub(super) fn in_order(
         &self,
         want: &Resolved<'_>,
@@ -90,7 +130,7 @@ impl Inner {
         let taken = self.holders.highest_of(inside.attempt);
         let above = taken.map_or(0, |(kind, _)| kind + 1).max(inside.above);
         match want.needs.parts().next() {
-            Some((first, _)) if first < above => {
+            Some((first, _)) if first < above && inside.graph.is_none() => {
                 let here = taken.filter(|(kind, _)| kind + 1 == above);
                 let place =
                     here.map_or_else(|| "what its batch needs".to_owned(), |(_, place)| place.to_string());
@@ -101,7 +141,45 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// A demand, as who waits for it in this class needs it in the wait graph.
+    pub(super) fn wants(
+        self: &Arc<Self>,
+        d: &waitlist::Demand,
+        class: usize,
+    ) -> Vec<(Arc<dyn Thing>, Share)> {
+        let floor = |kind| self.list.word(kind).map_or(0, |word| word.floor(class));
+        let part = |(kind, n)| {
+            let limit = self.list.limit(kind).saturating_sub(floor(kind));
+            (self.thing(kind), Share::Units { n, limit })
+        };
+        d.parts().map(part).collect()
+    }
+
+    fn thing(self: &Arc<Self>, kind: u16) -> Arc<dyn Thing> {
+        Arc::new(Units { inner: Arc::clone(self), kind })
+    }
+}
+
 impl ResourceManager {
+    /// What an attempt holds, as it counts in the wait graph: from the manager, and what its batch `needs`.
+    pub(crate) fn holds_of(&self, attempt: OwnerId, needs: &waitlist::Demand) -> Vec<Hold> {
+        let inner = &self.inner;
+        let mut holds = Vec::new();
+        let mut add = |demand: &waitlist::Demand, at| {
+            holds.extend(demand.parts().map(|(kind, n)| Hold {
+                thing: inner.thing(kind),
+                share: Share::Units { n, limit: inner.list.limit(kind) },
+                at,
+            }));
+        };
+        add(needs, None);
+        for (demand, place) in inner.holders.all_of(attempt) {
+            add(&demand, Some(place));
+        }
+        holds
+    }
+
     /// The list that all kinds wait in, hidden ones included.
     pub(crate) fn list(&self) -> &WaitList {
         &self.inner.list

@@ -58,6 +58,8 @@ pub struct KindStats {
     pub timed_out: u64,
     /// Calls that were cancelled.
     pub cancelled: u64,
+    /// Items that gave up in a deadlock over it.
+    pub deadlocks: u64,
     /// Calls that no waiting helped: closed, or above the limit.
     pub refused: u64,
     /// Permits whose lease came to its end, and permits of owners that were gone.

@@ -1,6 +1,7 @@
 //! The engine at one moment.
 
 use crate::limit::LimiterStats;
+use crate::lock::LockStats;
 use crate::meter::{Percentiles, seconds};
 use crate::resource::KindStats;
 use crate::stats::{BatchStats, WorkerStats};
@@ -62,6 +63,8 @@ pub struct Stats {
     /// The engine's rates, by name. What they count themselves, those count that were built to
     /// ([`EngineBuilder::limiter`](crate::EngineBuilder::limiter)).
     pub rates: BTreeMap<String, LimiterStats>,
+    /// The engine's [named locks](crate::Engine::locks), all together.
+    pub locks: LockStats,
 }
 
 impl Stats {
@@ -130,6 +133,9 @@ impl fmt::Display for Stats {
         if !self.resources.is_empty() {
             write!(f, "\n\n{}", KindStats::HEAD)?;
             self.resources.iter().try_for_each(|kind| write!(f, "\n{kind}"))?;
+        }
+        if self.locks.waits > 0 {
+            write!(f, "\n\nnamed locks: {}", self.locks)?;
         }
         Ok(())
     }

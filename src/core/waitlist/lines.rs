@@ -14,7 +14,7 @@ use super::{NodeState, Refused, Waiter};
 use crate::core::lockword::Mode;
 use crate::core::permits::CLASSES;
 use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use crate::sync::{UnsafeCell, model_const, ordering};
+use crate::sync::{Unparker, UnsafeCell, model_const, ordering};
 use std::fmt;
 use std::marker::PhantomPinned;
 use std::ptr;
@@ -48,7 +48,7 @@ pub enum Claim {
 
 impl Claim {
     /// The priority class whose reserves apply.
-    pub(in crate::core) fn class(self) -> usize {
+    pub(crate) fn class(self) -> usize {
         let (Claim::Class(class) | Claim::Inside { class, .. }) = self;
         class.min(CLASSES - 1)
     }
@@ -219,6 +219,8 @@ struct Line {
 pub(in crate::core) struct Lines {
     lines: [Line; LINES],
     seq: u64,
+    /// The number of who was last put before all others, counted down.
+    first: u64,
     ageing: u64,
 }
 
@@ -234,7 +236,7 @@ impl Lines {
     model_const! {
         /// In which waiters rise by one tier for each `ageing` that they wait, in nanoseconds.
         pub(in crate::core) const fn ageing(ageing: u64) -> Self {
-            Self { lines: [Line { head: ptr::null(), tail: ptr::null() }; LINES], seq: 0, ageing }
+            Self { lines: [Line { head: ptr::null(), tail: ptr::null() }; LINES], seq: 0, first: u64::MAX, ageing }
         }
     }
 
@@ -251,6 +253,15 @@ impl Lines {
     pub(in crate::core) fn push(&mut self, seat: Seat) {
         self.seq += 1;
         seat.with(|e| e.seq = self.seq);
+        self.put_back(seat);
+    }
+
+    /// Moves a node that is in a line before all others, those that were moved so before among them.
+    pub(in crate::core) fn put_first(&mut self, seat: Seat) {
+        self.unlink(seat);
+        self.first -= 1;
+        // Higher than any kind: nobody holds that.
+        seat.with(|e| (e.above, e.seq) = (Some(u16::MAX), self.first));
         self.put_back(seat);
     }
 
@@ -305,6 +316,19 @@ impl Lines {
     /// The nodes in the order of their claims. The node that was returned last may be unlinked, no other.
     pub(in crate::core) fn walk(&self, now: u64) -> Walk {
         Walk { heads: self.lines.map(|line| Self::seat(line.head)), now, ageing: self.ageing }
+    }
+
+    /// The threads among them, in that order.
+    pub(in crate::core) fn threads(&self, now: u64) -> Vec<Unparker> {
+        let mut walk = self.walk(now);
+        let mut threads = Vec::new();
+        while let Some(seat) = walk.next() {
+            threads.extend(seat.with(|e| match &e.waiter {
+                Some(Waiter::Thread(thread)) => Some(thread.clone()),
+                _ => None,
+            }));
+        }
+        threads
     }
 
     /// When, after `now`, the order of the heads may change next for the ageing of others than the node with this number.

@@ -1,0 +1,473 @@
+//! [`Session`]: who holds named locks, and how it waits for more.
+//!
+//! A session waits for one lock at a time. It queues in that lock's line; if it has to sleep there, it enters itself in the
+//! [wait graph](crate::waitgraph) with what it holds, and leaves it before that changes.
+
+use super::error::LockError;
+use super::manager::{Deadlocks, Inner, LockName, Name};
+use super::named::NamedGuard;
+use super::rwlock::{Ask, unpark};
+use super::stats::End;
+use super::wait::LockWait;
+use crate::core::lockline::Left;
+use crate::core::lockword::{Miss, Mode};
+use crate::job::Priority;
+use crate::sync::{Arc, Parker, Unparker, with_parker};
+use crate::time::Timestamp;
+use crate::waitgraph::{self, Hold, Share, Sleeper, Thing, WaitGraph};
+use std::borrow::Borrow;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::hash::Hash;
+use std::panic::Location;
+
+/// One who holds locks of a [`LockManager`](super::LockManager): a job, which may go from thread to thread. What it holds
+/// comes back when it is dropped.
+///
+/// It waits for one lock at a time, so it is not shared by threads.
+pub struct Session<K> {
+    pub(super) inner: Arc<Inner<K>>,
+    number: u32,
+    ticket: u64,
+    name: Arc<str>,
+    priority: Priority,
+    /// It is what a thread holds, whatever that works at: see [`threads`](super::threads).
+    of_thread: bool,
+    held: RefCell<Vec<Held<K>>>,
+    ids: Cell<u64>,
+}
+
+/// What a session holds.
+pub(super) struct Held<K> {
+    name: Arc<Name<K>>,
+    pub(super) mode: Mode,
+    place: &'static Location<'static>,
+    id: u64,
+    /// When it was taken, if somebody asks for that.
+    since: Timestamp,
+}
+
+impl<K> fmt::Debug for Session<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("name", &self.who())
+            .field("holds", &self.held.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<K> Session<K> {
+    fn who(&self) -> Arc<str> {
+        if self.name.is_empty() { format!("session {}", self.ticket).into() } else { Arc::clone(&self.name) }
+    }
+
+    fn give_back(&self, held: &Held<K>) {
+        if self.inner.times_holds() {
+            self.inner.held_for(self.inner.clock.now() - held.since);
+        }
+        held.name.raw.leave(held.mode, false, || self.inner.clock.now().as_nanos(), &mut unpark);
+    }
+
+    pub(super) fn release(&self, id: u64) {
+        let mut all = self.held.borrow_mut();
+        let Some(at) = all.iter().rposition(|held| held.id == id) else { return };
+        let held = all.remove(at);
+        drop(all);
+        self.give_back(&held);
+    }
+
+    /// Gives all back that it holds, [kept](NamedGuard::keep) locks among it.
+    pub fn release_all(&mut self) {
+        for held in self.held.take() {
+            self.give_back(&held);
+        }
+    }
+
+    /// How it is held.
+    pub(super) fn mode(&self, id: u64) -> Mode {
+        let all = self.held.borrow();
+        all.iter().find(|held| held.id == id).map_or(Mode::Shared, |held| held.mode)
+    }
+
+    pub(super) fn downgrade(&self, id: u64, to: Mode) {
+        let mut all = self.held.borrow_mut();
+        let Some(held) = all.iter_mut().find(|held| held.id == id && held.mode > to) else { return };
+        let from = std::mem::replace(&mut held.mode, to);
+        let name = Arc::clone(&held.name);
+        drop(all);
+        name.raw.weaken(from, to, || self.inner.clock.now().as_nanos(), &mut unpark);
+    }
+
+    /// Whether it holds nothing, and its manager is gone but for it.
+    pub(super) fn is_left_over(&self) -> bool {
+        self.held.borrow().is_empty() && Arc::strong_count(&self.inner) == 1
+    }
+}
+
+impl<K> Drop for Session<K> {
+    fn drop(&mut self) {
+        self.release_all();
+        self.inner.free_number(self.number);
+    }
+}
+
+impl<K: LockName> Session<K> {
+    pub(super) fn new(inner: &Arc<Inner<K>>, name: Arc<str>, priority: Priority, ticket: u64) -> Self {
+        Session {
+            number: inner.new_number(),
+            ticket,
+            inner: Arc::clone(inner),
+            name,
+            priority,
+            of_thread: false,
+            held: RefCell::default(),
+            ids: Cell::new(0),
+        }
+    }
+
+    /// What a thread holds.
+    pub(super) fn of_thread(inner: &Arc<Inner<K>>) -> Self {
+        let mut session = Self::new(inner, Arc::from(""), Priority::Normal, WaitGraph::ticket());
+        session.of_thread = true;
+        session
+    }
+
+    /// Takes the lock of this name, waiting as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Deadlock`]: it and others would wait for each other; [`LockError::Recursive`]: this session holds the lock
+    /// already, in a way that it would wait for; too many readers.
+    #[track_caller]
+    pub fn lock<Q>(&self, name: &Q, mode: Mode) -> Result<NamedGuard<'_, K>, LockError>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let id = self.take(name, mode, Ask::Wait, None, Location::caller())?;
+        Ok(NamedGuard::new(self, id))
+    }
+
+    /// Takes it if that needs no waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::WouldBlock`], and as [`lock`](Self::lock).
+    #[track_caller]
+    pub fn try_lock<Q>(&self, name: &Q, mode: Mode) -> Result<NamedGuard<'_, K>, LockError>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let id = self.take(name, mode, Ask::Now, None, Location::caller())?;
+        Ok(NamedGuard::new(self, id))
+    }
+
+    /// Takes it, waiting as `wait` says. The priority of the session counts where `wait` has none above it.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::TimedOut`], [`LockError::Cancelled`], and as [`lock`](Self::lock).
+    #[track_caller]
+    pub fn lock_with<Q>(&self, name: &Q, mode: Mode, wait: &LockWait) -> Result<NamedGuard<'_, K>, LockError>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let id = self.take(name, mode, Ask::With(wait), None, Location::caller())?;
+        Ok(NamedGuard::new(self, id))
+    }
+
+    /// `by`: in whose name, where that is not the session's own.
+    pub(super) fn take<Q>(
+        &self,
+        name: &Q,
+        mode: Mode,
+        ask: Ask<'_>,
+        by: Option<&By<'_>>,
+        place: &'static Location<'static>,
+    ) -> Result<u64, LockError>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let name = self.inner.name(name);
+        if let Err(miss) = name.raw.word().try_enter(mode, self.class(ask, by), self.number) {
+            self.take_slowly(&name, mode, miss, ask, by, place)?;
+        }
+        if mode == Mode::Exclusive {
+            name.count();
+        }
+        let since = if self.inner.times_holds() { self.inner.clock.now() } else { Timestamp::ZERO };
+        let id = self.ids.get() + 1;
+        self.ids.set(id);
+        self.held.borrow_mut().push(Held { name, mode, place, id, since });
+        Ok(id)
+    }
+
+    fn class(&self, ask: Ask<'_>, by: Option<&By<'_>>) -> usize {
+        let own = by.map_or(self.priority.class(), |by| by.class);
+        match ask {
+            Ask::With(wait) => wait.priority.class().max(own),
+            _ => own,
+        }
+    }
+
+    fn holds(&self, name: &Arc<Name<K>>) -> Option<(Mode, &'static Location<'static>)> {
+        let all = self.held.borrow();
+        let same = all.iter().filter(|held| Arc::ptr_eq(&held.name, name));
+        same.max_by_key(|held| held.mode).map(|held| (held.mode, held.place))
+    }
+
+    #[cold]
+    fn take_slowly(
+        &self,
+        name: &Arc<Name<K>>,
+        mode: Mode,
+        miss: Miss,
+        ask: Ask<'_>,
+        by: Option<&By<'_>>,
+        place: &'static Location<'static>,
+    ) -> Result<(), LockError> {
+        if let Some((held, place)) = self.holds(name) {
+            return match mode {
+                Mode::Shared if held != Mode::Exclusive => {
+                    name.raw.word().share_again().map_err(|_| LockError::TooManyReaders)
+                }
+                _ => Err(LockError::Recursive { held, wanted: mode, place }),
+            };
+        }
+        if miss == Miss::Full {
+            return Err(LockError::TooManyReaders);
+        }
+        if matches!(ask, Ask::Now) {
+            return Err(LockError::WouldBlock);
+        }
+        let class = self.class(ask, by);
+        self.wait(name, mode, ask, by, place, |parker, now, park| {
+            name.raw.enter(mode, class, self.number, now, (parker, park), &mut unpark)
+        })
+    }
+
+    pub(super) fn upgrade(
+        &self,
+        id: u64,
+        ask: Ask<'_>,
+        by: Option<&By<'_>>,
+        place: &'static Location<'static>,
+    ) -> Result<(), LockError> {
+        let find = |all: &[Held<K>]| all.iter().position(|held| held.id == id);
+        let (name, mode) = {
+            let all = self.held.borrow();
+            let Some(at) = find(&all) else { return Ok(()) };
+            (Arc::clone(&all[at].name), all[at].mode)
+        };
+        let shares = |held: &Held<K>| Arc::ptr_eq(&held.name, &name) && held.mode == Mode::Shared;
+        let shared = self.held.borrow().iter().find(|held| shares(held)).map(|held| (held.mode, held.place));
+        match mode {
+            Mode::Exclusive => return Ok(()),
+            Mode::Upgradable if name.raw.word().try_upgrade() => {}
+            // It would wait for itself.
+            _ if shared.is_some() => {
+                let (held, place) = shared.unwrap_or((mode, place));
+                return Err(LockError::Recursive { held, wanted: Mode::Exclusive, place });
+            }
+            _ if matches!(ask, Ask::Now) => return Err(LockError::WouldBlock),
+            _ => {
+                self.wait(&name, Mode::Exclusive, ask, by, place, |parker, now, park| {
+                    name.raw.upgrade(now, parker, park, &mut unpark)
+                })?;
+            }
+        }
+        name.count();
+        let mut all = self.held.borrow_mut();
+        if let Some(at) = find(&all) {
+            (all[at].mode, all[at].place) = (Mode::Exclusive, place);
+        }
+        Ok(())
+    }
+
+    /// Sleeps in what `enter` queues for, entered in the graph.
+    fn wait(
+        &self,
+        name: &Arc<Name<K>>,
+        mode: Mode,
+        ask: Ask<'_>,
+        by: Option<&By<'_>>,
+        place: &'static Location<'static>,
+        enter: impl FnOnce(&Parker, &dyn Fn() -> u64, &mut dyn FnMut(&Parker) -> bool) -> Result<(), Left>,
+    ) -> Result<(), LockError> {
+        let inner = &*self.inner;
+        let (deadline, cancel) = match ask {
+            Ask::With(wait) => (wait.deadline, wait.cancel.as_ref()),
+            Ask::By(deadline) => (Some(deadline), None),
+            Ask::Wait | Ask::Now => (None, None),
+        };
+        let clock = &inner.clock;
+        let since = clock.now();
+        let until = deadline.and_then(|deadline| deadline.on(clock));
+        // Nobody has number 0, so nobody could be told apart by it.
+        let detects = inner.deadlocks == Deadlocks::Detect && self.number != 0;
+        let (mut stopped, mut slept) = (None, false);
+        let (outcome, verdict) = with_parker(|parker| {
+            // Entered before the first look at what ends the wait, so that one of the two sees the other.
+            let _cancel = cancel.map(|cancel| cancel.enter(parker.unparker()));
+            let item = by.and_then(|by| by.item).map(|item| Entered::new(item, parker));
+            let mut seat = None;
+            let outcome = enter(parker, &|| clock.now().as_nanos(), &mut |parker| {
+                slept = true;
+                if cancel.is_some_and(|cancel| cancel.is_cancelled()) {
+                    stopped = Some(LockError::Cancelled);
+                    return false;
+                }
+                let beat = match item.as_ref().map_or(Ok(None), Entered::look) {
+                    Ok(beat) => beat,
+                    Err(stop) => {
+                        stopped = Some(stop);
+                        return false;
+                    }
+                };
+                if detects {
+                    let seat = seat.get_or_insert_with(|| self.enter_graph(name, mode, by, place, parker));
+                    if seat.is_victim() {
+                        return false;
+                    }
+                }
+                let look_at = seat.as_ref().and_then(waitgraph::Seat::look_at);
+                if !clock.park(parker, [until, look_at, beat].into_iter().flatten().min()) {
+                    let now = clock.now();
+                    if until.is_some_and(|until| now >= until) {
+                        return false;
+                    }
+                    if let Some(seat) = &mut seat {
+                        seat.look_in_time(now);
+                    }
+                }
+                true
+            });
+            // Before anything that it holds changes.
+            (outcome, seat.and_then(waitgraph::Seat::leave))
+        });
+        let waited = clock.now() - since;
+        let ended = match (outcome, stopped, verdict) {
+            (Ok(()), ..) => Ok(()),
+            (Err(Left::Full), ..) => return Err(LockError::TooManyReaders),
+            (Err(Left::GaveUp), Some(stop), _) => Err(stop),
+            (Err(Left::GaveUp), None, Some(deadlock)) => Err(LockError::Deadlock(deadlock)),
+            (Err(Left::GaveUp), None, None) => Err(LockError::TimedOut { waited }),
+        };
+        if slept {
+            inner.book.waited(
+                waited,
+                match &ended {
+                    Ok(()) => End::Entered,
+                    Err(LockError::TimedOut { .. }) => End::TimedOut,
+                    Err(LockError::Deadlock(_)) => End::Deadlock,
+                    Err(_) => End::Cancelled,
+                },
+            );
+        }
+        ended
+    }
+
+    fn enter_graph(
+        &self,
+        name: &Arc<Name<K>>,
+        mode: Mode,
+        by: Option<&By<'_>>,
+        place: &'static Location<'static>,
+        parker: &Parker,
+    ) -> waitgraph::Seat<'static> {
+        let item = by.and_then(|by| by.item);
+        let runs = item.map_or_else(waitgraph::running, |item| Some(item.runs()));
+        let (mut holds, mut who, mut ticket) = (Vec::new(), self.who(), (self.ticket, 0));
+        if self.of_thread {
+            // What the thread holds is asked by the graph.
+            who = by.map_or(who, |by| Arc::clone(&by.who));
+        } else {
+            self.tell(&mut holds);
+        }
+        let mut lowest = self.priority.class();
+        if let Some(runs) = runs {
+            if self.of_thread {
+                (ticket, lowest) = (runs.ticket, runs.class);
+            }
+            holds.extend(runs.holds);
+        }
+        let thing: Arc<dyn Thing> = Arc::clone(name) as _;
+        WaitGraph::shared().enter(waitgraph::Ask {
+            who,
+            class: lowest,
+            ticket,
+            holds,
+            wants: vec![(thing, Share::Lock(mode))],
+            at: place,
+            clock: self.inner.clock.clone(),
+            sleeper: Sleeper { owner: self.number, thread: parker.unparker() },
+        })
+    }
+
+    /// Tells what it holds.
+    pub(super) fn tell(&self, all: &mut Vec<Hold>) {
+        all.extend(self.held.borrow().iter().map(|held| Hold {
+            thing: Arc::clone(&held.name) as _,
+            share: Share::Lock(held.mode),
+            at: Some(held.place),
+        }));
+    }
+}
+
+/// In whose name a thread's session takes something.
+#[derive(Clone)]
+pub(crate) struct By<'a> {
+    pub(crate) who: Arc<str>,
+    /// In which class it waits.
+    pub(crate) class: usize,
+    /// The item that asks, where that is known.
+    pub(crate) item: Option<&'a dyn Item>,
+}
+
+/// An item that runs, as who waits in it needs it.
+pub(crate) trait Item {
+    /// Wakes this thread when the item shall stop; told once.
+    fn enter(&self, me: &Unparker);
+
+    /// Not any more.
+    fn leave(&self, me: &Unparker);
+
+    /// Whether it shall; and when it is to be asked again at the latest. Who was woken has been taken out, and enters anew
+    /// before it is asked.
+    ///
+    /// # Errors
+    ///
+    /// What the wait ends with.
+    fn look(&self) -> Result<Option<Timestamp>, LockError>;
+
+    /// What it is in the wait graph.
+    fn runs(&self) -> waitgraph::Running;
+}
+
+/// A sleeper that is told when it shall stop; not any more when this is dropped.
+struct Entered<'a> {
+    item: &'a dyn Item,
+    me: Unparker,
+}
+
+impl<'a> Entered<'a> {
+    fn new(item: &'a dyn Item, parker: &Parker) -> Self {
+        let me = parker.unparker();
+        item.enter(&me);
+        Entered { item, me }
+    }
+
+    fn look(&self) -> Result<Option<Timestamp>, LockError> {
+        self.item.enter(&self.me);
+        self.item.look()
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.item.leave(&self.me);
+    }
+}

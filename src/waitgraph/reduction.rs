@@ -1,0 +1,466 @@
+//! Who waits for ever, of those who wait: pure decisions, on what each of them holds and wants.
+//!
+//! It is a graph reduction (Holt, 1972): whoever runs may go on and give back all it holds; so may a blocked one whose wish
+//! can be met once those who can go on have given back what they hold; those that are left wait for each other for ever. For
+//! locks, that is the same as a cycle in the graph of waits; for counted units a cycle is not enough.
+//!
+//! Only who is blocked is known here, with all it holds; what a running owner holds is of no interest, for it may give it
+//! back. Edges are derived when somebody looks, and never stored.
+//!
+//! *Hard and soft.* A wish may be held up by the order of a queue alone: behind one who waits for something else to end. That
+//! is a soft edge. Who is stuck by soft edges only needs no victim: it is let past the queue.
+//!
+//! *Victims.* Of the owners of one circle the one of the lowest class, among equals the one with the youngest ticket.
+//! It counts as running from then on, and the reduction is done again, until nobody is left. Then those of them are let
+//! off, the most urgent first, without whom the others suffice: so no victim is one too many.
+
+use super::report::Share;
+use crate::core::lockword::Mode;
+
+/// A lock, or a kind of units, by its number.
+pub(super) type Number = usize;
+
+/// Who is older: by the first part, then by the second.
+pub(crate) type Ticket = (u64, u64);
+
+/// One who is blocked.
+#[derive(Clone, Debug)]
+pub(super) struct Blocked {
+    /// For reports and verdicts.
+    pub(super) owner: u64,
+    /// 0 for the lowest.
+    pub(super) class: usize,
+    /// The higher, the younger.
+    pub(super) ticket: Ticket,
+    pub(super) holds: Vec<(Number, Share)>,
+    /// All of it at a time.
+    pub(super) wants: Vec<(Number, Share)>,
+    /// Its place in the queue for what it wants, the lower, the sooner. Who upgrades stands in none.
+    pub(super) place: usize,
+}
+
+/// Why somebody cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Edge {
+    /// Who waits.
+    pub(super) from: usize,
+    /// For which of its wishes.
+    pub(super) wish: usize,
+    /// For whom: itself, where it wants more units than there are beside its own.
+    pub(super) to: usize,
+}
+
+impl Blocked {
+    /// It holds what it wants more of.
+    pub(super) fn upgrades(&self, thing: Number) -> bool {
+        self.holds.iter().any(|(held, share)| *held == thing && matches!(share, Share::Lock(_)))
+    }
+
+    fn units_of(&self, thing: Number) -> u64 {
+        let units = |(held, share): &(Number, Share)| match share {
+            Share::Units { n, .. } if *held == thing => *n,
+            _ => 0,
+        };
+        self.holds.iter().map(units).fold(0, u64::saturating_add)
+    }
+}
+
+/// Whether two may not hold a lock so at a time.
+fn conflict(a: Mode, b: Mode) -> bool {
+    match (a, b) {
+        (Mode::Shared, other) | (other, Mode::Shared) => other == Mode::Exclusive,
+        _ => true,
+    }
+}
+
+/// Which of them will never go on, by hard edges, and with `soft` by the order of the queues as well. Those who are
+/// `spared` go on in any case.
+pub(super) fn stuck(all: &[Blocked], soft: bool, spared: &[usize]) -> Vec<bool> {
+    let mut left = vec![true; all.len()];
+    spared.iter().for_each(|at| left[*at] = false);
+    while let Some(next) = (0..all.len()).find(|at| left[*at] && edge(all, &left, *at, soft).is_none()) {
+        left[next] = false;
+    }
+    left
+}
+
+/// For whom of those `left` this one waits; `None`: with what the others give back it can go on.
+fn edge(all: &[Blocked], left: &[bool], at: usize, soft: bool) -> Option<Edge> {
+    let wishes = 0..all[at].wants.len();
+    wishes.into_iter().find_map(|wish| {
+        let to = held_up_by(all, left, at, wish, soft)?;
+        Some(Edge { from: at, wish, to })
+    })
+}
+
+fn held_up_by(all: &[Blocked], left: &[bool], at: usize, wish: usize, soft: bool) -> Option<usize> {
+    let me = &all[at];
+    let (thing, wanted) = me.wants[wish];
+    let others = || (0..all.len()).filter(|other| *other != at && left[*other]);
+    let hard = match wanted {
+        Share::Lock(mode) => others().find(|other| {
+            let conflicts = |share: &Share| matches!(share, Share::Lock(held) if conflict(*held, mode));
+            all[*other].holds.iter().any(|(held, share)| *held == thing && conflicts(share))
+        }),
+        Share::Units { n, limit } => {
+            let mine = me.units_of(thing);
+            let held = others().map(|other| all[other].units_of(thing)).fold(mine, u64::saturating_add);
+            // Who holds most, for whoever gives up shall help; itself, if nobody else does.
+            let most = || others().filter(|other| all[*other].units_of(thing) > 0);
+            let most = || most().max_by_key(|other| all[*other].units_of(thing));
+            (held.saturating_add(n) > limit).then(|| most().or((mine > 0).then_some(at))).flatten()
+        }
+    };
+    hard.or_else(|| others().find(|other| soft && is_before(&all[*other], me, thing)))
+}
+
+/// Whether `other` stands before `me` in the queue for this thing, and has to be served first. Who upgrades stands in no
+/// queue, and before all.
+fn is_before(other: &Blocked, me: &Blocked, thing: Number) -> bool {
+    let share_of = |one: &Blocked| one.wants.iter().find(|(wanted, _)| *wanted == thing).map(|wish| wish.1);
+    let (Some(theirs), Some(mine)) = (share_of(other), share_of(me)) else { return false };
+    if me.upgrades(thing) || !(other.place < me.place || other.upgrades(thing)) {
+        return false;
+    }
+    match (theirs, mine) {
+        (Share::Lock(theirs), Share::Lock(mine)) => conflict(theirs, mine),
+        _ => true,
+    }
+}
+
+/// A circle among those `left`: each waits for the next, the last for the first.
+pub(super) fn circle(all: &[Blocked], left: &[bool]) -> Vec<Edge> {
+    let Some(mut at) = left.iter().position(|left| *left) else { return Vec::new() };
+    let mut way: Vec<Edge> = Vec::new();
+    loop {
+        if let Some(first) = way.iter().position(|seen| seen.from == at) {
+            return way.split_off(first);
+        }
+        let Some(edge) = edge(all, left, at, false) else { return Vec::new() };
+        way.push(edge);
+        at = edge.to;
+    }
+}
+
+/// Who is to give up, so that nobody is stuck any more, and of which circle.
+pub(super) fn victims(all: &[Blocked]) -> Vec<(usize, Vec<Edge>)> {
+    let rank = |at: usize| (all[at].class, std::cmp::Reverse(all[at].ticket));
+    let mut victims: Vec<(usize, Vec<Edge>)> = Vec::new();
+    let names = |victims: &[(usize, Vec<Edge>)]| victims.iter().map(|victim| victim.0).collect::<Vec<_>>();
+    loop {
+        let left = stuck(all, false, &names(&victims));
+        let circle = circle(all, &left);
+        let Some(victim) = circle.iter().map(|edge| edge.from).min_by_key(|at| rank(*at)) else { break };
+        victims.push((victim, circle));
+    }
+    // The most urgent first.
+    victims.sort_by_key(|victim| std::cmp::Reverse(rank(victim.0)));
+    let mut at = 0;
+    while at < victims.len() {
+        let mut others = names(&victims);
+        others.remove(at);
+        if stuck(all, false, &others).contains(&true) {
+            at += 1;
+        } else {
+            victims.remove(at);
+        }
+    }
+    victims
+}
+
+/// Whom to let past its queue: of those stuck by the order of queues alone one that no other of them holds up otherwise, and
+/// that has not been `tried`.
+pub(super) fn to_hasten(all: &[Blocked], left: &[bool], tried: &[u64]) -> Option<usize> {
+    let by_order = |at: usize| left[at] && edge(all, left, at, false).is_none();
+    (0..all.len()).find(|at| by_order(*at) && !tried.contains(&all[*at].owner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    const MODES: [Mode; 3] = [Mode::Shared, Mode::Upgradable, Mode::Exclusive];
+    const MOST_LOCKS: usize = 3;
+    /// The thing after the locks.
+    const UNITS: Number = MOST_LOCKS;
+    const LIMIT: u64 = 2;
+
+    /// What somebody wants: a lock in a mode, or so many units.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    enum Wish {
+        Lock(usize, Mode),
+        Units(u64),
+    }
+
+    /// What somebody holds of each lock, and how many units; and what it wants.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    struct Owner {
+        locks: [Option<Mode>; MOST_LOCKS],
+        units: u64,
+        wants: Option<Wish>,
+    }
+
+    /// All that one owner can hold, at most so many things, and want, over so many locks.
+    fn owners(locks_there: usize, most_held: usize) -> Vec<Owner> {
+        let ways: Vec<Option<Mode>> = std::iter::once(None).chain(MODES.map(Some)).collect();
+        let mut all = Vec::new();
+        for code in 0..ways.len().pow(locks_there as u32) {
+            let mut locks = [None; MOST_LOCKS];
+            let mut rest = code;
+            for lock in &mut locks[..locks_there] {
+                *lock = ways[rest % ways.len()];
+                rest /= ways.len();
+            }
+            for units in 0..=1 {
+                if locks.iter().flatten().count() + units as usize > most_held {
+                    continue;
+                }
+                let mut wishes = vec![Wish::Units(1), Wish::Units(2)];
+                for (lock, held) in locks.iter().enumerate().take(locks_there) {
+                    match held {
+                        None => wishes.extend(MODES.map(|mode| Wish::Lock(lock, mode))),
+                        // An upgrade.
+                        Some(Mode::Upgradable) => wishes.push(Wish::Lock(lock, Mode::Exclusive)),
+                        Some(_) => {}
+                    }
+                }
+                all.extend(wishes.into_iter().map(|wish| Owner { locks, units, wants: Some(wish) }));
+            }
+        }
+        all
+    }
+
+    fn fits(state: &[Owner], at: usize, wish: Wish) -> bool {
+        match wish {
+            Wish::Units(n) => state.iter().map(|owner| owner.units).sum::<u64>() + n <= LIMIT,
+            Wish::Lock(lock, mode) => {
+                let mut others = state.iter().enumerate().filter(|(other, _)| *other != at);
+                others.all(|(_, owner)| owner.locks[lock].is_none_or(|held| !conflict(held, mode)))
+            }
+        }
+    }
+
+    fn is_blocked(state: &[Owner], at: usize) -> bool {
+        state[at].wants.is_some_and(|wish| !fits(state, at, wish))
+    }
+
+    fn is_possible(state: &[Owner]) -> bool {
+        let units: u64 = state.iter().map(|owner| owner.units).sum();
+        let is_held = |at: usize, lock: usize| {
+            state[at].locks[lock].is_none_or(|mode| fits(state, at, Wish::Lock(lock, mode)))
+        };
+        units <= LIMIT && (0..state.len()).all(|at| (0..MOST_LOCKS).all(|lock| is_held(at, lock)))
+    }
+
+    /// By trying everything: who can get to the end in some course of events. Units that were wanted are held from then on.
+    fn can_end(state: &[Owner]) -> Vec<bool> {
+        let mut ends = vec![false; state.len()];
+        let mut seen = HashSet::from([state.to_vec()]);
+        let mut to_do = vec![state.to_vec()];
+        while let Some(state) = to_do.pop() {
+            for at in 0..state.len() {
+                let mut next = state.clone();
+                match state[at].wants {
+                    Some(wish) if fits(&state, at, wish) => {
+                        next[at].wants = None;
+                        match wish {
+                            Wish::Lock(lock, mode) => next[at].locks[lock] = Some(mode),
+                            Wish::Units(n) => next[at].units += n,
+                        }
+                    }
+                    Some(_) => continue,
+                    None => {
+                        ends[at] = true;
+                        next[at] = Owner { locks: [None; MOST_LOCKS], units: 0, wants: None };
+                    }
+                }
+                if seen.insert(next.clone()) {
+                    to_do.push(next);
+                }
+            }
+        }
+        ends
+    }
+
+    fn blocked(owner: usize, of: &Owner) -> Blocked {
+        let held = |lock: usize| of.locks[lock].map(|mode| (lock, Share::Lock(mode)));
+        let mut holds: Vec<_> = (0..MOST_LOCKS).filter_map(held).collect();
+        holds.extend((of.units > 0).then_some((UNITS, Share::Units { n: of.units, limit: LIMIT })));
+        let wants = match of.wants {
+            Some(Wish::Units(n)) => vec![(UNITS, Share::Units { n, limit: LIMIT })],
+            Some(Wish::Lock(lock, mode)) => vec![(lock, Share::Lock(mode))],
+            None => Vec::new(),
+        };
+        let age = owner as u64;
+        Blocked { owner: age, class: 0, ticket: (0, age), holds, wants, place: owner }
+    }
+
+    /// Who upgrades, and so keeps newcomers out.
+    fn drains(state: &[Owner], lock: usize) -> bool {
+        let upgrade = Some(Wish::Lock(lock, Mode::Exclusive));
+        state.iter().any(|owner| owner.wants == upgrade && owner.locks[lock].is_some())
+    }
+
+    /// What is true of the queues, whoever decides: who may enter now. An upgrade that waits keeps all others out; who
+    /// stands before with a wish that does not go with it holds back the rest.
+    fn may_enter(state: &[Owner], queue: &[usize], place: usize) -> bool {
+        let at = queue[place];
+        let Some(wish) = state[at].wants else { return true };
+        if !fits(state, at, wish) {
+            return false;
+        }
+        match wish {
+            Wish::Lock(lock, _) if state[at].locks[lock].is_some() => return true,
+            Wish::Lock(lock, _) if drains(state, lock) => return false,
+            _ => {}
+        }
+        queue[..place].iter().all(|who| match (state[*who].wants, wish) {
+            (Some(Wish::Lock(lock, mode)), Wish::Lock(mine, my_mode)) => {
+                lock != mine || !conflict(mode, my_mode)
+            }
+            (Some(Wish::Units(_)), Wish::Units(_)) => false,
+            _ => true,
+        })
+    }
+
+    /// Runs it by the rules of the queues; who cannot go on is hastened when the detector says so. True: all have ended.
+    fn runs_out(mut state: Vec<Owner>) -> bool {
+        const ENDED: Owner = Owner { locks: [None; MOST_LOCKS], units: 0, wants: None };
+        let lives = |at: &usize| state[*at].wants.is_some();
+        let mut queue: Vec<usize> = (0..state.len()).filter(lives).collect();
+        loop {
+            // Who has entered gives all back some time.
+            if let Some(place) = (0..queue.len()).find(|place| may_enter(&state, &queue, *place)) {
+                state[queue.remove(place)] = ENDED;
+                continue;
+            }
+            if queue.is_empty() {
+                return true;
+            }
+            let waits = |(place, at): (usize, &usize)| Blocked { place, ..blocked(*at, &state[*at]) };
+            let all: Vec<Blocked> = queue.iter().enumerate().map(waits).collect();
+            let Some(place) = to_hasten(&all, &stuck(&all, true, &[]), &[]) else { return false };
+            let at = queue.remove(place);
+            match state[at].wants {
+                // One more of those whom the upgrade waits for.
+                Some(Wish::Lock(lock, Mode::Shared)) if drains(&state, lock) => state[at] = ENDED,
+                _ if place == 0 => return false,
+                _ => queue.insert(0, at),
+            }
+        }
+    }
+
+    fn check(state: &[Owner]) {
+        let all: Vec<Blocked> = state.iter().enumerate().map(|(at, owner)| blocked(at, owner)).collect();
+        let left = stuck(&all, false, &[]);
+        let ends = can_end(state);
+        for at in 0..state.len() {
+            assert_eq!(left[at], !ends[at], "{at} of {state:?}");
+        }
+        let victims = victims(&all);
+        for (victim, circle) in &victims {
+            assert!(left[*victim], "{victim} of {state:?} could go on");
+            assert!(circle.iter().any(|edge| edge.from == *victim));
+            for (nth, edge) in circle.iter().enumerate() {
+                assert_eq!(edge.to, circle[(nth + 1) % circle.len()].from, "{state:?}");
+            }
+        }
+        let without = |spared: Option<usize>| {
+            let mut state = state.to_vec();
+            for (victim, _) in victims.iter().filter(|victim| Some(victim.0) != spared) {
+                state[*victim] = Owner { locks: [None; MOST_LOCKS], units: 0, wants: None };
+            }
+            state
+        };
+        let rest = without(None);
+        assert!(can_end(&rest).iter().all(|ends| *ends), "{state:?} needs more than {victims:?}");
+        for (victim, _) in &victims {
+            let ends = can_end(&without(Some(*victim)));
+            assert!(ends.contains(&false), "{victim} of {state:?} is one too many");
+        }
+        // The order of the queues may hold up more: that needs no victim.
+        assert!(runs_out(rest), "{state:?} stays stuck");
+    }
+
+    /// All states of so many owners, of whom the first `all_blocked` or, at the least, one is blocked; every `stride`th.
+    fn states(owners: &[Owner], many: usize, some_run: bool, stride: usize) -> usize {
+        fn go(all: &[Owner], state: &mut Vec<Owner>, from: usize, many: usize, f: &mut impl FnMut(&[Owner])) {
+            if !is_possible(state) {
+                return;
+            }
+            if state.len() == many {
+                return f(state);
+            }
+            for (next, owner) in all.iter().enumerate().skip(from) {
+                state.push(*owner);
+                go(all, state, next, many, f);
+                state.pop();
+            }
+        }
+        let (mut seen, mut checked) = (0, 0);
+        go(owners, &mut Vec::new(), 0, many, &mut |state| {
+            let mut blocked = (0..many).map(|at| is_blocked(state, at));
+            if if some_run { blocked.any(|is| is) } else { blocked.all(|is| is) } {
+                seen += 1;
+                if seen % stride == 0 {
+                    check(state);
+                    // The places in the queues go by position: the other way about, too.
+                    check(&state.iter().rev().copied().collect::<Vec<_>>());
+                    checked += 1;
+                }
+            }
+        });
+        checked
+    }
+
+    /// Whether there is time for all.
+    fn is_night() -> bool {
+        std::env::var_os("BATCHYARD_NIGHTLY").is_some()
+    }
+
+    #[test]
+    fn two_owners_and_three_locks() {
+        let checked = states(&owners(3, 4), 2, true, if is_night() { 1 } else { 3 });
+        assert!(checked > 1_000, "only {checked}");
+    }
+
+    #[test]
+    fn three_owners_and_two_locks() {
+        let checked = states(&owners(2, 3), 3, true, if is_night() { 1 } else { 17 });
+        assert!(checked > 1_000, "only {checked}");
+    }
+
+    #[test]
+    fn four_owners_that_hold_one_thing_each() {
+        let checked = states(&owners(3, 1), 4, false, if is_night() { 1 } else { 17 });
+        assert!(checked > 1_000, "only {checked}");
+    }
+
+    /// It holds one of two, and wants two.
+    #[test]
+    fn who_waits_for_its_own_units_is_a_circle() {
+        let one = |n| Owner { locks: [None; MOST_LOCKS], units: 1, wants: Some(Wish::Units(n)) };
+        let alone = [blocked(0, &one(2))];
+        assert_eq!(victims(&alone), [(0, vec![Edge { from: 0, wish: 0, to: 0 }])]);
+        check(&[one(1), one(1)]);
+        check(&[one(2), one(1)]);
+    }
+
+    /// The one of whom it takes three gives up, not two that hold one each beside it.
+    #[test]
+    fn no_victim_is_one_too_many() {
+        let units = |n| Share::Units { n, limit: 5 };
+        let one = |owner: u64, class, holds, wants| Blocked {
+            owner,
+            class,
+            ticket: (owner, 0),
+            holds: vec![(7, units(holds))],
+            wants: vec![(7, units(wants))],
+            place: 0,
+        };
+        let all = [one(0, 1, 1, 3), one(1, 1, 1, 1), one(2, 1, 3, 1)];
+        let victims: Vec<usize> = victims(&all).into_iter().map(|victim| victim.0).collect();
+        assert_eq!(victims, [2]);
+    }
+}

@@ -1,0 +1,458 @@
+//! Items that wait for each other's locks and permits: `Context::lock`, `Context::acquire`, the process's own locks.
+
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
+
+mod support;
+
+use batchyard::lock::{LockError, LockWait, Mode, Share};
+use batchyard::resource::AcquireError;
+use batchyard::*;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Barrier, Mutex};
+use support::*;
+
+const X: Mode = Mode::Exclusive;
+const ONCE: Retry = Retry::none();
+
+fn engine(workers: usize) -> EngineBuilder {
+    Engine::builder().workers(workers).in_memory()
+}
+
+/// Two items meet when each has what the other will want, in the first try of both.
+#[derive(Clone)]
+struct Meeting(Arc<Barrier>);
+
+impl Meeting {
+    fn of(n: usize) -> Self {
+        Meeting(Arc::new(Barrier::new(n)))
+    }
+
+    fn meet(&self, ctx: &Context) {
+        if ctx.deferrals() == 0 {
+            self.0.wait();
+        }
+    }
+}
+
+/// What the items gave up, by their positions.
+type Victims = Arc<Mutex<Vec<(u64, String)>>>;
+
+fn note<E: std::error::Error>(victims: &Victims, ctx: &Context, error: E) -> E {
+    victims.lock().unwrap().push((ctx.seq(), error.to_string()));
+    error
+}
+
+/// The younger gives up, is tried again with no attempt lost, and both end.
+#[test]
+fn promise_23_of_two_items_that_wait_for_each_other_one_is_tried_again() {
+    within(|| {
+        let engine = engine(2).open().unwrap();
+        let (victims, meeting) = (Victims::default(), Meeting::of(2));
+        let told = victims.clone();
+        let batch = engine
+            .batch("transfers")
+            .retry(ONCE)
+            .key(|seq: &u64| *seq)
+            .submit(0..2_u64, move |n, ctx| {
+                let names = if *n == 0 { ["a", "b"] } else { ["b", "a"] };
+                let _first = ctx.lock(names[0], X)?;
+                meeting.meet(ctx);
+                let _second = ctx.lock(names[1], X).map_err(|error| note(&told, ctx, error))?;
+                Ok((ctx.attempt(), ctx.deferrals()))
+            })
+            .unwrap();
+        let mut tries: Vec<_> = batch.results().map(|item| item.unwrap().outcome.unwrap()).collect();
+        tries.sort_unstable();
+        assert_eq!(tries, [(1, 0), (1, 1)]);
+        let told = victims.lock().unwrap();
+        let [(1, text)] = &told[..] else { panic!("{told:?}") };
+        for part in
+            ["`transfers/0` waits for \"b\" (exclusive, for ", "`transfers/1` gives up", "item_locks.rs:"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+        let locks = engine.stats().locks;
+        assert_eq!((locks.deadlocks, locks.exclusive), (1, 5));
+        assert!(locks.waits >= 2 && locks.waited.count >= 2, "{locks:?}");
+    });
+}
+
+/// A lock against what is taken by `acquire`, and what the batch needs.
+#[test]
+fn promise_23_locks_and_permits_share_one_graph() {
+    for by_need in [false, true] {
+        within(move || {
+            let engine = engine(2).quota("k", 1).open().unwrap();
+            let (victims, meeting) = (Victims::default(), Meeting::of(2));
+            let (told, met) = (victims.clone(), meeting.clone());
+            let holds_permit = engine.batch("permit").retry(ONCE);
+            let holds_permit = if by_need { holds_permit.needs("k", 1) } else { holds_permit };
+            let one = holds_permit
+                .key(|()| 0_u64)
+                .submit([()], move |(), ctx| {
+                    let _k = if by_need { None } else { Some(ctx.acquire("k")?) };
+                    met.meet(ctx);
+                    let _lock = ctx.lock("l", X).map_err(|error| note(&told, ctx, error))?;
+                    Ok(())
+                })
+                .unwrap();
+            let told = victims.clone();
+            let other = engine
+                .batch("lock")
+                .retry(ONCE)
+                .key(|()| 0_u64)
+                .submit([()], move |(), ctx| {
+                    let _lock = ctx.lock("l", Mode::Shared)?;
+                    meeting.meet(ctx);
+                    let error = match ctx.acquire("k") {
+                        Ok(_permit) => return Ok(()),
+                        Err(error) => error,
+                    };
+                    let AcquireError::Deadlock(deadlock) = &error else { panic!("{error}") };
+                    assert_eq!(&*deadlock.victim, "lock/0");
+                    let waits = |owner: &str| {
+                        deadlock.waits.iter().find(|wait| &*wait.owner == owner).expect("it waits").clone()
+                    };
+                    let (mine, theirs) = (waits("lock/0"), waits("permit/0"));
+                    assert_eq!((&*mine.wants, &*mine.held_by), ("`k`", "permit/0"));
+                    assert!(matches!(mine.share, Share::Units { n: 1, limit: 1, .. }));
+                    assert_eq!(
+                        (mine.held_at.is_none(), theirs.held_share),
+                        (by_need, Share::Lock(Mode::Shared))
+                    );
+                    Err(note(&told, ctx, error))?
+                })
+                .unwrap();
+            assert_eq!((report(&one).completed_items, report(&other).completed_items), (1, 1));
+            assert_eq!(victims.lock().unwrap().len(), 1, "the younger batch's alone");
+            assert_eq!((engine.stats().resources[0].deadlocks, engine.stats().locks.deadlocks), (1, 0));
+            assert_eq!(engine.in_use(&"k".into()), Some((0, 1)));
+        });
+    }
+}
+
+/// Out of the kinds' order.
+#[test]
+fn promise_23_permits_may_be_taken_in_any_order() {
+    within(|| {
+        let engine = engine(2).quota("a", 1).quota("b", 1).open().unwrap();
+        let (victims, meeting) = (Victims::default(), Meeting::of(2));
+        let told = victims.clone();
+        let batch = engine
+            .batch("both")
+            .retry(ONCE)
+            .submit(0..2_u32, move |n, ctx| {
+                let kinds = if *n == 0 { ["a", "b"] } else { ["b", "a"] };
+                let _first = ctx.acquire(kinds[0])?;
+                meeting.meet(ctx);
+                let _second = ctx.acquire(kinds[1]).map_err(|error| note(&told, ctx, error))?;
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(report(&batch).completed_items, 2);
+        let told = victims.lock().unwrap();
+        assert!(matches!(told[..], [(1, _)]), "{told:?}");
+    });
+}
+
+/// It holds one of two and wants two more: nobody else could ever help.
+#[test]
+fn promise_23_an_item_that_waits_for_its_own_permits_is_told() {
+    within(|| {
+        let engine = engine(1).quota("k", 2).open().unwrap();
+        let out = engine.map([()], |(), ctx| {
+            let first = ctx.acquire("k")?;
+            let error = ctx.acquire(resource::Demand::new().need("k", 2)).map(drop).unwrap_err();
+            let AcquireError::Deadlock(deadlock) = &error else { panic!("{error}") };
+            assert_eq!(deadlock.waits.len(), 1);
+            drop(first);
+            Ok(ctx.acquire(resource::Demand::new().need("k", 2)).is_ok())
+        });
+        assert!(matches!(out[..], [Ok(true)]), "{out:?}");
+        // To try that again would not help: it is a failure as others are.
+        let batch = engine.batch("itself").retry(ONCE).submit([()], |(), ctx| {
+            let _first = ctx.acquire("k")?;
+            let _more = ctx.acquire(resource::Demand::new().need("k", 2))?;
+            Ok(())
+        });
+        assert_eq!(report(&batch.unwrap()).failed_items, 1);
+    });
+}
+
+/// Who stands first for `k` waits for an item that waits for a lock of who stands behind, for whom there is enough.
+#[test]
+fn promise_23_the_order_of_a_queue_for_permits_makes_no_victim() {
+    within(|| {
+        let engine = engine(3).quota("k", 3).open().unwrap();
+        let permits = engine.resources().clone();
+        let (holds, held) = channel();
+        let (go, goes) = channel::<()>();
+        let goes = Mutex::new(goes);
+        let (waits, waits_too) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+        let (there, there_too) = (Arc::clone(&waits), Arc::clone(&waits_too));
+        // Has two of three, and wants the lock.
+        let holder = engine
+            .batch("holder")
+            .submit([()], move |(), ctx| {
+                let _two = ctx.acquire(resource::Demand::new().need("k", 2))?;
+                holds.send(()).unwrap();
+                there.wait();
+                drop(ctx.lock("l", X)?);
+                Ok(())
+            })
+            .unwrap();
+        held.recv().unwrap();
+        // Wants three.
+        let first = engine
+            .batch("first")
+            .submit([()], |(), ctx| {
+                let _three = ctx.acquire(resource::Demand::new().need("k", 3))?;
+                Ok(())
+            })
+            .unwrap();
+        until("the first waits", || permits.waiting("k") == Some(1));
+        // Has the lock, and wants the one that is free.
+        let behind = engine
+            .batch("behind")
+            .submit([()], move |(), ctx| {
+                let _lock = ctx.lock("l", X)?;
+                there_too.wait();
+                goes.lock().unwrap().recv().unwrap();
+                let _one = ctx.acquire("k")?;
+                Ok(())
+            })
+            .unwrap();
+        waits_too.wait();
+        waits.wait();
+        until("the holder waits", || engine.stats().locks.waits == 1);
+        go.send(()).unwrap();
+        for batch in [&holder, &first, &behind] {
+            let report = report(batch);
+            assert_eq!(report.completed_items, 1, "{report:?}");
+        }
+        assert_eq!(engine.stats().locks.deadlocks, 0);
+    });
+}
+
+/// The lower priority gives up, however old its batch is.
+#[test]
+fn the_less_urgent_item_gives_up() {
+    within(|| {
+        let engine = engine(2).open().unwrap();
+        let meeting = Meeting::of(2);
+        let mut batches = Vec::new();
+        for (name, priority, names) in
+            [("low", Priority::Low, ["a", "b"]), ("high", Priority::High, ["b", "a"])]
+        {
+            let meeting = meeting.clone();
+            let batch = engine.batch(name).priority(priority).retry(ONCE).submit([()], move |(), ctx| {
+                let _first = ctx.lock(names[0], X)?;
+                meeting.meet(ctx);
+                let _second = ctx.lock(names[1], X)?;
+                Ok(ctx.deferrals())
+            });
+            batches.push(batch.unwrap());
+        }
+        let deferrals = |at: usize| batches[at].results().next().unwrap().unwrap().outcome.unwrap();
+        assert_eq!((deferrals(0), deferrals(1)), (1, 0));
+    });
+}
+
+/// The process's own locks inside an item count with what the item holds.
+#[test]
+fn free_functions_in_items_are_in_the_graph() {
+    within(|| {
+        let engine = engine(2).quota("k", 1).open().unwrap();
+        let meeting = Meeting::of(2);
+        let batch = engine
+            .batch("mixed")
+            .retry(ONCE)
+            .submit(0..2_u32, move |n, ctx| {
+                if *n == 0 {
+                    let _k = ctx.acquire("k")?;
+                    meeting.meet(ctx);
+                    let _lock = exclusive_lock("item_locks: mixed", "first")?;
+                } else {
+                    let _lock = exclusive_lock("item_locks: mixed", "second")?;
+                    meeting.meet(ctx);
+                    let _k = ctx.acquire("k")?;
+                }
+                Ok(ctx.deferrals())
+            })
+            .unwrap();
+        let mut deferrals: Vec<_> = batch.results().map(|item| item.unwrap().outcome.unwrap()).collect();
+        deferrals.sort_unstable();
+        assert_eq!(deferrals, [0, 1]);
+    });
+}
+
+/// Threads without a session, whatever names they give.
+#[test]
+fn threads_that_wait_for_each_other() {
+    within(|| {
+        let both = Barrier::new(2);
+        let got = std::thread::scope(|scope| {
+            let threads = [["a", "b"], ["b", "a"]].map(|names| {
+                let both = &both;
+                scope.spawn(move || {
+                    let first = exclusive_lock(format!("item_locks: {}", names[0]), "one").unwrap();
+                    assert_eq!((first.owner(), first.mode()), ("one", X));
+                    both.wait();
+                    let second = shared_lock(format!("item_locks: {}", names[1]), "another");
+                    match second {
+                        Ok(_) => true,
+                        Err(LockError::Deadlock(deadlock)) => {
+                            assert_eq!(&*deadlock.victim, "another");
+                            false
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                })
+            });
+            threads.map(|thread| thread.join().unwrap())
+        });
+        assert_ne!(got[0], got[1], "one of them goes on");
+    });
+}
+
+#[test]
+fn a_thread_is_told_of_what_it_has_already() {
+    let mut first = shared_lock("item_locks: again", "one").unwrap();
+    let again = shared_lock("item_locks: again", "two").unwrap();
+    let error = exclusive_lock("item_locks: again", "two").unwrap_err();
+    assert!(matches!(error, LockError::Recursive { held: Mode::Shared, wanted: X, .. }), "{error}");
+    assert!(matches!(first.upgrade(), Err(LockError::Recursive { .. })));
+    drop((first, again));
+    let mut held = exclusive_lock("item_locks: again", "one").unwrap();
+    held.downgrade(Mode::Upgradable);
+    held.upgrade_with(&LockWait::new().by(millis(1))).unwrap();
+    let late = std::thread::scope(|scope| {
+        let late = || lock::shared_lock_by("item_locks: again", "other", millis(1)).map(drop);
+        scope.spawn(late).join().unwrap()
+    });
+    assert!(matches!(late, Err(LockError::TimedOut { .. })), "{late:?}");
+}
+
+/// A wait for a lock is the item's: it ends with the item's time, and when the batch is cancelled.
+#[test]
+fn who_waits_for_a_lock_stops_with_its_item() {
+    within(|| {
+        let time = ManualClock::new();
+        let engine = engine(2).clock(time.clock()).open().unwrap();
+        let outside = engine.locks().session();
+        let held = outside.lock("l", X).unwrap();
+        let (tell, told) = channel::<Result<(), LockError>>();
+        let out = tell.clone();
+        let batch = engine
+            .batch("late")
+            .retry(ONCE)
+            .item_timeout(secs(10))
+            .submit([()], move |(), ctx| {
+                out.send(ctx.lock("l", Mode::Shared).map(drop)).unwrap();
+                Ok(())
+            })
+            .unwrap();
+        until("it waits", || engine.stats().locks.waits == 1);
+        advance_until(&time, secs(1), "its time is over", || batch.progress().open() == 0);
+        let late = told.recv().unwrap();
+        assert!(matches!(late, Err(LockError::TimedOut { .. } | LockError::Cancelled)), "{late:?}");
+
+        let batch = engine
+            .batch("cancelled")
+            .submit([()], move |(), ctx| {
+                tell.send(ctx.lock("l", Mode::Shared).map(drop)).unwrap();
+                Ok(())
+            })
+            .unwrap();
+        until("it waits", || engine.stats().locks.waits == 2);
+        batch.cancel();
+        assert!(matches!(told.recv().unwrap(), Err(LockError::Cancelled)));
+        drop(held);
+        let stats = engine.locks().stats();
+        assert_eq!(stats.timed_out + stats.cancelled, 2, "{stats}");
+        assert!(outside.try_lock("l", X).is_ok());
+    });
+}
+
+/// Without detection a wait has its deadline, and nobody is told.
+#[test]
+fn without_detection_nobody_is_told() {
+    within(|| {
+        let time = ManualClock::new();
+        let engine = engine(2).clock(time.clock()).deadlock_detection(false).open().unwrap();
+        let meeting = Meeting::of(2);
+        let timed_out = Arc::new(AtomicU32::new(0));
+        let counts = timed_out.clone();
+        let batch = engine
+            .batch("stuck")
+            .submit(0..2_u32, move |n, ctx| {
+                let names = if *n == 0 { ["a", "b"] } else { ["b", "a"] };
+                let _first = ctx.lock(names[0], X)?;
+                meeting.0.wait();
+                match ctx.lock_with(names[1], X, &LockWait::new().by(secs(5))) {
+                    Err(LockError::TimedOut { .. }) => counts.fetch_add(1, Ordering::Relaxed),
+                    Ok(_) => 0,
+                    Err(error) => panic!("{error}"),
+                };
+                Ok(())
+            })
+            .unwrap();
+        until("both wait", || engine.stats().locks.waits == 2);
+        advance_until(&time, secs(1), "they give up", || batch.progress().open() == 0);
+        assert!(timed_out.load(Ordering::Relaxed) >= 1);
+    });
+}
+
+/// Many items, locks, permits, in any order and any number: all end, none is lost, and nothing stays held.
+#[test]
+fn promise_23_whatever_items_take_all_of_them_end() {
+    within(|| {
+        let engine = engine(6).quota("a", 2).quota("b", 3).open().unwrap();
+        let batch = engine
+            .batch("any")
+            .retry(ONCE)
+            .submit(0..3000_u64, |n, ctx| {
+                let mut random = Rng::new(n * 7 + 1);
+                let (mut locks, mut permits) = (Vec::new(), Vec::new());
+                let mut of_b = 0;
+                for turn in 0..3 {
+                    match random.below(3) {
+                        // No more than there is, or it would wait for itself.
+                        0 if turn < 2 => permits.push(ctx.acquire("a")?),
+                        1 if of_b < 2 => {
+                            let n = 1 + random.below(2);
+                            of_b += n;
+                            permits.push(ctx.acquire(resource::Demand::new().need("b", n))?);
+                        }
+                        _ => {
+                            let mode = [Mode::Shared, Mode::Upgradable, X][random.below(3) as usize];
+                            match ctx.lock(format!("l{}", random.below(4)), mode) {
+                                Ok(mut guard) => {
+                                    if mode == Mode::Upgradable {
+                                        match guard.upgrade() {
+                                            Err(LockError::Recursive { .. }) | Ok(()) => {}
+                                            Err(error) => return Err(error.into()),
+                                        }
+                                    }
+                                    locks.push(guard);
+                                }
+                                Err(LockError::Recursive { .. }) => {}
+                                Err(error) => return Err(error.into()),
+                            }
+                        }
+                    }
+                    std::thread::yield_now();
+                }
+                Ok(())
+            })
+            .unwrap();
+        let report = report(&batch);
+        assert_eq!((report.completed_items, report.failed_items), (3000, 0), "{report:?}");
+        assert_eq!((engine.in_use(&"a".into()), engine.in_use(&"b".into())), (Some((0, 2)), Some((0, 3))));
+        let outside = engine.locks().session();
+        for n in 0..4 {
+            drop(outside.try_lock(&*format!("l{n}"), X).expect("all is given back"));
+        }
+    });
+}

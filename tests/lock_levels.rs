@@ -194,9 +194,12 @@ fn locks(tokens: &[Token]) -> Vec<Lock> {
     let text = |at: usize| tokens.get(at).map_or("", |token| &*token.text);
     let mut found = Vec::new();
     for (at, Token { text: name, line }) in tokens.iter().enumerate() {
-        // `Levelled<…>`, and `Levelled::<…>`.
+        // `Levelled<…>`, and `Levelled::<…>`. A reference to one declares none.
         let open = if text(at + 1) == "::" && text(at + 2) == "<" { at + 2 } else { at + 1 };
         if name == "Levelled" && text(open) == "<" {
+            if at > 0 && text(at - 1) == "&" {
+                continue;
+            }
             let level = (open..close(tokens, open)).rev().find(|at| text(*at) == "house");
             found.push(match level {
                 Some(at) => Lock::Levelled(text(at + 2).to_owned()),
@@ -362,6 +365,7 @@ fn a_house_in_order_passes() {
     let tests = "#[cfg(test)] mod tests { struct T { m: Mutex<u8> } }
         #[cfg(test)] struct Planted<A, B>(Mutex<(A, B)>);
         struct S { #[cfg(test)] planted: crate::sync::Mutex<u64>, x: u8 }
+        fn f<L: Level>(lock: &Levelled<u8, L>, another: &'static Levelled<u8, house::A>) {}
         // Mutex<u8>
         use crate::sync::{Arc, Mutex};";
     caught(&format!("{tests} {ENGINE}"), STORE, HOUSE, &[]);

@@ -481,7 +481,17 @@ fn a_result_that_nobody_reads_may_cancel_its_batch_as_it_goes() {
         }
     }
     within(|| {
-        let engine = engine(1);
+        let lost = Arc::new(AtomicUsize::new(0));
+        let count = lost.clone();
+        let engine = Engine::builder()
+            .workers(1)
+            .in_memory()
+            .on_event(move |event| {
+                let is_replaced = matches!(event, Event::WorkerReplaced { .. });
+                count.fetch_add(usize::from(is_replaced), Ordering::Relaxed);
+            })
+            .open()
+            .unwrap();
         let door = Door::new();
         let there = door.clone();
         let batch = engine.batch("b").submit(0..100u32, move |_, _| {
@@ -495,5 +505,6 @@ fn a_result_that_nobody_reads_may_cancel_its_batch_as_it_goes() {
         door.open();
         let report = batch.wait().unwrap();
         assert_eq!((report.status, report.completed_items > 0), (BatchStatus::Cancelled, true));
+        assert_eq!(lost.load(Ordering::Relaxed), 0, "a worker that meets itself at a lock is one lost");
     });
 }

@@ -13,11 +13,9 @@
 // What the lints keep from everybody else is wrapped here.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
-#[cfg(not(any(loom, shuttle)))]
 mod cancel;
 mod parker;
 
-#[cfg(not(any(loom, shuttle)))]
 pub use self::cancel::Cancel;
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use self::cancel::{Entry, Sleepers};

@@ -5,8 +5,8 @@
 //!
 //! | who | does | under |
 //! |---|---|---|
-//! | who has to wait | queues, enters itself here, looks; sleeps; leaves before it changes what it holds | the graph's latch |
-//! | who looks | marks victims; lets past their queues who is stuck by their order alone | the graph's latch, then that of a queue |
+//! | who has to wait | queues, enters itself here, looks; sleeps; leaves before it changes what it holds | the latch of the [roll](crate::core::roll) |
+//! | who looks | marks victims; lets past their queues who is stuck by their order alone | the roll's latch, then that of a queue |
 //! | the same | wakes those | no latch |
 //!
 //! 1. *A deadlock that is found is one.* Who is entered here waits, and what it holds cannot change. (But for what an item
@@ -28,9 +28,10 @@ pub use self::report::{Deadlock, Share, Waits};
 
 use self::reduction::{Blocked, Edge};
 use crate::core::lockline::Hastened;
+use crate::core::roll::{Entry, Roll};
 use crate::core::waitlist::Waiter;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, OnceLock, Unparker};
+use crate::sync::{Arc, OnceLock, Unparker};
 use crate::time::{Clock, Timestamp};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -93,15 +94,9 @@ pub(crate) struct Ask {
 }
 
 /// The graph.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct WaitGraph {
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    waiting: Vec<Waiting>,
-    arrivals: u64,
+    roll: Roll<Waiting>,
 }
 
 struct Waiting {
@@ -131,9 +126,9 @@ pub(crate) struct Seat<'g> {
     left: Option<Option<Verdict>>,
 }
 
-impl fmt::Debug for WaitGraph {
+impl fmt::Debug for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WaitGraph").field("waiting", &self.state.lock().waiting.len()).finish_non_exhaustive()
+        f.debug_struct("Waiting").field("who", &self.ask.who).finish_non_exhaustive()
     }
 }
 
@@ -156,19 +151,16 @@ impl WaitGraph {
         let since = ask.clock.now();
         let clock = ask.clock.clone();
         let look_at = (!ask.holds.is_empty()).then(|| since + FIRST_LOOK);
-        let mut state = self.state.lock();
-        state.arrivals += 1;
-        let number = state.arrivals;
         let blocked = Blocked {
-            owner: number,
             class: ask.class,
             ticket: ask.ticket,
             holds: ask.holds.iter().map(|hold| (hold.thing.number(), hold.share)).collect(),
             wants: ask.wants.iter().map(|(thing, share)| (thing.number(), *share)).collect(),
+            owner: 0,
             place: 0,
         };
-        state.waiting.push(Waiting { ask, blocked, since, verdict: None, entered: false });
-        drop(state);
+        let thread = ask.sleeper.thread.clone();
+        let number = self.roll.enter(thread, Waiting { ask, blocked, since, verdict: None, entered: false });
         let seat = Seat { graph: self, number, clock, pause: FIRST_LOOK, look_at, left: None };
         if seat.look_at.is_some() {
             self.look();
@@ -179,23 +171,21 @@ impl WaitGraph {
     /// Looks for those who wait for each other.
     fn look(&self) {
         let mut told: Vec<(Arc<dyn Thing>, Waiter)> = Vec::new();
-        let mut given_up: Vec<Unparker> = Vec::new();
-        {
-            let mut state = self.state.lock();
-            let all = state.undecided();
+        self.roll.look(|roll| {
+            let all = undecided(roll);
             for (victim, circle) in reduction::victims(&all) {
-                let report = state.report(&all, &circle, victim);
-                let Some(one) = state.of(all[victim].owner) else { continue };
-                one.verdict = Some(report);
-                given_up.push(one.ask.sleeper.thread.clone());
+                let verdict = report(roll, &all, &circle, victim);
+                let Some(entry) = of(roll, all[victim].owner) else { continue };
+                entry.what.verdict = Some(verdict);
+                entry.tell();
             }
             let mut tried: Vec<u64> = Vec::new();
             loop {
-                let all = state.in_queues();
+                let all = in_queues(roll);
                 let left = reduction::stuck(&all, true, &[]);
                 let Some(at) = reduction::to_hasten(&all, &left, &tried) else { break };
                 tried.push(all[at].owner);
-                let Some(one) = state.of(all[at].owner) else { break };
+                let Some(Entry { what: one, .. }) = of(roll, all[at].owner) else { break };
                 // Any of what it wants: it is let past in all of them.
                 let Some((thing, _)) = one.ask.wants.first() else { break };
                 let thing = Arc::clone(thing);
@@ -203,78 +193,75 @@ impl WaitGraph {
                 let wake = &mut |waiter: &Waiter| told.push((Arc::clone(&thing), waiter.clone()));
                 one.entered |= thing.hasten(&one.ask.sleeper, now, wake) == Hastened::Entered;
             }
-        }
+        });
         for (thing, waiter) in told {
             thing.tell(&waiter);
-        }
-        for thread in given_up {
-            thread.unpark();
         }
     }
 }
 
-impl State {
-    /// Those who wait and are no victims.
-    fn undecided(&self) -> Vec<Blocked> {
-        let undecided = self.waiting.iter().filter(|one| one.verdict.is_none() && !one.entered);
-        undecided.map(|one| one.blocked.clone()).collect()
-    }
+/// Those who wait and are no victims.
+fn waiting(roll: &[Entry<Waiting>]) -> impl Iterator<Item = &Entry<Waiting>> {
+    roll.iter().filter(|entry| !entry.is_told() && !entry.what.entered)
+}
 
-    /// The same, each with its place in its queue; without those that have left theirs, for they can go on.
-    fn in_queues(&self) -> Vec<Blocked> {
-        let mut queues: HashMap<usize, Vec<Unparker>> = HashMap::new();
-        let mut all = Vec::new();
-        for one in self.waiting.iter().filter(|one| one.verdict.is_none() && !one.entered) {
-            let Some((thing, _)) = one.ask.wants.first() else { continue };
-            let number = thing.number();
-            if one.blocked.upgrades(number) {
-                all.push(one.blocked.clone());
-                continue;
-            }
-            let now = || one.ask.clock.now().as_nanos();
-            let queue = queues.entry(number).or_insert_with(|| thing.queue(now()));
-            if let Some(place) = queue.iter().position(|there| there.same(&one.ask.sleeper.thread)) {
-                all.push(Blocked { place, ..one.blocked.clone() });
-            }
+fn undecided(roll: &[Entry<Waiting>]) -> Vec<Blocked> {
+    waiting(roll).map(|entry| Blocked { owner: entry.number(), ..entry.what.blocked.clone() }).collect()
+}
+
+/// The same, each with its place in its queue; without those that have left theirs, for they can go on.
+fn in_queues(roll: &[Entry<Waiting>]) -> Vec<Blocked> {
+    let mut queues: HashMap<usize, Vec<Unparker>> = HashMap::new();
+    let mut all = Vec::new();
+    for entry in waiting(roll) {
+        let (one, owner) = (&entry.what, entry.number());
+        let Some((thing, _)) = one.ask.wants.first() else { continue };
+        let number = thing.number();
+        if one.blocked.upgrades(number) {
+            all.push(Blocked { owner, ..one.blocked.clone() });
+            continue;
         }
-        all
-    }
-
-    fn of(&mut self, number: u64) -> Option<&mut Waiting> {
-        self.waiting.iter_mut().find(|one| one.blocked.owner == number)
-    }
-
-    fn report(&self, all: &[Blocked], circle: &[Edge], victim: usize) -> Verdict {
-        let of = |at: usize| self.waiting.iter().find(|one| one.blocked.owner == all[at].owner);
-        let mut waits = Vec::new();
-        for edge in circle {
-            let (Some(one), Some(next)) = (of(edge.from), of(edge.to)) else { continue };
-            let Some((thing, share)) = one.ask.wants.get(edge.wish) else { continue };
-            let number = thing.number();
-            let Some(held) = next.ask.holds.iter().find(|hold| hold.thing.number() == number) else {
-                continue;
-            };
-            let wait = Waits {
-                owner: Arc::clone(&one.ask.who),
-                wants: String::new(),
-                share: *share,
-                at: one.ask.at,
-                waited: one.ask.clock.now() - one.since,
-                held_by: Arc::clone(&next.ask.who),
-                held_share: held.share,
-                held_at: held.at,
-            };
-            waits.push((Arc::clone(thing), wait));
+        let now = || one.ask.clock.now().as_nanos();
+        let queue = queues.entry(number).or_insert_with(|| thing.queue(now()));
+        if let Some(place) = queue.iter().position(|there| there.same(&one.ask.sleeper.thread)) {
+            all.push(Blocked { owner, place, ..one.blocked.clone() });
         }
-        let victim = of(victim).map_or_else(|| Arc::from(""), |one| Arc::clone(&one.ask.who));
-        Verdict { waits, victim }
     }
+    all
+}
+
+fn of(roll: &mut [Entry<Waiting>], number: u64) -> Option<&mut Entry<Waiting>> {
+    roll.iter_mut().find(|entry| entry.number() == number)
+}
+
+fn report(roll: &[Entry<Waiting>], all: &[Blocked], circle: &[Edge], victim: usize) -> Verdict {
+    let of = |at: usize| roll.iter().find(|entry| entry.number() == all[at].owner).map(|entry| &entry.what);
+    let mut waits = Vec::new();
+    for edge in circle {
+        let (Some(one), Some(next)) = (of(edge.from), of(edge.to)) else { continue };
+        let Some((thing, share)) = one.ask.wants.get(edge.wish) else { continue };
+        let number = thing.number();
+        let Some(held) = next.ask.holds.iter().find(|hold| hold.thing.number() == number) else { continue };
+        let wait = Waits {
+            owner: Arc::clone(&one.ask.who),
+            wants: String::new(),
+            share: *share,
+            at: one.ask.at,
+            waited: one.ask.clock.now() - one.since,
+            held_by: Arc::clone(&next.ask.who),
+            held_share: held.share,
+            held_at: held.at,
+        };
+        waits.push((Arc::clone(thing), wait));
+    }
+    let victim = of(victim).map_or_else(|| Arc::from(""), |one| Arc::clone(&one.ask.who));
+    Verdict { waits, victim }
 }
 
 impl Seat<'_> {
     /// Whether it has to give up.
     pub(crate) fn is_victim(&self) -> bool {
-        self.graph.state.lock().of(self.number).is_some_and(|one| one.verdict.is_some())
+        self.graph.roll.is_told(self.number)
     }
 
     /// When it looks again.
@@ -301,12 +288,9 @@ impl Seat<'_> {
 
     fn go(&mut self) {
         if self.left.is_none() {
-            let mut state = self.graph.state.lock();
-            let at = state.waiting.iter().position(|one| one.blocked.owner == self.number);
-            let one = at.map(|at| state.waiting.swap_remove(at));
-            drop(state);
+            let left = self.graph.roll.leave(self.number);
             // What it names may be dropped with it: names of locks, which are the user's.
-            self.left = Some(one.and_then(|mut one| one.verdict.take()));
+            self.left = Some(left.and_then(|(_, mut one)| one.verdict.take()));
         }
     }
 }

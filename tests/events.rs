@@ -105,3 +105,27 @@ fn starts_and_ends_are_told_in_pairs() {
         assert_eq!(*said.lock().unwrap(), ["batch `b` started", "batch `b` ended: completed"]);
     });
 }
+
+/// It is called with nothing of the engine's held: a start is told when the next batch may be opened.
+#[test]
+fn who_is_told_of_a_start_may_open_a_batch() {
+    within(|| {
+        let there = Arc::new(OnceLock::<Engine>::new());
+        let own = there.clone();
+        let engine = Engine::builder()
+            .workers(1)
+            .in_memory()
+            .on_event(move |event| {
+                if matches!(event, Event::BatchStarted { batch: "first" }) {
+                    let second = own.get().unwrap().batch("second").submit([1u32], |n, _| Ok(*n));
+                    second.expect("nobody else opens one");
+                }
+            })
+            .open()
+            .unwrap();
+        assert!(there.set(engine.clone()).is_ok());
+        let first = engine.batch("first").submit([1u32], |n, _| Ok(*n)).unwrap();
+        assert_eq!(first.wait().unwrap().completed_items, 1);
+        until("the second has run", || engine.stats().completed == 2);
+    });
+}

@@ -6,9 +6,12 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // threads and clocks of tests are plain ones
 
+#[path = "support/sources.rs"]
+mod sources;
+
+use sources::{Token, lex};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::{fmt, fs};
+use std::fmt;
 
 /// The floors of the house. A module at the root of `src/` that is not listed is an offence.
 const FLOORS: &[(&str, u8)] = &[
@@ -44,24 +47,8 @@ const FLOOR_0_ONLY: &[&[&str]] = &[
 
 #[test]
 fn the_house_stands() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    collect(&root, &root, &mut files);
-    assert!(files.len() > 20, "found only {} files", files.len());
-    let offences = check(&files);
+    let offences = check(&sources::read());
     assert!(offences.is_empty(), "\n{}", offences.iter().map(|o| format!("{o}\n")).collect::<String>());
-}
-
-fn collect(root: &Path, folder: &Path, files: &mut Vec<(String, String)>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            collect(root, &path, files);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
-            files.push((name, fs::read_to_string(&path).unwrap()));
-        }
-    }
 }
 
 // ---- the checker ----
@@ -307,104 +294,6 @@ fn tree(tokens: &[Token], at: &mut usize, prefix: &mut Vec<String>, leaves: &mut
 
 fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c == '_' || c == '$' || c.is_alphabetic()) && text != "as"
-}
-
-// ---- the lexer ----
-
-#[derive(Debug)]
-struct Token {
-    text: String,
-    line: usize,
-}
-
-/// Names, `::` and single other characters; no comments, no literals that could hold a name.
-fn lex(source: &str) -> Vec<Token> {
-    let c: Vec<char> = source.chars().collect();
-    let get = |i: usize| c.get(i).copied().unwrap_or('\0');
-    let word = |ch: char| ch == '_' || ch.is_alphanumeric();
-    let (mut tokens, mut i, mut line) = (Vec::new(), 0, 1);
-    while i < c.len() {
-        let start = i;
-        match get(i) {
-            '/' if get(i + 1) == '/' => {
-                while i < c.len() && c[i] != '\n' {
-                    i += 1;
-                }
-            }
-            '/' if get(i + 1) == '*' => {
-                let mut depth = 0;
-                while i < c.len() {
-                    match (get(i), get(i + 1)) {
-                        ('/', '*') => (depth, i) = (depth + 1, i + 2),
-                        ('*', '/') => (depth, i) = (depth - 1, i + 2),
-                        _ => i += 1,
-                    }
-                    if depth == 0 {
-                        break;
-                    }
-                }
-            }
-            '"' => i = string_end(&c, i),
-            '\'' if get(i + 1) == '\\' => {
-                i += 3;
-                while i < c.len() && c[i] != '\'' {
-                    i += 1;
-                }
-                i += 1;
-            }
-            '\'' if get(i + 2) == '\'' => i += 3,
-            // A lifetime or a label.
-            '\'' => {
-                i += 1;
-                while word(get(i)) {
-                    i += 1;
-                }
-            }
-            ':' if get(i + 1) == ':' => {
-                i += 2;
-                tokens.push(Token { text: "::".to_owned(), line });
-            }
-            ch if word(ch) || (ch == '$' && word(get(i + 1))) => {
-                i += 1;
-                while word(get(i)) {
-                    i += 1;
-                }
-                let text: String = c[start..i].iter().collect();
-                let hashes = c[i..].iter().take_while(|h| **h == '#').count();
-                if matches!(text.as_str(), "r" | "br" | "cr") && get(i + hashes) == '"' {
-                    let close: String = format!("\"{}", "#".repeat(hashes));
-                    i += hashes + 1;
-                    while i < c.len() && !c[i..].iter().take(close.len()).copied().eq(close.chars()) {
-                        i += 1;
-                    }
-                    i += close.len();
-                } else if text == "r" && hashes == 1 && word(get(i + 1)) {
-                    i += 1; // A raw name: its text follows as a name.
-                } else if matches!(text.as_str(), "b" | "c") && get(i) == '"' {
-                    i = string_end(&c, i);
-                } else if text.starts_with(|d: char| d.is_ascii_digit()) {
-                    // A number names nothing.
-                } else {
-                    tokens.push(Token { text, line });
-                }
-            }
-            ch if ch.is_whitespace() => i += 1,
-            ch => {
-                i += 1;
-                tokens.push(Token { text: ch.to_string(), line });
-            }
-        }
-        line += c[start..i.min(c.len())].iter().filter(|ch| **ch == '\n').count();
-    }
-    tokens
-}
-
-fn string_end(c: &[char], open: usize) -> usize {
-    let mut i = open + 1;
-    while i < c.len() && c[i] != '"' {
-        i += if c[i] == '\\' { 2 } else { 1 };
-    }
-    i + 1
 }
 
 // ---- the checker is checked ----

@@ -187,6 +187,39 @@ fn the_more_urgent_goes_first() {
     });
 }
 
+/// Readers that come and go without a gap do not keep a writer out for ever: it rises while it waits.
+#[test]
+fn a_writer_is_passed_by_those_above_it_until_it_has_risen() {
+    within(|| {
+        let time = ManualClock::new();
+        let lock = RwLock::new(0).with_clock(time.clock());
+        thread::scope(|scope| {
+            let held = lock.read().unwrap();
+            let writer = scope.spawn(|| drop(lock.write_with(&LockWait::new().priority(Priority::Low))));
+            time.wait_for_sleepers(1);
+            let may_share = |priority| {
+                let (lock, wait) = (&lock, LockWait::new().priority(priority).by(millis(0)));
+                scope.spawn(move || lock.read_with(&wait).is_ok()).join().unwrap()
+            };
+            let classes = [Priority::Low, Priority::Normal, Priority::High, Priority::Critical];
+            for risen in 0..classes.len() {
+                assert_eq!(
+                    classes.map(may_share),
+                    [0, 1, 2, 3].map(|class| class > risen),
+                    "after {risen} steps"
+                );
+                if let Some(next) = classes.get(risen + 1) {
+                    time.advance(millis(10));
+                    until("it has risen", || !may_share(*next));
+                }
+            }
+            drop(held);
+            writer.join().unwrap();
+        });
+        assert_eq!(lock.mode(), None);
+    });
+}
+
 #[test]
 fn a_panic_is_remembered_if_that_was_asked_for() {
     let dies = |held: &(dyn Fn() + Sync)| {
@@ -245,7 +278,7 @@ fn what_is_printed_of_it() {
     assert_eq!((lock.stats().exclusive, lock.into_inner()), (0, 7));
 }
 
-/// Thread-local storage that is being torn down is no obstacle.
+/// Thread-local storage that is being torn down is no obstacle, not even to who has to wait.
 #[test]
 fn it_works_while_a_thread_ends() {
     struct Last;
@@ -253,64 +286,66 @@ fn it_works_while_a_thread_ends() {
     impl Drop for Last {
         fn drop(&mut self) {
             *LOCK.write().unwrap() += 1;
-            assert!(LOCK.write_by(millis(1)).is_ok());
+            let look = LOCK.upgradable().unwrap();
+            *look.upgrade().unwrap() += 1;
+            let read = LOCK.read().unwrap();
+            assert!(matches!(LOCK.write(), Err(LockError::Recursive { .. })), "it knows what it holds");
+            drop(read);
+            assert!(matches!(LOCK.write_by(millis(0)).map(drop), Ok(())));
         }
     }
     thread_local!(static LAST: Last = const { Last });
-    thread::spawn(|| {
-        LAST.with(|_| ());
-        drop(LOCK.read().unwrap());
-    })
-    .join()
-    .unwrap();
-    assert_eq!(*LOCK.read().unwrap(), 1);
+    within(|| {
+        let held = LOCK.write().unwrap();
+        let ends = thread::spawn(|| {
+            LAST.with(|_| ());
+            // What it sleeps on is made after that, and so is gone before.
+            assert!(matches!(LOCK.read_by(millis(1)).map(drop), Err(LockError::TimedOut { .. })));
+        });
+        until("it waits again, in the destructor", || LOCK.stats().waits == 2);
+        drop(held);
+        ends.join().unwrap();
+        assert_eq!((*LOCK.read().unwrap(), LOCK.mode()), (2, Some(Mode::Shared)));
+    });
 }
 
-/// Upgrades, downgrades and deadlines of a hair's breadth from many threads: at the end the lock is at rest.
+/// There is one who may upgrade. Another waits to become that, and is no obstacle to the first.
 #[test]
-fn nothing_is_left_of_a_million_hurried_waits() {
+fn two_who_want_to_upgrade() {
     within(|| {
-        const THREADS: u64 = 4;
-        const ROUNDS: u64 = 25_000;
-        let lock = RwLock::new(0u64);
-        let wrote: u64 = thread::scope(|scope| {
-            let turns = |seed: u64| {
-                let mut random = support::Rng::new(seed);
-                let mut wrote = 0;
-                for _ in 0..ROUNDS {
-                    let soon = std::time::Duration::from_nanos(random.below(20_000));
-                    match random.below(4) {
-                        0 => drop(lock.read_by(soon)),
-                        1 => {
-                            if let Ok(mut value) = lock.write_by(soon) {
-                                *value += 1;
-                                wrote += 1;
-                                if random.one_in(2) {
-                                    assert!(*value.downgrade() > 0);
-                                }
-                            }
-                        }
-                        _ => {
-                            let Ok(look) = lock.upgradable_by(soon) else { continue };
-                            let before = *look;
-                            match look.upgrade_by(soon) {
-                                Ok(mut value) => {
-                                    assert_eq!(*value, before, "nobody comes in between");
-                                    *value += 1;
-                                    wrote += 1;
-                                }
-                                Err(error) => assert_eq!(*error.guard, before),
-                            }
-                        }
-                    }
-                }
-                wrote
-            };
-            let all: Vec<_> = (0..THREADS).map(|n| scope.spawn(move || turns(n + 1))).collect();
-            all.into_iter().map(|thread| thread.join().unwrap()).sum()
+        let lock = RwLock::new(Vec::new());
+        thread::scope(|scope| {
+            let first = lock.upgradable().unwrap();
+            let second = scope.spawn(|| {
+                assert!(matches!(lock.try_upgradable().map(drop), Err(LockError::WouldBlock)));
+                assert!(matches!(lock.upgradable_by(millis(0)).map(drop), Err(LockError::TimedOut { .. })));
+                let second = lock.upgradable().unwrap();
+                assert_eq!(*second, ["first"]);
+                second.upgrade().unwrap().push("second");
+            });
+            until("the second waits for good", || lock.stats().waits == 2);
+            first.upgrade().unwrap().push("first");
+            second.join().unwrap();
         });
-        assert_eq!((*lock.read().unwrap(), lock.mode()), (wrote, Some(Mode::Shared)));
-        assert_eq!(lock.mode(), None);
-        assert!(lock.try_write().is_ok());
+        assert_eq!((lock.mode(), lock.into_inner()), (None, vec!["first", "second"]));
     });
+}
+
+/// Two that share it and both want it alone: neither can have it before the other has gone, and neither waits for that.
+#[test]
+fn two_who_share_it_and_want_it_alone() {
+    let lock = RwLock::new(0);
+    thread::scope(|scope| {
+        let mine = lock.read().unwrap();
+        let other = scope.spawn(|| {
+            let _mine = lock.read().unwrap();
+            assert!(matches!(lock.write().map(drop), Err(LockError::Recursive { .. })));
+            let look = lock.upgradable().unwrap();
+            assert!(matches!(look.upgrade().unwrap_err().why, LockError::Recursive { .. }));
+        });
+        other.join().unwrap();
+        assert!(matches!(lock.write().map(drop), Err(LockError::Recursive { .. })));
+        drop(mine);
+    });
+    assert!(lock.mode().is_none() && lock.try_write().is_ok());
 }

@@ -5,8 +5,8 @@
 mod support;
 
 use batchyard::*;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use support::*;
 
 #[test]
@@ -467,4 +467,44 @@ fn promise_20_what_cannot_be_is_named() {
         let error = builder.open().expect_err(word).to_string();
         assert!(error.contains(word), "`{word}` is not in: {error}");
     }
+}
+
+/// Values of the user's are dropped with nothing of the engine's held: theirs may come back to it.
+#[test]
+fn a_result_that_nobody_reads_may_cancel_its_batch_as_it_goes() {
+    static BATCH: OnceLock<Batch<u32, Cancels>> = OnceLock::new();
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Cancels;
+    impl Drop for Cancels {
+        fn drop(&mut self) {
+            BATCH.get().expect("set before any has run").cancel();
+        }
+    }
+    within(|| {
+        let lost = Arc::new(AtomicUsize::new(0));
+        let count = lost.clone();
+        let engine = Engine::builder()
+            .workers(1)
+            .in_memory()
+            .on_event(move |event| {
+                let is_replaced = matches!(event, Event::WorkerReplaced { .. });
+                count.fetch_add(usize::from(is_replaced), Ordering::Relaxed);
+            })
+            .open()
+            .unwrap();
+        let door = Door::new();
+        let there = door.clone();
+        let batch = engine.batch("b").submit(0..100u32, move |_, _| {
+            there.pass();
+            Ok(Cancels)
+        });
+        assert!(BATCH.set(batch.unwrap()).is_ok());
+        let batch = BATCH.get().unwrap();
+        door.wait_for(1);
+        assert!(batch.wait_by(Deadline::NOW).is_err(), "from now on nobody reads");
+        door.open();
+        let report = batch.wait().unwrap();
+        assert_eq!((report.status, report.completed_items > 0), (BatchStatus::Cancelled, true));
+        assert_eq!(lost.load(Ordering::Relaxed), 0, "a worker that meets itself at a lock is one lost");
+    });
 }

@@ -6,10 +6,31 @@
 //! did; an upgrade ends as the only holder, or as it was, and readers that it kept out get in; at the end the word is at
 //! rest.
 //!
-//! Not verified here: the order, ageing and the bound on overtaking (a property test on a clock moved by hand); the yields
-//! before the queue; more than three threads (the shuttle test below runs nine).
+//! What can go wrong with a lock like this one has gone wrong in others: the eleven that a lock has to be checked for, and the
+//! bugs that were found there.
+//!
+//! | what | model | the bug, as a mutant |
+//! |---|---|---|
+//! | a grant against a deadline, and a second waiter | `a_grant_against_a_deadline_has_one_winner`, `who_gives_up_passes_on_what_it_was_told`, `who_gives_up_lets_in_whom_it_kept_out` | `lockline_loser_drops`; `lockline_leaver_silent` (LLVM #201937: who times out swallows the wake) |
+//! | an upgrade's drain: the last reader, the deadline, a new reader | `an_upgrade_that_gives_up_leaves_all_as_it_was`, `an_upgrade_waits_for_the_readers` | `lockword_upgrade_writes_back` (boost #362, parking_lot #465: a saved count is written back), `lockword_drained_relaxed` |
+//! | an upgrade that needs no waiting, in its quick, slow and timed form | `who_upgrades_sees_that_the_readers_are_gone` (`lockword`), and both above | `lockword_upgrade_relaxed` (parking_lot's `try_upgrade_slow` and `_for`) |
+//! | a downgrade against a writer and readers that wait | `a_downgrade_lets_readers_in`, `a_downgrade_beside_both` | `lockline_downgrade_silent`, `lockword_weaken_relaxed` |
+//! | one that was told, one that barges, and the deadline | `a_barger_and_one_that_was_told`, `who_comes_too_late_lets_in_who_may_enter` | `lockline_come_keeps_told`, `lockline_come_silent` |
+//! | a cancel, as it comes to victims of a deadlock, against a grant and a deadline | `a_cancel_ends_a_wait`, `a_cancel_against_a_grant_and_a_deadline` | `cancel_wakes_first` |
+//! | who enters the list of those who wait, and leaves it, against a walk | not here: the list is under one latch (`lock/manager.rs`, with its tests) | |
+//! | a node's life: what its granter does with it comes before its end | all; `a_node_is_its_owners_when_it_is_granted` | `lockline_publishes_first` |
+//! | a panic that is remembered, in the step that gives back | `who_enters_after_a_panic_sees_it` (`lockword`), `who_is_handed_the_lock_after_a_panic_sees_it` | `lockword_poison_apart`, `lockword_poison_lost` |
+//! | two who upgrade: one is refused | `of_two_who_may_upgrade_one_is_refused` (`lockword`): by the mode; that who shares it asks for more is refused at once (`tests/lock.rs`) | none: it is the exclusion of the modes |
+//! | readers with words of their own, and how that is revoked | there are none: all readers count in one word | |
+//!
+//! And who is let past the others: `a_reader_is_let_past_an_upgrade`, `a_reader_is_let_past_a_writer`,
+//! `a_writer_is_let_past_a_writer`.
+//!
+//! Not verified here: the order, ageing and the bound on overtaking (property tests on a clock moved by hand,
+//! `core/lockline/laws.rs`); the yields before the queue; more than three threads (the shuttle tests below run eight to
+//! sixteen).
 
-use batchyard::__model::lockline::{Left, RawLock};
+use batchyard::__model::lockline::{Cancel, Hastened, Left, Place, RawLock};
 use batchyard::__model::lockword::{LockWord, Mode};
 use batchyard_loom_tests::{Guarded, explore_bounded};
 
@@ -20,13 +41,37 @@ const BOUND: Option<usize> = Some(2);
 struct Yard {
     lock: RawLock,
     data: Guarded,
+    /// Those who wait when the model begins.
+    places: Vec<Place>,
+    cancel: Cancel,
 }
 
 impl Yard {
     fn held(modes: &[Mode]) -> Self {
         let lock = RawLock::new();
         modes.iter().for_each(|mode| lock.word().try_enter(*mode, 1, 9).expect("free for it"));
-        Yard { lock, data: Guarded::new() }
+        Yard { lock, data: Guarded::new(), places: Vec::new(), cancel: Cancel::new() }
+    }
+
+    /// With one more who waits.
+    fn waiting(mut self, mode: Mode, owner: u32) -> Self {
+        self.places.push(self.lock.queue_up(mode, 1, owner));
+        self
+    }
+
+    /// With the upgradable holder waiting for the readers.
+    fn upgrading(mut self) -> Self {
+        self.places.push(self.lock.queue_upgrade());
+        self
+    }
+
+    /// What one of those waits for, used and given back.
+    fn wait(&self, place: usize, mode: Mode, timed: bool, cancel: Option<&Cancel>) -> Result<(), Left> {
+        let got = self.lock.wait_at(&self.places[place], timed, cancel);
+        if got.is_ok() {
+            self.end(mode);
+        }
+        got
     }
 
     fn touch(&self, mode: Mode) {
@@ -204,7 +249,7 @@ fn an_upgrade_that_gives_up_leaves_all_as_it_was() {
 fn a_downgrade_lets_readers_in() {
     explore_bounded(
         BOUND,
-        || Yard::held(&[Exclusive]),
+        || Yard::held(&[Exclusive]).waiting(Upgradable, 4),
         &[
             |y: &Yard| {
                 y.data.touch();
@@ -212,7 +257,7 @@ fn a_downgrade_lets_readers_in() {
                 Ok(()) // it goes on reading
             },
             |y: &Yard| y.pass(Shared, false),
-            |y: &Yard| y.pass(Upgradable, false),
+            |y: &Yard| y.wait(0, Upgradable, false, None),
         ],
         |y, seen| {
             y.lock.leave_alone(Shared);
@@ -228,7 +273,7 @@ fn a_downgrade_lets_readers_in() {
 fn a_downgrade_beside_both() {
     explore_bounded(
         BOUND,
-        || Yard::held(&[Exclusive]),
+        || Yard::held(&[Exclusive]).waiting(Exclusive, 4),
         &[
             |y: &Yard| {
                 y.data.touch();
@@ -236,7 +281,7 @@ fn a_downgrade_beside_both() {
                 y.end(Shared);
                 Ok(())
             },
-            |y: &Yard| y.pass(Exclusive, false),
+            |y: &Yard| y.wait(0, Exclusive, false, None),
             |y: &Yard| y.pass(Shared, false),
         ],
         |y, seen| {
@@ -247,30 +292,363 @@ fn a_downgrade_beside_both() {
     .exactly([(Ok(()), Ok(()))]);
 }
 
-/// One is told, another barges.
+/// One is told, another barges; with a deadline and without.
 #[test]
 fn a_barger_and_one_that_was_told() {
+    let barges: fn(&Yard) -> Result<(), Left> = |y| {
+        let got = y.lock.word().try_enter(Exclusive, 1, 4).is_ok();
+        if got {
+            y.end(Exclusive);
+        }
+        if got { Ok(()) } else { Err(Left::GaveUp) }
+    };
+    let leaves: fn(&Yard) -> Result<(), Left> = |y| {
+        y.end(Exclusive);
+        Ok(())
+    };
+    let late = Err(Left::GaveUp);
     explore_bounded(
         BOUND,
-        || Yard::held(&[Exclusive]),
+        || Yard::held(&[Exclusive]).waiting(Exclusive, 3),
+        &[leaves, barges, |y| y.wait(0, Exclusive, false, None)],
+        |y, seen| {
+            y.at_rest();
+            (seen[2], seen[1])
+        },
+    )
+    .exactly_together([(Ok(()), Ok(())), (Ok(()), late)]);
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Exclusive]).waiting(Exclusive, 3),
+        &[leaves, barges, |y| y.wait(0, Exclusive, true, None)],
+        |y, seen| {
+            y.at_rest();
+            (seen[2], seen[1])
+        },
+    )
+    .exactly_together([(Ok(()), Ok(())), (Ok(()), late), (late, Ok(())), (late, late)]);
+}
+
+/// One was told, another barged, and a reader of a higher class came to wait: while one that was told is to come, nobody looks. It
+/// finds that others share the lock, and the reader is to enter beside them: they may be waiting for it.
+#[test]
+fn who_comes_too_late_lets_in_who_may_enter() {
+    let setup = || {
+        let mut yard = Yard::held(&[Exclusive]);
+        yard.places.push(yard.lock.queue_up(Exclusive, 0, 4));
+        yard.lock.leave_alone(Exclusive);
+        yard.lock.word().try_enter(Exclusive, 1, 9).expect("it may barge");
+        yard.waiting(Shared, 3)
+    };
+    explore_bounded(
+        BOUND,
+        setup,
         &[
             |y: &Yard| {
                 y.end(Exclusive);
-                true
-            },
-            |y: &Yard| y.pass(Exclusive, false).is_ok(),
-            |y: &Yard| {
-                let got = y.lock.word().try_enter(Exclusive, 1, 4).is_ok();
-                if got {
-                    y.end(Exclusive);
+                let shares = y.lock.word().try_enter(Shared, 1, 0).is_ok();
+                y.wait(1, Shared, false, None).expect("untimed");
+                if shares {
+                    y.end(Shared);
                 }
-                got
+                shares
+            },
+            |y: &Yard| y.wait(0, Exclusive, false, None).is_ok(),
+        ],
+        |y, seen| {
+            y.at_rest();
+            seen[0]
+        },
+    )
+    .exactly_together([true, false]);
+}
+
+/// Nobody gives the lock back: only the cancel can end it.
+#[test]
+fn a_cancel_ends_a_wait() {
+    explore_bounded(
+        None,
+        || Yard::held(&[Exclusive]).waiting(Exclusive, 3),
+        &[
+            |y: &Yard| {
+                y.cancel.cancel();
+                Ok(())
+            },
+            |y: &Yard| y.wait(0, Exclusive, false, Some(&y.cancel)),
+        ],
+        |y, seen| {
+            y.end(Exclusive);
+            y.at_rest();
+            seen[1]
+        },
+    )
+    .exactly([Err(Left::GaveUp)]);
+}
+
+#[test]
+fn a_cancel_against_a_grant_and_a_deadline() {
+    for mode in [Exclusive, Shared] {
+        explore_bounded(
+            BOUND,
+            move || Yard::held(&[Exclusive]).waiting(mode, 3),
+            &[
+                |y: &Yard| {
+                    y.end(Exclusive);
+                    Ok(())
+                },
+                |y: &Yard| {
+                    y.cancel.cancel();
+                    Ok(())
+                },
+                if mode == Exclusive {
+                    |y: &Yard| y.wait(0, Exclusive, true, Some(&y.cancel))
+                } else {
+                    |y: &Yard| y.wait(0, Shared, true, Some(&y.cancel))
+                },
+            ],
+            |y, seen| {
+                y.at_rest();
+                seen[2]
+            },
+        )
+        .exactly_together([Ok(()), Err(Left::GaveUp)]);
+    }
+}
+
+/// It may queue it anew at once: what was done to it is over.
+#[test]
+fn a_node_is_its_owners_when_it_is_granted() {
+    explore_bounded(
+        None,
+        || Yard::held(&[Exclusive]).waiting(Shared, 3),
+        &[
+            |y: &Yard| {
+                y.end(Exclusive);
+                Ok(())
+            },
+            |y: &Yard| y.wait(0, Shared, false, None),
+        ],
+        |y, seen| {
+            y.at_rest();
+            seen[1]
+        },
+    )
+    .exactly([Ok(())]);
+}
+
+#[test]
+fn who_is_handed_the_lock_after_a_panic_sees_it() {
+    for mode in [Exclusive, Shared] {
+        explore_bounded(
+            None,
+            move || Yard::held(&[Exclusive]).waiting(mode, 3),
+            &[
+                |y: &Yard| {
+                    y.lock.leave_as(Exclusive, true);
+                    true
+                },
+                |y: &Yard| {
+                    y.lock.wait_at(&y.places[0], false, None).expect("untimed");
+                    y.lock.word().look().poisoned()
+                },
+            ],
+            move |y, seen| {
+                y.end(mode);
+                y.lock.word().clear_poison();
+                y.at_rest();
+                seen[1]
+            },
+        )
+        .exactly([true]);
+    }
+}
+
+/// A reader that waits behind an upgrade is let in beside it, or comes first after it; against the last reader's leave and
+/// against the end of the upgrade's patience.
+#[test]
+fn a_reader_is_let_past_an_upgrade() {
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Shared, Upgradable]).upgrading().waiting(Shared, 3),
+        &[
+            |y: &Yard| {
+                y.end(Shared);
+                (Ok(()), None)
+            },
+            |y: &Yard| {
+                let got = y.lock.wait_at(&y.places[0], true, None);
+                y.end(if got.is_ok() { Exclusive } else { Upgradable });
+                (got, None)
+            },
+            |y: &Yard| {
+                let let_past = y.lock.hasten_alone(3);
+                (y.wait(1, Shared, false, None), Some(let_past))
             },
         ],
         |y, seen| {
             y.at_rest();
-            (seen[1], seen[2])
+            assert_eq!(seen[2].0, Ok(()));
+            (seen[2].1, seen[1].0)
         },
     )
-    .exactly_together([(true, true), (true, false)]);
+    .exactly_together([
+        (Some(Hastened::Entered), Ok(())),
+        (Some(Hastened::Entered), Err(Left::GaveUp)),
+        (Some(Hastened::First), Ok(())),
+        (Some(Hastened::Nobody), Ok(())),
+        (Some(Hastened::Nobody), Err(Left::GaveUp)),
+    ]);
+}
+
+/// One reader stays until the other, which waits behind a writer, has come: the order of the line alone would hold both up
+/// for ever. Against another's leave, and the end of the writer's patience.
+#[test]
+fn a_reader_is_let_past_a_writer() {
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Shared, Shared]).waiting(Exclusive, 4).waiting(Shared, 3),
+        &[
+            |y: &Yard| {
+                y.end(Shared);
+                (Ok(()), None)
+            },
+            |y: &Yard| (y.wait(0, Exclusive, true, None), None),
+            |y: &Yard| {
+                let let_past = y.lock.hasten_alone(3);
+                let got = y.wait(1, Shared, false, None);
+                y.end(Shared);
+                (got, Some(let_past))
+            },
+        ],
+        |y, seen| {
+            y.at_rest();
+            assert_eq!(seen[2].0, Ok(()));
+            (seen[2].1, seen[1].0)
+        },
+    )
+    .exactly_together([
+        (Some(Hastened::First), Ok(())),
+        (Some(Hastened::First), Err(Left::GaveUp)),
+        (Some(Hastened::Nobody), Err(Left::GaveUp)),
+    ]);
+}
+
+/// Also past one that was told and has not come.
+#[test]
+fn a_writer_is_let_past_a_writer() {
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Exclusive]).waiting(Exclusive, 4).waiting(Exclusive, 3),
+        &[
+            |y: &Yard| {
+                y.end(Exclusive);
+                (Ok(()), None)
+            },
+            |y: &Yard| (y.wait(0, Exclusive, true, None), None),
+            |y: &Yard| {
+                let let_past = y.lock.hasten_alone(3);
+                (y.wait(1, Exclusive, false, None), Some(let_past))
+            },
+        ],
+        |y, seen| {
+            y.at_rest();
+            assert_eq!(seen[2], (Ok(()), Some(Hastened::First)));
+            seen[1].0
+        },
+    )
+    .exactly_together([Ok(()), Err(Left::GaveUp)]);
+}
+
+/// Random schedules of `threads`, each of which goes on for some turns in all modes, with deadlines and without.
+#[cfg(shuttle)]
+fn storm(threads: usize) -> impl Fn() + Send + Sync + 'static + Clone {
+    move || {
+        let yard = shuttle::sync::Arc::new(Yard::held(&[]));
+        let inside = shuttle::sync::Arc::new(Inside::default());
+        let all: Vec<_> = (0..threads)
+            .map(|i| {
+                let (y, inside) = (yard.clone(), inside.clone());
+                shuttle::thread::spawn(move || {
+                    for turn in 0..2 {
+                        let timed = (i + turn) % 3 == 0;
+                        let mode = [Shared, Exclusive, Upgradable, Shared][(i + turn) % 4];
+                        if y.lock.enter_alone(mode, i % 4, i as u32 + 1, timed).is_err() {
+                            continue;
+                        }
+                        inside.enter(mode);
+                        let mut mode = mode;
+                        if mode == Upgradable {
+                            // Nobody changes anything between the look and the upgrade.
+                            let before = inside.writes();
+                            let up = y.lock.upgrade_alone(turn == 1).is_ok();
+                            assert_eq!(inside.writes(), before, "somebody slipped in");
+                            if up {
+                                inside.change(Upgradable, Exclusive);
+                                mode = Exclusive;
+                            }
+                        }
+                        if mode == Exclusive && i % 2 == 0 {
+                            let to = if turn == 0 { Shared } else { Upgradable };
+                            inside.change(Exclusive, to);
+                            y.lock.weaken_alone(Exclusive, to);
+                            mode = to;
+                        }
+                        inside.leave(mode);
+                        y.lock.leave_alone(mode);
+                    }
+                })
+            })
+            .collect();
+        for thread in all {
+            thread.join().expect("no panic");
+        }
+        yard.at_rest();
+    }
+}
+
+/// Who is inside, as the holders themselves count it. Not watched by shuttle, so that it adds no steps.
+#[cfg(shuttle)]
+#[derive(Default)]
+struct Inside(std::sync::Mutex<([i32; 3], u32)>);
+
+#[cfg(shuttle)]
+impl Inside {
+    fn enter(&self, mode: Mode) {
+        self.by(mode, 1);
+    }
+
+    fn leave(&self, mode: Mode) {
+        self.by(mode, -1);
+    }
+
+    fn change(&self, from: Mode, to: Mode) {
+        self.by(from, -1);
+        self.by(to, 1);
+    }
+
+    fn by(&self, mode: Mode, n: i32) {
+        let mut all = self.0.lock().unwrap();
+        all.0[mode as usize] += n;
+        all.1 += u32::from(mode == Exclusive && n > 0);
+        let [_, upgradable, exclusive] = all.0;
+        assert!(upgradable + exclusive <= 1 && (exclusive == 0 || all.0 == [0, 0, 1]), "{:?}", all.0);
+    }
+
+    fn writes(&self) -> u32 {
+        self.0.lock().unwrap().1
+    }
+}
+
+#[cfg(shuttle)]
+#[test]
+fn shuttle_eight_threads_leave_nothing_behind() {
+    shuttle::check_random(storm(8), 2_000);
+    shuttle::check_pct(storm(8), 2_000, 3);
+}
+
+#[cfg(shuttle)]
+#[test]
+fn shuttle_sixteen_threads_leave_nothing_behind() {
+    shuttle::check_random(storm(16), 500);
+    shuttle::check_pct(storm(16), 500, 3);
 }

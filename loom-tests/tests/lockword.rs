@@ -1,9 +1,9 @@
 //! Models of `core/lockword.rs`: who holds, in one word.
 //!
 //! Verified, for every interleaving and every value that the memory orders allow, in every spawn order: two that exclude each
-//! other never hold at once; who enters sees what earlier holders did, whichever way they left (from sharing, from
-//! holding all, by a downgrade), and so does who upgrades; no holder is lost or counted twice; the last reader of two
-//! tells, if somebody waits, and only that one.
+//! other never hold at once, and of two who may upgrade one is refused; who enters sees what earlier holders did, whichever
+//! way they left (from sharing, from holding all, by a downgrade), and that one of them panicked; so does who upgrades; no
+//! holder is lost or counted twice; the last reader of two tells, if somebody waits, and only that one.
 //!
 //! Not verified here: whoever waits (`lockline`), the bar (unit tests; it is one compare).
 
@@ -95,6 +95,45 @@ mod loop_free {
         .exactly([(true, true)]);
     }
 
+    /// Two who hold it so would each wait for the other to leave. (One that shares it and wants more waits for itself: the
+    /// lock refuses that, `tests/lock.rs`.)
+    #[test]
+    fn of_two_who_may_upgrade_one_is_refused() {
+        let tries: fn(&Yard) -> bool = |y| {
+            let got = y.word.try_enter(Mode::Upgradable, NORMAL, 1).is_ok();
+            assert!(!got || y.word.try_upgrade());
+            got
+        };
+        explore(Yard::new, &[tries, tries], |y, seen| {
+            assert_eq!(y.word.look().mode(), Some(Mode::Exclusive));
+            (seen[0], seen[1])
+        })
+        .exactly_together([(true, false), (false, true)]);
+    }
+
+    /// Who enters after it knows of it.
+    #[test]
+    fn who_enters_after_a_panic_sees_it() {
+        explore(
+            || Yard::new().held(Mode::Exclusive),
+            &[
+                |y: &Yard| {
+                    assert_eq!(y.word.leave(Mode::Exclusive, true), After::Nothing);
+                    None
+                },
+                |y: &Yard| {
+                    let got = y.word.try_enter(Mode::Shared, NORMAL, 0).is_ok();
+                    got.then(|| y.word.look().poisoned())
+                },
+            ],
+            |y, seen| {
+                assert!(y.word.look().poisoned());
+                seen[1]
+            },
+        )
+        .exactly_together([None, Some(true)]);
+    }
+
     /// A reader that leaves, and the upgrade that it was in the way of.
     #[test]
     fn who_upgrades_sees_that_the_readers_are_gone() {
@@ -149,7 +188,7 @@ mod loop_free {
         explore(
             || {
                 let y = Yard::new().held(Mode::Shared).held(Mode::Shared);
-                y.word.set_line(true, false, 2);
+                y.word.set_line(true, false, (2, 2));
                 y
             },
             &[

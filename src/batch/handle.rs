@@ -183,13 +183,16 @@ where
             return Err(Error::Journal(why));
         }
     }
-    shared.enter(&shell)?;
+    let displaced = shared.enter(&shell)?;
     if shell.core.has_ended() {
         // The journal failed meanwhile: the lane left before it had come.
         shared.leave(&shell);
     }
     // From here on the name is taken. The listener is the user's, and may open a batch itself.
     drop(one);
+    if let Some(displaced) = displaced {
+        shared.take_hands_off(&displaced);
+    }
     shared.event(&Event::BatchStarted { batch: &shell.core.name });
     #[cfg(feature = "sqlite")]
     if in_journal {

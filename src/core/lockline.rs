@@ -31,11 +31,23 @@
 //!    own.
 //! 4. *An upgrade* has its own place: its owner holds the lock already, and is handed it by the last reader out. Who gives
 //!    an upgrade up is the upgradable holder as before, and lets in whom it kept out.
-//! 5. *Overtaking is bounded.* A waiter of class p is passed by newcomers for `(3 - p) * AGEING` at the most, then by none
-//!    but those that barge, and that [`LOSSES`] times or for [`FAIR_AFTER`]; seen at the next look.
+//! 5. *Overtaking is bounded.* A waiter that wants the lock for itself, or to be the upgradable holder, is passed by those
+//!    that come later only if their class is above its tier, which is the top one after `(3 - class) * AGEING`; and by its
+//!    equals that barge, while it is told and has not come, [`LOSSES`] times at the most, or until it has waited for
+//!    [`FAIR_AFTER`] and somebody gives the lock back. Newcomers go by the bar in the word, and nobody need look at the line
+//!    while readers come and go: so who waits wakes when it rises, and looks. One that waits to share is held up only by
+//!    waiters for all of it that come before it, by the order at each rise.
 
 // The models reach this module from outside; parkers stay inside.
 #![cfg_attr(any(loom, shuttle), allow(private_interfaces))]
+
+#[cfg(any(loom, shuttle))]
+mod alone;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod laws;
+
+#[cfg(any(loom, shuttle))]
+pub use {self::alone::Place, crate::sync::Cancel};
 
 use super::lockword::{After, LockWord, Miss, Mode, Word};
 use super::permits::CLASSES;
@@ -77,8 +89,8 @@ pub enum Left {
 }
 
 /// What became of somebody who was to be let past the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hastened {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hastened {
     /// Nobody waits so: not yet, or not any more.
     Nobody,
     /// It stands before all others.
@@ -95,17 +107,27 @@ struct Seated<'a, N: Fn() -> u64, W: FnMut(&Waiter)> {
     is_upgrade: bool,
     now: &'a N,
     wake: &'a mut W,
+    /// When it rises next.
+    rise: Option<u64>,
     left: bool,
 }
 
 impl<N: Fn() -> u64, W: FnMut(&Waiter)> Seated<'_, N, W> {
-    fn wait(mut self, parker: &Parker, mut park: impl FnMut(&Parker) -> bool) -> Result<(), Left> {
+    fn wait(
+        mut self,
+        parker: &Parker,
+        mut park: impl FnMut(&Parker, Option<u64>) -> bool,
+    ) -> Result<(), Left> {
         loop {
             match self.node.state() {
                 NodeState::Granted => break,
                 NodeState::Told if self.lock.come(self.node, (self.now)(), self.wake) => break,
                 NodeState::Told => {}
-                _ if park(parker) => {}
+                _ if park(parker, self.rise) => {
+                    if self.rise.is_some_and(|rise| (self.now)() >= rise) {
+                        self.rise = self.lock.rise(self.node, (self.now)(), self.wake);
+                    }
+                }
                 _ => {
                     let granted = self.lock.cancel(self.node, (self.now)(), self.wake);
                     self.left = true;
@@ -245,8 +267,8 @@ impl RawLock {
         self.look(now, from == Mode::Exclusive, wake);
     }
 
-    /// Takes the lock, waiting for it as long as `park` does: see [`WaitList`](super::waitlist::WaitList)'s. `now` reads the
-    /// clock.
+    /// Takes the lock, waiting for it as long as `park` does: see [`WaitList`](super::waitlist::WaitList)'s; and it is to wake
+    /// at the time that it is given. `now` reads the clock.
     ///
     /// # Errors
     ///
@@ -257,7 +279,7 @@ impl RawLock {
         class: usize,
         owner: u32,
         now: impl Fn() -> u64,
-        (parker, park): (&Parker, impl FnMut(&Parker) -> bool),
+        (parker, park): (&Parker, impl FnMut(&Parker, Option<u64>) -> bool),
         wake: &mut impl FnMut(&Waiter),
     ) -> Result<(), Left> {
         if self.enter_soon(mode, class, owner)? {
@@ -294,15 +316,25 @@ impl RawLock {
         class: usize,
         owner: u32,
         now: impl Fn() -> u64,
-        (parker, park): (&Parker, impl FnMut(&Parker) -> bool),
+        (parker, park): (&Parker, impl FnMut(&Parker, Option<u64>) -> bool),
         wake: &mut impl FnMut(&Waiter),
     ) -> Result<(), Left> {
         let node = Node::new();
-        let mut seated =
-            Seated { lock: self, node: &node, want: mode, is_upgrade: false, now: &now, wake, left: false };
+        let since = now();
+        let rise = next_rise(class, since, since);
+        let mut seated = Seated {
+            lock: self,
+            node: &node,
+            want: mode,
+            is_upgrade: false,
+            now: &now,
+            wake,
+            rise,
+            left: false,
+        };
         // SAFETY: the node lies in this frame and is not moved; `seated`, which is dropped before it, sees to it that it is
         // in no line when the frame ends. The lock is borrowed for longer than that.
-        let enqueued = unsafe { self.enqueue(&node, (mode, owner), class, now(), parker, seated.wake)? };
+        let enqueued = unsafe { self.enqueue(&node, (mode, owner), class, since, parker, seated.wake)? };
         if enqueued == Enqueued::Entered {
             seated.left = true;
             return Ok(());
@@ -319,7 +351,7 @@ impl RawLock {
         &self,
         now: impl Fn() -> u64,
         parker: &Parker,
-        park: impl FnMut(&Parker) -> bool,
+        park: impl FnMut(&Parker, Option<u64>) -> bool,
         wake: &mut impl FnMut(&Waiter),
     ) -> Result<(), Left> {
         if self.word.try_upgrade() {
@@ -327,8 +359,16 @@ impl RawLock {
         }
         let node = Node::new();
         let want = Mode::Exclusive;
-        let mut seated =
-            Seated { lock: self, node: &node, want, is_upgrade: true, now: &now, wake, left: false };
+        let mut seated = Seated {
+            lock: self,
+            node: &node,
+            want,
+            is_upgrade: true,
+            now: &now,
+            wake,
+            rise: None,
+            left: false,
+        };
         // SAFETY: as in `enter`.
         let enqueued = unsafe { self.begin_upgrade(&node, parker) };
         if enqueued == Enqueued::Entered {
@@ -353,7 +393,7 @@ impl RawLock {
         let Some(seat) = found else { return Hastened::Nobody };
         if self.word.look().drains()
             && seat.with(|e| e.want.0 == Mode::Shared)
-            && self.word.share_again().is_ok()
+            && (armed!(mutant = "lockline_hasten_uncounted") || self.word.share_again().is_ok())
         {
             let mut wakes = Wakes::default();
             line.tally.handed += 1;
@@ -363,6 +403,10 @@ impl RawLock {
             return Hastened::Entered;
         }
         line.lines.put_first(seat);
+        if armed!(mutant = "lockline_hasten_silent") {
+            self.tell_word(&line);
+            return Hastened::First;
+        }
         self.settle(line, false, None, wake);
         Hastened::First
     }
@@ -437,11 +481,17 @@ impl RawLock {
         // SAFETY: `Told`: it is in its line, and the caller owns it.
         let seat = unsafe { Seat::new(node) };
         let (mode, owner) = seat.with(|e| e.want);
-        line.told = None;
+        if !armed!(mutant = "lockline_come_keeps_told") {
+            line.told = None;
+        }
         if !self.word.come(mode, owner) {
             line.tally.barged += 1;
             seat.with(|e| e.passed += 1);
             seat.publish(NodeState::Waiting, Ordering::Relaxed);
+            // While it was to come nobody looked: others may enter beside who holds the lock now.
+            if !armed!(mutant = "lockline_come_silent") {
+                self.settle(line, false, None, wake);
+            }
             return false;
         }
         self.take_out(&mut line, seat, NodeState::Idle);
@@ -473,6 +523,20 @@ impl RawLock {
         }
         self.settle(line, false, None, wake);
         false
+    }
+
+    /// A waiter has risen: newcomers are to know of it, and it may come before others now. When it rises next.
+    #[cold]
+    fn rise(&self, node: &Node, now: u64, wake: &mut impl FnMut(&Waiter)) -> Option<u64> {
+        let line = self.latch(now);
+        if !matches!(node.state(), NodeState::Waiting | NodeState::Told) {
+            return None;
+        }
+        // SAFETY: it is in its line.
+        let seat = unsafe { Seat::new(node) };
+        let next = seat.with(|e| next_rise(e.tier(e.since, AGEING) as usize, e.since, line.now));
+        self.settle(line, false, None, wake);
+        next
     }
 
     // ---- under the latch ---------------------------------------------------------------------------------
@@ -616,6 +680,11 @@ impl RawLock {
     }
 
     fn publish(seat: Seat, state: NodeState) -> Option<Waiter> {
+        if armed!(mutant = "lockline_publishes_first") {
+            seat.publish(state, Ordering::Release);
+            return seat.with(|e| e.waiter.take());
+        }
+        // Before the state: its owner may have freed the node, or have queued it anew, as soon as that is seen.
         let waiter = seat.with(|e| e.waiter.take());
         // ORDERING: Release pairs with the Acquire of `Node::state`. It hands the entry back to its owner, and, for a grant,
         // all that earlier holders did: who granted acquired it.
@@ -625,7 +694,7 @@ impl RawLock {
 
     /// What the word says of the line.
     fn tell_word(&self, line: &Line) {
-        self.word.set_line(!line.lines.is_empty(), line.told.is_some(), line.bar());
+        self.word.set_line(!line.lines.is_empty(), line.told.is_some(), line.bars());
     }
 }
 
@@ -663,51 +732,27 @@ impl Line {
         exclusive.filter(|_| word.admits(Mode::Exclusive)).map(|(seat, _, must_have)| (seat, must_have))
     }
 
-    /// One above the tier of the best who wants the lock for itself.
-    fn bar(&self) -> u32 {
+    /// One above the tier of the best who wants the lock for itself, and of the best who wants it so or to upgrade.
+    fn bars(&self) -> (u32, u32) {
+        let mut solo = 0;
         let mut walk = self.lines.walk(self.now);
         while let Some(seat) = walk.next() {
             let (mode, tier) = seat.with(|e| (e.want.0, e.tier(self.now, AGEING)));
+            let bar = tier.min(CLASSES as u64 - 1) as u32 + 1;
+            if mode != Mode::Shared && solo == 0 {
+                solo = bar;
+            }
             if mode == Mode::Exclusive {
-                return tier.min(CLASSES as u64 - 1) as u32 + 1;
+                return (bar, solo);
             }
         }
-        0
+        (0, solo)
     }
 }
 
-/// Blocking calls for the models, which cannot make a parker.
-#[cfg(any(loom, shuttle))]
-impl RawLock {
-    /// [`enter`](Self::enter) with a parker of its own; a timed one gives up when the parker does.
-    pub fn enter_alone(&self, mode: Mode, class: usize, owner: u32, timed: bool) -> Result<(), Left> {
-        let parker = Parker::new();
-        let tell = &mut super::waitlist::WaitList::unpark;
-        self.enter(mode, class, owner, || 0, (&parker, |parker: &Parker| park(parker, timed)), tell)
-    }
-
-    /// [`upgrade`](Self::upgrade), likewise.
-    pub fn upgrade_alone(&self, timed: bool) -> Result<(), Left> {
-        let tell = &mut super::waitlist::WaitList::unpark;
-        self.upgrade(|| 0, &Parker::new(), |parker| park(parker, timed), tell)
-    }
-
-    /// [`leave`](Self::leave), at time 0.
-    pub fn leave_alone(&self, mode: Mode) {
-        self.leave(mode, false, || 0, &mut super::waitlist::WaitList::unpark);
-    }
-
-    /// [`weaken`](Self::weaken), at time 0.
-    pub fn weaken_alone(&self, from: Mode, to: Mode) {
-        self.weaken(from, to, || 0, &mut super::waitlist::WaitList::unpark);
-    }
-}
-
-#[cfg(any(loom, shuttle))]
-fn park(parker: &Parker, timed: bool) -> bool {
-    if timed {
-        return parker.park_timeout(std::time::Duration::from_nanos(1));
-    }
-    parker.park();
-    true
+/// When one of this class who waits since then rises next.
+fn next_rise(class: usize, since: u64, now: u64) -> Option<u64> {
+    let steps = now.saturating_sub(since) / AGEING + 1;
+    let rises = (class as u64).saturating_add(steps) < CLASSES as u64;
+    rises.then(|| since.saturating_add(steps.saturating_mul(AGEING)))
 }

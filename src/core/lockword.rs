@@ -5,8 +5,8 @@
 //! parking_lot's `raw_rwlock`; the owner in the same word, so that both change together, is from Linux's rt_mutex.)
 //!
 //! ```text
-//!  63        40 39          16 15    9 8     6     5      4       3       2     1   0
-//! [ owner : 24 | readers : 24 |    0  | bar : 3 | poison | told | queued | drain | U | X ]
+//!  63        40 39          16 15   12 11    9 8     6     5      4       3       2     1   0
+//! [ owner : 24 | readers : 24 |   0   | solo:3 | bar : 3 | poison | told | queued | drain | U | X ]
 //! ```
 //!
 //! | X | U | drain | readers | means | S may enter | U may | X may |
@@ -19,11 +19,11 @@
 //!
 //! Other combinations do not occur. `drain` with no readers lasts until the latch's holder has made it `X`.
 //!
-//! *Bar.* Shared and upgradable newcomers of classes below it have to queue: it is one above the tier of the best waiter for
-//! `X`, or 0 if there is none. Waiters for `U` bar nobody, or they would keep readers out that they have no quarrel with.
-//! A newcomer that wants `X` may barge into a free lock unless its class is below that waiter's.
+//! *Bar.* Newcomers of classes below it have to queue: it is one above the tier of the best waiter for `X`, or 0 if there is
+//! none. Waiters for `U` bar no readers, with whom they have no quarrel; for newcomers that want `U` or `X` they count as
+//! well: that is *solo*. A newcomer that wants `X` may barge into a free lock unless its class is below that waiter's.
 //!
-//! *Queued, told, bar* change under the latch only. `told`: the head of the queue was told that the lock is free and has not
+//! *Queued, told, bar, solo* change under the latch only. `told`: the head of the queue was told that the lock is free and has not
 //! been at the latch since; it will look for itself, so who gives the lock back meanwhile need not.
 //!
 //! *No wake-up is lost.* A waiter sets `queued` (an RMW), then tests whether it can enter; who gives the lock back changes
@@ -48,13 +48,15 @@ const TOLD: u64 = 1 << 4;
 const POISON: u64 = 1 << 5;
 const BAR_SHIFT: u32 = 6;
 const BAR_MASK: u64 = 7 << BAR_SHIFT;
+const SOLO_SHIFT: u32 = 9;
+const SOLO_MASK: u64 = 7 << SOLO_SHIFT;
 const READER_SHIFT: u32 = 16;
 const READER_ONE: u64 = 1 << READER_SHIFT;
 const READER_MASK: u64 = (MAX_READERS as u64) << READER_SHIFT;
 const OWNER_SHIFT: u32 = 40;
 const OWNER_MASK: u64 = (MAX_OWNER as u64) << OWNER_SHIFT;
 /// What the latch's holder writes.
-const LINE_MASK: u64 = QUEUED | TOLD | BAR_MASK;
+const LINE_MASK: u64 = QUEUED | TOLD | BAR_MASK | SOLO_MASK;
 
 /// In what way a lock is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,9 +135,14 @@ impl Word {
         self.0 & TOLD != 0
     }
 
-    /// Classes below it do not enter beside a waiter for `X`.
+    /// Classes below it do not share it beside a waiter for `X`.
     pub fn bar(self) -> u32 {
         ((self.0 & BAR_MASK) >> BAR_SHIFT) as u32
+    }
+
+    /// Classes below it do not enter in another mode beside a waiter for `U` or `X`.
+    pub fn solo(self) -> u32 {
+        ((self.0 & SOLO_MASK) >> SOLO_SHIFT) as u32
     }
 
     /// Whether an exclusive holder has unwound.
@@ -169,10 +176,13 @@ impl Word {
 
     /// Whether a newcomer of this class has to mind who waits.
     fn is_barred(self, mode: Mode, class: usize) -> bool {
-        let bar = self.bar() as usize;
-        // Of equals, one who wants all may barge, as long as the waiter is patient.
-        let class = if mode == Mode::Exclusive { class + 1 } else { class };
-        class < bar
+        let (class, bar) = match mode {
+            Mode::Shared => (class, self.bar()),
+            Mode::Upgradable => (class, self.solo()),
+            // Of equals, one who wants all may barge, as long as the waiter is patient.
+            Mode::Exclusive => (class + 1, self.solo()),
+        };
+        class < bar as usize
     }
 
     /// The decision of a newcomer.
@@ -191,6 +201,7 @@ impl fmt::Debug for Word {
             .field("queued", &self.queued())
             .field("told", &self.told())
             .field("bar", &self.bar())
+            .field("solo", &self.solo())
             .field("poisoned", &self.poisoned())
             .finish()
     }
@@ -218,6 +229,12 @@ impl LockWord {
         pub const fn new() -> Self {
             LockWord(AtomicU64::new(0))
         }
+    }
+
+    /// Shared by so many.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub(super) fn shared_by(readers: u32) -> Self {
+        LockWord(AtomicU64::new(u64::from(readers) << READER_SHIFT))
     }
 
     /// The word now, give or take what other threads do.
@@ -333,16 +350,23 @@ impl LockWord {
         let mut old = self.look();
         loop {
             if old.queued() && !old.told() {
-                if poison != 0 {
+                if poison != 0 && !armed!(mutant = "lockword_poison_lost") {
+                    // Relaxed: we hold it, and who is handed it sees what came before that.
                     self.0.fetch_or(poison, Ordering::Relaxed);
                 }
                 return After::HandOver;
             }
-            let new = old.0 & !(X | OWNER_MASK) | poison;
+            let apart = armed!(mutant = "lockword_poison_apart");
+            let new = old.0 & !(X | OWNER_MASK) | if apart { 0 } else { poison };
             // ORDERING: Release pairs with the Acquire of who enters next: it sees what we wrote.
             let release = ordering!(Release, mutant = "lockword_leave_exclusive_relaxed");
             match self.0.compare_exchange_weak(old.0, new, release, Ordering::Relaxed) {
-                Ok(_) => return After::Nothing,
+                Ok(_) => {
+                    if apart {
+                        self.0.fetch_or(poison, Ordering::Relaxed);
+                    }
+                    return After::Nothing;
+                }
                 Err(now) => old = Word(now),
             }
         }
@@ -483,9 +507,9 @@ impl LockWord {
     }
 
     /// What newcomers and holders are to know of the queue.
-    pub fn set_line(&self, queued: bool, told: bool, bar: u32) {
-        let line =
-            if queued { QUEUED } else { 0 } | if told { TOLD } else { 0 } | u64::from(bar) << BAR_SHIFT;
+    pub fn set_line(&self, queued: bool, told: bool, (bar, solo): (u32, u32)) {
+        let bars = u64::from(bar) << BAR_SHIFT | u64::from(solo) << SOLO_SHIFT;
+        let line = if queued { QUEUED } else { 0 } | if told { TOLD } else { 0 } | bars;
         let mut old = self.look();
         while old.0 & LINE_MASK != line {
             let new = old.0 & !LINE_MASK | line;
@@ -552,7 +576,7 @@ mod tests {
     #[test]
     fn the_bar_holds_lower_classes_back() {
         let word = LockWord::new();
-        word.set_line(true, true, 2); // one of class 1 waits for all of it
+        word.set_line(true, true, (2, 2)); // one of class 1 waits for all of it
         assert_eq!(word.try_enter(Shared, 1, 0), Err(Miss::Busy));
         assert_eq!(word.try_enter(Upgradable, 1, 0), Err(Miss::Busy));
         assert_eq!(word.try_enter(Exclusive, 0, 1), Err(Miss::Busy));
@@ -560,7 +584,7 @@ mod tests {
         assert_eq!(word.leave(Exclusive, false), After::Nothing); // he who was told will come
         assert_eq!(word.try_enter(Shared, 2, 0), Ok(()));
         assert_eq!(word.leave(Shared, false), After::Nothing);
-        word.set_line(true, false, 2);
+        word.set_line(true, false, (2, 2));
         assert_eq!(word.try_enter(Shared, 2, 0), Ok(()));
         assert_eq!(word.try_enter(Shared, 2, 0), Ok(()));
         assert_eq!(word.leave(Shared, false), After::Nothing);
@@ -571,8 +595,19 @@ mod tests {
         assert_eq!((held.mode(), held.owner(), held.poisoned()), (Some(Exclusive), 1, true));
         word.set_free();
         word.clear_poison();
-        word.set_line(false, false, 0);
+        word.set_line(false, false, (0, 0));
         assert_eq!(word.look(), LockWord::new().look());
+    }
+
+    /// Who waits to be the one that may upgrade is passed by who shares, and by nobody else.
+    #[test]
+    fn who_waits_to_upgrade_bars_no_readers() {
+        let word = LockWord::new();
+        word.set_line(true, false, (0, 2));
+        assert_eq!(word.try_enter(Upgradable, 1, 0), Err(Miss::Busy));
+        assert_eq!(word.try_enter(Exclusive, 0, 1), Err(Miss::Busy));
+        assert_eq!(word.try_enter(Shared, 0, 0), Ok(()));
+        assert_eq!(word.try_enter(Upgradable, 2, 0), Ok(()));
     }
 
     #[test]
@@ -605,7 +640,7 @@ mod tests {
 
     #[test]
     fn the_count_of_those_who_share_does_not_run_over() {
-        let word = LockWord(AtomicU64::new(READER_MASK));
+        let word = LockWord::shared_by(MAX_READERS);
         assert_eq!(word.try_enter(Shared, NORMAL, 0), Err(Miss::Full));
         assert_eq!(word.share_again(), Err(Miss::Full));
         assert_eq!(word.look().readers(), MAX_READERS);
@@ -617,7 +652,7 @@ mod tests {
     fn a_hold_is_passed_on() {
         let word = LockWord::new();
         word.try_enter(Exclusive, NORMAL, MAX_OWNER).unwrap();
-        word.set_line(true, false, 3);
+        word.set_line(true, false, (3, 3));
         word.pass_on(Exclusive, 4);
         assert_eq!((word.look().owner(), word.look().bar()), (4, 3));
         word.pass_on(Shared, 0);

@@ -20,6 +20,7 @@
 //! | `lockword` | who holds a lock in which mode, whether somebody waits, who may come in first | lock-free |
 //! | `permits` | a counting semaphore's word: free permits and waiters | lock-free |
 //! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
+//! | `roll` | who waits, with what others need to know of it, and who of them is told something | one short latch |
 //! | `seat` | what a worker has in hand, and a stop that nothing escapes | one short latch beside a lock-free word |
 //! | `shelf` | values put and taken, the last one first, in a fixed number of slots | lock-free |
 //! | `sleepers` | who sleeps to a time that a change may move | blocking, one short latch |
@@ -49,6 +50,7 @@ pub mod lockline;
 pub mod lockword;
 pub mod permits;
 pub mod ready;
+pub mod roll;
 pub mod seat;
 pub mod shelf;
 pub mod sleepers;

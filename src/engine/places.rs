@@ -100,8 +100,9 @@ impl Shared {
         places.active.iter().chain(&places.waiting).any(|batch| batch.core.name == name)
     }
 
-    /// Enters a batch: it gets a place, or waits for one. The caller tells that it has started.
-    pub(crate) fn enter(&self, shell: &Arc<Shell>) -> Result<(), Error> {
+    /// Enters a batch: it gets a place, or waits for one. The caller tells that it has started, and takes hands off the lane that
+    /// had to make room: both with no latch held, for they come to code and values of the user's.
+    pub(crate) fn enter(&self, shell: &Arc<Shell>) -> Result<Option<Arc<Shell>>, Error> {
         let mut places = self.places.lock();
         self.check_open()?;
         let name = &shell.core.name;
@@ -135,21 +136,16 @@ impl Shared {
                 }
                 _ => {
                     places.waiting.push(Arc::clone(shell));
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }
-        let seated = self.seat(&mut places, shell);
-        if seated.is_ok() {
-            places.active.push(Arc::clone(shell));
-        }
+        // There is a number: nobody has been displaced for nothing.
+        self.seat(&mut places, shell)?;
+        places.active.push(Arc::clone(shell));
         drop(places);
-        if let Some(displaced) = displaced {
-            self.take_hands_off(&displaced);
-        }
-        seated?;
         self.nudge();
-        Ok(())
+        Ok(displaced)
     }
 
     fn seat(&self, places: &mut Places, shell: &Arc<Shell>) -> Result<(), Error> {

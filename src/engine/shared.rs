@@ -294,7 +294,7 @@ impl Shared {
         steer.paused |= why;
     }
 
-    pub(super) fn take_hands_off(&self, shell: &Arc<Shell>) {
+    pub(crate) fn take_hands_off(&self, shell: &Arc<Shell>) {
         shell.with(|body| body.take_back(self, shell, u64::MAX));
         shell.core.gate.withdraw(self, &shell.core);
     }

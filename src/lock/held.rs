@@ -223,6 +223,12 @@ pub(super) fn share(lock: usize) {
     STACK.with(|stack| stack.change(Hold::new(lock, Mode::Exclusive), Hold::new(lock, Mode::Shared)));
 }
 
+/// How many locks this thread holds.
+#[cfg(test)]
+pub(super) fn count() -> usize {
+    STACK.with(|stack| stack.len.get())
+}
+
 /// This thread's number in lock words. 0 for all threads after the sixteen-millionth.
 #[inline]
 pub(super) fn number() -> u32 {
@@ -277,10 +283,6 @@ mod tests {
 
     fn shares(lock: usize) -> Option<bool> {
         find(8 * lock).map(|entry| entry.shares())
-    }
-
-    fn count() -> usize {
-        STACK.with(|stack| stack.len.get())
     }
 
     fn all() -> Vec<(usize, bool)> {

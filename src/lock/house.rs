@@ -8,14 +8,18 @@
 //! is held at a time. What is on the last step takes nothing inside. Who adds a lock places it: on the last step, if nothing is
 //! taken while it is held.
 //!
-//! *Below.* The latches of `core/` and `meter/`, of floor 0, and the one of `waitgraph.rs`, have no level, nor have the shards of `limit/keyed.rs`, which
-//! are of `core/`. They are leaves: nothing of the floors above is called under them, but for wakers and for what the models
-//! in `loom-tests/` have in view, and (for the shards) the settings of a rate. They can be taken under any lock of the house.
+//! *Below.* The latches of `core/`, of `meter/` and of floor 0 have no level. They are leaves: nothing
+//! outside is called under them but wakers, so they may be taken under any lock of the house. So may the one of `waitgraph.rs`,
+//! which has none because modules would stand in a circle: under it those of queues are taken, of `core/` all. Three of `core/`
+//! are no leaves, and all three serve `limit/`: `RatesMoving` is taken under the latch of a line that has a leader, `RateSettings` under that of an
+//! epoch and under the shards of `limit/keyed.rs`. So there it is: a line's latch, `RatesMoving`, an epoch's or the shards',
+//! `RateSettings`, a bucket's; and none of them the other way about.
 //!
 //! *Above.* The latches of the command line program are not here: it is one user among others.
 //!
-//! *Code of the user's* is called with none of these held ([`outside`](super::outside)). Two exceptions: a payload is decoded
-//! under `Refilling`, where items are claimed, and under `OwnReader`, where results are read.
+//! *Code of the user's* is called with none of these held ([`outside`](super::outside)). Three exceptions: a payload is decoded
+//! under `Refilling`, where items are claimed, and under `OwnReader`, where results are read; and a revocation may be dropped
+//! under `PermitWalk`, if its permit is while the walk looks at it.
 
 #![allow(dead_code)] // Levels are names: no value of theirs is ever made. And some builds have no journal.
 

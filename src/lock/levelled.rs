@@ -182,3 +182,102 @@ impl<T> DerefMut for LevelledGuard<'_, T> {
         &mut self.guard
     }
 }
+
+#[cfg(all(test, debug_assertions))]
+mod tests {
+    use super::super::house;
+    use super::*;
+    use crate::sync::thread;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    fn refused<R>(f: impl FnOnce() -> R) -> String {
+        let panic = catch_unwind(AssertUnwindSafe(|| drop(f()))).expect_err("against the order");
+        panic.downcast_ref::<String>().expect("it says why").clone()
+    }
+
+    #[test]
+    fn the_order_is_kept() {
+        let opening = Levelled::<_, house::Opening>::new(1);
+        let places = Levelled::<_, house::Places>::new(2);
+        let timers = [Levelled::<_, house::Timers>::new(3), Levelled::new(4)];
+        let inside = (opening.lock(), places.lock(), timers[0].lock());
+        drop(inside);
+        // A step may be passed over, and what was taken first may be given back first.
+        let (outer, inner) = (opening.lock(), timers[1].lock());
+        drop(outer);
+        let why = refused(|| places.lock());
+        assert!(why.contains("`House::Places` is to be taken before `House::Timers`"), "{why}");
+        assert_eq!(why.matches("levelled.rs").count(), 2, "where both are, it says: {why}");
+        // One of a level at a time, whichever; and the same once more would wait for itself.
+        for timers in &timers {
+            assert!(refused(|| timers.lock()).contains("before `House::Timers`"));
+        }
+        drop(inner);
+        assert_eq!(*places.lock() + *timers[0].lock(), 5);
+    }
+
+    #[test]
+    fn peers_of_a_step_are_not_held_together() {
+        let (past, places) = (Levelled::<_, house::Past>::new(()), Levelled::<_, house::Places>::new(()));
+        let held = past.lock();
+        refused(|| places.lock());
+        // Another thread holds nothing.
+        thread::scope(|scope| scope.spawn(|| drop(places.lock())).join().unwrap());
+        drop(held);
+        drop(places.lock());
+    }
+
+    #[test]
+    fn a_wait_holds_it() {
+        let (lock, condvar) = (Levelled::<_, house::Incoming>::new(false), Condvar::new());
+        let other = Levelled::<_, house::Refilling>::new(());
+        thread::scope(|scope| {
+            let mut held = lock.lock();
+            scope.spawn(|| {
+                *lock.lock() = true;
+                condvar.notify_one();
+            });
+            while !*held {
+                held = held.wait(&condvar);
+            }
+            refused(|| other.lock());
+            drop(held);
+            drop(other.lock());
+        });
+    }
+
+    #[test]
+    fn code_of_the_users_is_called_with_none_held() {
+        let lock = Levelled::<_, house::Steer>::new(());
+        outside();
+        let held = lock.lock();
+        let why = refused(outside);
+        assert!(why.starts_with("`House::Steer`, taken at src/lock/levelled.rs"), "{why}");
+        drop(held);
+        outside();
+        // Locks of theirs are none of ours.
+        let theirs = super::super::Mutex::new(1);
+        let held = theirs.lock().expect("it is free");
+        outside();
+        drop(held);
+    }
+
+    #[test]
+    fn what_unwinds_goes_on() {
+        struct Locks<'a>(&'a Levelled<u8, house::Opening>);
+        impl Drop for Locks<'_> {
+            fn drop(&mut self) {
+                *self.0.lock() += 1;
+            }
+        }
+        let (outer, inner) = (Levelled::new(0), Levelled::<_, house::Timers>::new(()));
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _held = inner.lock();
+            let _locks = Locks(&outer);
+            panic!("first");
+        }));
+        assert_eq!(panicked.expect_err("it was told").downcast_ref::<&str>(), Some(&"first"));
+        assert_eq!(super::super::held::count(), 0);
+        assert_eq!(*outer.lock(), 1);
+    }
+}

@@ -13,7 +13,7 @@ use crate::core::waitlist::Waiter;
 use crate::job::Priority;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{OnceLock, Parker, with_parker};
-use crate::time::{Clock, Deadline};
+use crate::time::{Clock, Deadline, Timestamp};
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::PhantomData;
@@ -23,8 +23,9 @@ use std::panic::Location;
 ///
 /// - Without waiters, taking it is one read-modify-write of one word, and giving it back is another.
 /// - Who waits does so in four classes, and rises by one for each 10 ms; within a class it is first come, first served.
-///   A newcomer may take a free lock before one that was woken for it, up to three times or for 1 ms; then it is handed over.
-///   A waiter of class p is passed by newcomers of higher classes for `(3 - p) · 10 ms` at the most.
+///   Who wants the lock alone may take it, when it is free, before one of its class that was woken for it, up to three times or for
+///   1 ms; then it is handed over. By others, a waiter that wants it alone, or to be the one that may upgrade, is passed only while
+///   their class is above what it has risen to: for `(3 - p) · 10 ms` at the most, if p is its class and 3 the highest.
 /// - Readers wait behind a writer that waits, unless their class is above it; after a writer, all readers that wait enter
 ///   together. Neither starves the other. Who holds the lock already, and reads it again, does not wait: it would wait for
 ///   itself.
@@ -86,6 +87,9 @@ impl Ask<'_> {
         }
     }
 }
+
+/// Sleeps until then at the most. False: it gives up.
+pub(super) type Park<'a> = dyn FnMut(&Parker, Option<u64>) -> bool + 'a;
 
 pub(super) fn unpark(waiter: &Waiter) {
     if let Waiter::Thread(thread) = waiter {
@@ -200,7 +204,7 @@ impl Body {
     fn wait(
         &self,
         ask: Ask<'_>,
-        enter: impl FnOnce(&Parker, &dyn Fn() -> u64, &mut dyn FnMut(&Parker) -> bool) -> Result<(), Left>,
+        enter: impl FnOnce(&Parker, &dyn Fn() -> u64, &mut Park<'_>) -> Result<(), Left>,
     ) -> Result<(), LockError> {
         let (deadline, cancel) = match ask {
             Ask::By(deadline) => (Some(deadline), None),
@@ -214,10 +218,12 @@ impl Body {
             let outcome = with_parker(|parker| {
                 // Entered before the first look at the cancel, so that one of the two sees the other.
                 let _cancel = cancel.map(|cancel| cancel.enter(parker.unparker()));
-                enter(parker, &|| clock.now().as_nanos(), &mut |parker| {
+                enter(parker, &|| clock.now().as_nanos(), &mut |parker, rise| {
                     slept = true;
                     cancelled = cancel.is_some_and(|cancel| cancel.is_cancelled());
-                    !cancelled && (clock.park(parker, until) || until.is_none_or(|until| clock.now() < until))
+                    let wake_at = [until, rise.map(Timestamp::from_nanos)].into_iter().flatten().min();
+                    !cancelled
+                        && (clock.park(parker, wake_at) || until.is_none_or(|until| clock.now() < until))
                 })
             });
             let waited = clock.now() - began;

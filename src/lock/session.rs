@@ -6,7 +6,7 @@
 use super::error::LockError;
 use super::manager::{Deadlocks, Inner, LockName, Name};
 use super::named::NamedGuard;
-use super::rwlock::{Ask, unpark};
+use super::rwlock::{Ask, Park, unpark};
 use super::stats::End;
 use super::wait::LockWait;
 use crate::core::lockline::Left;
@@ -295,7 +295,7 @@ impl<K: LockName> Session<K> {
         ask: Ask<'_>,
         by: Option<&By<'_>>,
         place: &'static Location<'static>,
-        enter: impl FnOnce(&Parker, &dyn Fn() -> u64, &mut dyn FnMut(&Parker) -> bool) -> Result<(), Left>,
+        enter: impl FnOnce(&Parker, &dyn Fn() -> u64, &mut Park<'_>) -> Result<(), Left>,
     ) -> Result<(), LockError> {
         let inner = &*self.inner;
         let (deadline, cancel) = match ask {
@@ -314,7 +314,7 @@ impl<K: LockName> Session<K> {
             let _cancel = cancel.map(|cancel| cancel.enter(parker.unparker()));
             let item = by.and_then(|by| by.item).map(|item| Entered::new(item, parker));
             let mut seat = None;
-            let outcome = enter(parker, &|| clock.now().as_nanos(), &mut |parker| {
+            let outcome = enter(parker, &|| clock.now().as_nanos(), &mut |parker, rise| {
                 slept = true;
                 if cancel.is_some_and(|cancel| cancel.is_cancelled()) {
                     stopped = Some(LockError::Cancelled);
@@ -334,7 +334,8 @@ impl<K: LockName> Session<K> {
                     }
                 }
                 let look_at = seat.as_ref().and_then(waitgraph::Seat::look_at);
-                if !clock.park(parker, [until, look_at, beat].into_iter().flatten().min()) {
+                let rise = rise.map(Timestamp::from_nanos);
+                if !clock.park(parker, [until, look_at, beat, rise].into_iter().flatten().min()) {
                     let now = clock.now();
                     if until.is_some_and(|until| now >= until) {
                         return false;

@@ -1,7 +1,7 @@
 //! What ends waits before their time.
 
 use super::atomic::{AtomicBool, Ordering};
-use super::{Arc, Mutex, Unparker};
+use super::{Arc, Mutex, Unparker, armed};
 use std::fmt;
 
 /// Ends waits before their time: all that were given it, now and later. A clone is another handle to the same.
@@ -43,8 +43,14 @@ impl Cancel {
 
     /// Ends the waits. For good.
     pub fn cancel(&self) {
+        if armed!(mutant = "cancel_wakes_first") {
+            self.inner.waiting.lock().iter().for_each(Unparker::unpark);
+        }
         // ORDERING: Release pairs with the Acquire of who sees it: what came before the cancel is seen, too.
         self.inner.flag.0.store(true, Ordering::Release);
+        if armed!(mutant = "cancel_wakes_first") {
+            return;
+        }
         for waiter in self.inner.waiting.lock().iter() {
             waiter.unpark();
         }

@@ -38,9 +38,11 @@ impl Holder {
     }
 }
 
+type HolderSlot = Levelled<Option<Holder>, house::PoolSlot>;
+
 #[derive(Debug)]
 pub(super) struct Holders {
-    slots: Box<[Levelled<Option<Holder>, house::PoolSlot>]>,
+    slots: Box<[HolderSlot]>,
     leak_after: Duration,
 }
 
@@ -75,7 +77,7 @@ impl Holders {
 
     /// Those that are out for too long and have not been reported; they count as reported from now on.
     pub(super) fn overdue(&self, now: Timestamp) -> Vec<Held> {
-        let overdue = |slot: &Levelled<Option<Holder>, house::PoolSlot>| {
+        let overdue = |slot: &HolderSlot| {
             let mut slot = slot.lock();
             let holder = slot.as_mut()?;
             let held = holder.held(now);

@@ -20,9 +20,11 @@ pub(crate) struct Append {
     pub(crate) claim: usize,
     pub(crate) told: Box<dyn Appended>,
     pub(crate) placed: Vec<Placed>,
-    /// How often a repeated key came, for [`Duplicates::Allow`].
-    pub(crate) repeats: Arc<Levelled<HashMap<String, u64>, house::Repeats>>,
+    pub(crate) repeats: Repeats,
 }
+
+/// How often a repeated key came, for [`Duplicates::Allow`].
+pub(crate) type Repeats = Arc<Levelled<HashMap<String, u64>, house::Repeats>>;
 
 /// Who learns what became of them.
 pub(crate) trait Appended: Send {

@@ -4,14 +4,14 @@
 //! row by row, and a flood in pages, without a timer. What an item submits goes at once, by itself: it is with the writer
 //! before its parent can be settled.
 
-use super::append::{Append, Appended as AppendedOp};
+use super::append::{Append, Appended as AppendedOp, Repeats};
 use super::batch::{Ask, Sealed, seal};
 use super::error::JournalError;
 use super::rows::{Kind, NewItem, Placed, calmly, number, seq_of};
 use super::store::{JournalStore, Ready};
 use super::writer::Tx;
 use crate::job::{Duplicates, Key, Payload};
-use crate::lock::{Levelled, LevelledGuard, house};
+use crate::lock::{Levelled, LevelledGuard};
 use crate::store::drop_quietly;
 use crate::store::{AppendError, Appended, Earlier, Row, Unsealed};
 use crate::sync::Arc;
@@ -41,7 +41,7 @@ pub(super) struct Incoming<I> {
     children: usize,
     /// Keys of both, where repeated keys are told to who pushes.
     keys: HashSet<Key>,
-    repeats: Arc<Levelled<HashMap<String, u64>, house::Repeats>>,
+    repeats: Repeats,
     /// The first key that came twice and must not.
     duplicate: Option<Key>,
     resumed: u64,

@@ -67,8 +67,10 @@ pub const LOSSES: u32 = 3;
 /// How often a newcomer looks again before it queues: after pauses that double, for a lock is held for less than a yield
 /// takes, then after yields. (parking_lot's spin; see `waitlist/acquire.rs`, too.)
 const LOOKS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 10 };
-/// The first of them are after 2, 4 and 8 pauses.
-const PAUSES: u32 = 3;
+/// The first of them are after 2, 4 and 8 pauses. Who shall go before others queues then: it is no use to yield to them.
+const PAUSES: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 3 };
+/// The lowest class that shall.
+const HIGH: usize = CLASSES / 2;
 
 /// What became of somebody who queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -294,7 +296,8 @@ impl RawLock {
     ///
     /// There is no room for another.
     pub(crate) fn enter_soon(&self, mode: Mode, class: usize, owner: u32) -> Result<bool, Left> {
-        for look in 1..=LOOKS {
+        let looks = if class < HIGH { LOOKS } else { PAUSES };
+        for look in 1..=looks {
             if look <= PAUSES {
                 (0..1 << look).for_each(|_| hint::spin_loop());
             } else {

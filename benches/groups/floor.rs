@@ -1,16 +1,18 @@
-//! The floor: what the Python service that came before was built to do. More than 500 allocations a second, more than
-//! 100 workers, more than 50 items at once. Stated as costs: the time of an allocation against 2 ms, the number asked
-//! for against the number seen at work together.
+//! The floor: what the Python service that came before was built to do. More than 500 allocations and 1,000 operations of
+//! its lock a second, more than 100 workers, more than 50 items at once. Stated as costs: the time of an allocation against
+//! 2 ms, the number asked for against the number seen at work together.
 
 use crate::common::rounds::{Contest, Plan, hold as hold_rounds, operation};
 use crate::common::row::Row;
 use batchyard::Engine;
 use batchyard::limit::Quota;
+use batchyard::lock::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 const ALLOCATIONS_A_SECOND: f64 = 500.0;
+const LOCK_OPERATIONS_A_SECOND: f64 = 1_000.0;
 const WORKERS: usize = 128;
 const MORE_WORKERS_THAN: f64 = 100.0;
 const ITEM_WORKERS: usize = 64;
@@ -20,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
     let connections = Quota::new(10).expect("ten connections are a valid quota");
+    let lock = RwLock::new(0u64);
     let workers = engine(WORKERS);
     let items = engine(ITEM_WORKERS);
     let contests = vec![
@@ -29,6 +32,13 @@ pub(crate) fn hold(group: &str, plan: &Plan) -> Vec<Row> {
             1e9 / ALLOCATIONS_A_SECOND,
             "ns",
             operation(1, || || connections.try_acquire(1).is_ok()),
+        ),
+        Contest::bounded(
+            "over 1,000 lock operations a second",
+            2,
+            1e9 / LOCK_OPERATIONS_A_SECOND,
+            "ns",
+            operation(2, || || lock.write().map(|mut value| *value += 1).is_ok() && lock.read().is_ok()),
         ),
         Contest::bounded("over 100 workers", WORKERS, 1.0, "asked for over seen", |_: &Plan| {
             MORE_WORKERS_THAN / at_once(&workers, WORKERS) as f64

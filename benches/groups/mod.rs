@@ -3,14 +3,17 @@
 mod allocations;
 pub(crate) mod build;
 pub(crate) mod cli;
+pub(crate) mod detect;
 pub(crate) mod floor;
 #[cfg(feature = "sqlite")]
 pub(crate) mod journal;
 pub(crate) mod keyed;
 pub(crate) mod limiter;
 pub(crate) mod lock;
+mod lock_fair;
 pub(crate) mod map;
 pub(crate) mod memory;
+pub(crate) mod named_lock;
 mod outside;
 mod peak;
 pub(crate) mod permit;
@@ -45,6 +48,8 @@ pub(crate) const GROUPS: &[Group] = &[
     Group::always("permit", permit::hold),
     Group::always("resource", resource::hold),
     Group::always("lock", lock::hold),
+    Group::always("named-lock", named_lock::hold),
+    Group::always("detect", detect::hold),
     Group::always("pool", outside::hold),
     Group::always("map", map::hold),
     Group::always("item", outside::hold),

@@ -55,7 +55,7 @@ use super::waitlist::lines::{Claim, Lines, Node, Seat};
 use super::waitlist::wakes::Wakes;
 use super::waitlist::{NodeState, Waiter};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Mutex, MutexGuard, Parker, Unparker, armed, model_const, ordering, thread};
+use crate::sync::{Mutex, MutexGuard, Parker, Unparker, armed, hint, model_const, ordering, thread};
 use std::fmt;
 
 /// A waiter rises by one tier for each 10 ms (in nanoseconds) it waits. Long against a hold, short against a deadline.
@@ -64,8 +64,11 @@ pub const AGEING: u64 = 10_000_000;
 pub const FAIR_AFTER: u64 = 1_000_000;
 /// Who has been told so often, and found the lock taken, is handed it.
 pub const LOSSES: u32 = 3;
-/// How often a newcomer yields before it queues: see `waitlist/acquire.rs`.
-const LOOKS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 8 };
+/// How often a newcomer looks again before it queues: after pauses that double, for a lock is held for less than a yield
+/// takes, then after yields. (parking_lot's spin; see `waitlist/acquire.rs`, too.)
+const LOOKS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 10 };
+/// The first of them are after 2, 4 and 8 pauses.
+const PAUSES: u32 = 3;
 
 /// What became of somebody who queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,10 +170,11 @@ pub struct Tally {
     pub gave_up: u64,
 }
 
-/// A lock without what it guards.
+/// A lock without what it guards. The word comes last: what it guards comes next.
+#[repr(C)]
 pub struct RawLock {
-    word: LockWord,
     latch: Mutex<Line>,
+    word: LockWord,
 }
 
 /// What the latch guards.
@@ -235,18 +239,32 @@ impl RawLock {
     /// Gives back what was held in this mode. `now` is read only if somebody waits.
     #[inline]
     pub fn leave(&self, mode: Mode, poison: bool, now: impl FnOnce() -> u64, wake: &mut impl FnMut(&Waiter)) {
-        match self.word.leave(mode, poison) {
+        let after = self.word.leave(mode, poison);
+        if after != After::Nothing {
+            self.see_to(after, now(), wake);
+        }
+    }
+
+    #[cold]
+    fn see_to(&self, after: After, now: u64, wake: &mut impl FnMut(&Waiter)) {
+        match after {
             After::Nothing => {}
-            After::Look => self.look(now(), false, wake),
-            After::HandOver => self.hand_over(now(), wake),
+            After::Look => self.look(now, false, wake),
+            After::HandOver => self.hand_over(now, wake),
         }
     }
 
     /// From exclusive or upgradable to a weaker mode, with nobody in between; those enter who now may.
+    #[inline]
     pub fn weaken(&self, from: Mode, to: Mode, now: impl FnOnce() -> u64, wake: &mut impl FnMut(&Waiter)) {
         if self.word.weaken(from, to) == After::Look && !armed!(mutant = "lockline_downgrade_silent") {
-            self.look(now(), from == Mode::Exclusive, wake);
+            self.look_after_weaken(from, now(), wake);
         }
+    }
+
+    #[cold]
+    fn look_after_weaken(&self, from: Mode, now: u64, wake: &mut impl FnMut(&Waiter)) {
+        self.look(now, from == Mode::Exclusive, wake);
     }
 
     /// Takes the lock, waiting for it as long as `park` does: see [`WaitList`](super::waitlist::WaitList)'s; and it is to wake
@@ -264,13 +282,43 @@ impl RawLock {
         (parker, park): (&Parker, impl FnMut(&Parker, Option<u64>) -> bool),
         wake: &mut impl FnMut(&Waiter),
     ) -> Result<(), Left> {
-        for _ in 0..LOOKS {
+        if self.enter_soon(mode, class, owner)? {
+            return Ok(());
+        }
+        self.wait_in_line(mode, class, owner, now, (parker, park), wake)
+    }
+
+    /// Takes the lock if it becomes free while one looks again a few times. False: it does not.
+    ///
+    /// # Errors
+    ///
+    /// There is no room for another.
+    pub(crate) fn enter_soon(&self, mode: Mode, class: usize, owner: u32) -> Result<bool, Left> {
+        for look in 1..=LOOKS {
+            if look <= PAUSES {
+                (0..1 << look).for_each(|_| hint::spin_loop());
+            } else {
+                thread::yield_now();
+            }
             match self.word.try_enter(mode, class, owner) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(true),
                 Err(Miss::Full) => return Err(Left::Full),
-                Err(Miss::Busy) => thread::yield_now(),
+                Err(Miss::Busy) => {}
             }
         }
+        Ok(false)
+    }
+
+    /// As [`enter`](Self::enter), for who has looked often enough.
+    pub(crate) fn wait_in_line(
+        &self,
+        mode: Mode,
+        class: usize,
+        owner: u32,
+        now: impl Fn() -> u64,
+        (parker, park): (&Parker, impl FnMut(&Parker, Option<u64>) -> bool),
+        wake: &mut impl FnMut(&Waiter),
+    ) -> Result<(), Left> {
         let node = Node::new();
         let since = now();
         let rise = next_rise(class, since, since);
@@ -499,14 +547,12 @@ impl RawLock {
         line
     }
 
-    #[cold]
     fn look(&self, now: u64, phase_over: bool, wake: &mut impl FnMut(&Waiter)) {
         let line = self.latch(now);
         self.settle(line, phase_over, None, wake);
     }
 
     /// Gives an exclusive hold back, to who is next.
-    #[cold]
     fn hand_over(&self, now: u64, wake: &mut impl FnMut(&Waiter)) {
         let mut line = self.latch(now);
         let mut wakes = Wakes::default();

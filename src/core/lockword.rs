@@ -1,6 +1,6 @@
 //! A lock's word: who holds it in which mode, whether somebody waits, and who may still come in ahead of them.
 //!
-//! Lock-free: taking is one load and one CAS, giving back one RMW. Nothing here waits; who must wait queues in
+//! Lock-free: taking is one CAS, for who shares it a load before that, and giving back one RMW. Nothing here waits; who must wait queues in
 //! [`lockline`](super::lockline). (One word with readers, an upgradable and an exclusive holder, and a flag for waiters is
 //! parking_lot's `raw_rwlock`; the owner in the same word, so that both change together, is from Linux's rt_mutex.)
 //!
@@ -151,6 +151,7 @@ impl Word {
     }
 
     /// With one more holder, as far as holders go.
+    #[inline]
     fn entered(self, mode: Mode, owner: u32) -> Result<Word, Miss> {
         let taken = match mode {
             Mode::Shared => self.0 & (X | DRAIN),
@@ -251,6 +252,22 @@ impl LockWord {
     /// Nothing changed.
     #[inline]
     pub fn try_enter(&self, mode: Mode, class: usize, owner: u32) -> Result<(), Miss> {
+        if self.try_enter_at_once(mode, owner) { Ok(()) } else { self.try_enter_by_class(mode, class, owner) }
+    }
+
+    /// Enters if nobody is in the way of any class, and nobody else changes the word meanwhile. Who wants it for itself
+    /// guesses that the word is all zero, and so needs no look.
+    #[inline]
+    pub fn try_enter_at_once(&self, mode: Mode, owner: u32) -> bool {
+        let old = if mode == Mode::Exclusive { Word::FREE } else { self.look() };
+        if old.0 & BAR_MASK != 0 {
+            return false;
+        }
+        old.entered(mode, owner).is_ok_and(|new| self.swing(old, new).is_ok())
+    }
+
+    #[cold]
+    fn try_enter_by_class(&self, mode: Mode, class: usize, owner: u32) -> Result<(), Miss> {
         let mut old = self.look();
         loop {
             let new = old.join(mode, class, owner)?;
@@ -319,7 +336,16 @@ impl LockWord {
         if last && waited_for { After::Look } else { After::Nothing }
     }
 
+    /// Gives an exclusive or upgradable hold back if that is all that the word says: nobody waits, nobody shares it, and it is
+    /// not poisoned. Without a look first.
     #[inline]
+    pub fn try_leave_at_once(&self, mode: Mode, owner: u32) -> bool {
+        let held = if mode == Mode::Exclusive { X } else { U } | u64::from(owner) << OWNER_SHIFT;
+        // ORDERING: Release as below.
+        let release = ordering!(Release, mutant = "lockword_leave_exclusive_relaxed");
+        self.0.compare_exchange(held, 0, release, Ordering::Relaxed).is_ok()
+    }
+
     fn leave_exclusive(&self, poison: u64) -> After {
         let mut old = self.look();
         loop {
@@ -347,29 +373,30 @@ impl LockWord {
     }
 
     /// From exclusive or upgradable to a weaker mode, with nobody in between.
+    #[inline]
     pub fn weaken(&self, from: Mode, to: Mode) -> After {
         debug_assert!(from > to, "{from:?} to {to:?} is no downgrade");
-        let mut old = self.look();
-        loop {
-            let left = match from {
-                Mode::Exclusive => old.0 & !X,
-                _ => old.0 & !U,
-            };
-            let new = match to {
-                Mode::Upgradable => left | U,
-                _ => (left & !OWNER_MASK) + READER_ONE,
-            };
-            // ORDERING: Release as in `leave`: who shares it now sees what the exclusive holder wrote.
-            let release = ordering!(Release, mutant = "lockword_weaken_relaxed");
-            match self.0.compare_exchange_weak(old.0, new, release, Ordering::Relaxed) {
-                Ok(_) => return if old.queued() { After::Look } else { After::Nothing },
-                Err(now) => old = Word(now),
-            }
-        }
+        let held = if from == Mode::Exclusive { X } else { U };
+        let less = match to {
+            Mode::Upgradable => held.wrapping_sub(U),
+            // Only we change who is the owner.
+            _ => (held | self.look().0 & OWNER_MASK).wrapping_sub(READER_ONE),
+        };
+        // ORDERING: Release as in `leave`: who shares it now sees what the exclusive holder wrote.
+        let release = ordering!(Release, mutant = "lockword_weaken_relaxed");
+        if Word(self.0.fetch_sub(less, release)).queued() { After::Look } else { After::Nothing }
+    }
+
+    /// From upgradable to exclusive if that is all that the word says: nobody shares it, and nobody waits. Without a look first.
+    #[inline]
+    pub fn try_upgrade_at_once(&self, owner: u32) -> bool {
+        let (from, to) = (U | u64::from(owner) << OWNER_SHIFT, X | u64::from(owner) << OWNER_SHIFT);
+        // ORDERING: Acquire as below.
+        let acquire = ordering!(Acquire, mutant = "lockword_upgrade_relaxed");
+        self.0.compare_exchange(from, to, acquire, Ordering::Relaxed).is_ok()
     }
 
     /// From upgradable to exclusive, if nobody shares it. The caller is the upgradable holder.
-    #[inline]
     pub fn try_upgrade(&self) -> bool {
         let mut old = self.look();
         while old.readers() == 0 {

@@ -58,19 +58,19 @@ macro_rules! peers {
             fn take(&self, beside: bool, place: &'static Location<'static>) -> Result<$guard, LockError> {
                 let $lock = self.0;
                 let lock: &'a RwLock<T, L, P> = $rw;
-                lock.take_peer(Mode::$mode, beside, place)?;
-                // SAFETY: it has just been taken so.
-                Ok(unsafe { $new(lock) })
+                let hold = lock.take_peer(beside, place)?;
+                // SAFETY: the hold is one of this lock.
+                Ok(unsafe { $new(hold, lock.data()) })
             }
         }
     )*};
 }
 
 peers! {
-    ToRead => ReadGuard<'a, T>, Shared, |lock| lock, RwLock::read_guard;
-    ToLookAt => UpgradableGuard<'a, T, P>, Upgradable, |lock| lock, RwLock::upgradable_guard;
-    ToWrite => WriteGuard<'a, T, P>, Exclusive, |lock| lock, RwLock::write_guard;
-    ToLock => MutexGuard<'a, T, P>, Exclusive, |lock| lock.inner(), MutexGuard::of;
+    ToRead => ReadGuard<'a, T>, Shared, |lock| lock, ReadGuard::new;
+    ToLookAt => UpgradableGuard<'a, T, P>, Upgradable, |lock| lock, UpgradableGuard::new;
+    ToWrite => WriteGuard<'a, T, P>, Exclusive, |lock| lock, WriteGuard::new;
+    ToLock => MutexGuard<'a, T, P>, Exclusive, |lock| lock.inner(), MutexGuard::new;
 }
 
 /// Two to eight peers. Made by [`lock_all!`](crate::lock_all).

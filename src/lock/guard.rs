@@ -9,13 +9,14 @@ use crate::time::Deadline;
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 /// A lock that is shared, or a part of what it guards. Gives it back when dropped.
 #[must_use = "dropped at once, the lock is free again"]
 pub struct ReadGuard<'a, T: ?Sized> {
-    hold: Hold<'a>,
+    hold: Hold<'a, Sharing>,
     data: NonNull<T>,
     kind: PhantomData<&'a T>,
 }
@@ -23,7 +24,7 @@ pub struct ReadGuard<'a, T: ?Sized> {
 /// A lock that is shared, by the one who may upgrade. Gives it back when dropped.
 #[must_use = "dropped at once, the lock is free again"]
 pub struct UpgradableGuard<'a, T: ?Sized, P: Poison = NoPoison> {
-    hold: Hold<'a>,
+    hold: Hold<'a, Looking>,
     data: NonNull<T>,
     kind: PhantomData<(&'a mut T, P)>,
 }
@@ -31,7 +32,7 @@ pub struct UpgradableGuard<'a, T: ?Sized, P: Poison = NoPoison> {
 /// A lock that is held alone. Gives it back when dropped.
 #[must_use = "dropped at once, the lock is free again"]
 pub struct WriteGuard<'a, T: ?Sized, P: Poison = NoPoison> {
-    hold: Hold<'a>,
+    hold: Hold<'a, Alone>,
     data: NonNull<T>,
     kind: PhantomData<(&'a mut T, P)>,
 }
@@ -40,37 +41,71 @@ pub struct WriteGuard<'a, T: ?Sized, P: Poison = NoPoison> {
 /// and change it through a cell that the part was taken out of.
 #[must_use = "dropped at once, the lock is free again"]
 pub struct MappedWriteGuard<'a, T: ?Sized, P: Poison = NoPoison> {
-    hold: Hold<'a>,
+    hold: Hold<'a, Alone>,
     data: NonNull<T>,
     kind: PhantomData<(&'a mut T, P)>,
 }
 
+/// In what mode a hold is one.
+pub(super) trait HeldAs {
+    const MODE: Mode;
+}
+
+/// [`Mode::Shared`].
+pub(super) enum Sharing {}
+/// [`Mode::Upgradable`].
+pub(super) enum Looking {}
+/// [`Mode::Exclusive`].
+pub(super) enum Alone {}
+
+impl HeldAs for Sharing {
+    const MODE: Mode = Mode::Shared;
+}
+impl HeldAs for Looking {
+    const MODE: Mode = Mode::Upgradable;
+}
+impl HeldAs for Alone {
+    const MODE: Mode = Mode::Exclusive;
+}
+
 /// A hold of a lock, by this thread. Not `Send`, by its pointer: it stands in the thread's stack.
-struct Hold<'a> {
+pub(super) struct Hold<'a, M: HeldAs> {
     body: &'a Body,
-    mode: Mode,
-    /// A panic that comes while it is held leaves the lock poisoned.
-    poisons: bool,
-    thread: PhantomData<*const ()>,
+    /// The thread's number in the lock's word, where that has it; and [`POISONS`].
+    owner: usize,
+    thread: PhantomData<(*const (), M)>,
 }
 
-impl<'a> Hold<'a> {
+/// In a hold's owner: a panic that comes while it is held leaves the lock poisoned.
+const POISONS: usize = 1 << 31;
+
+impl<'a, M: HeldAs> Hold<'a, M> {
+    /// It has just been taken so.
     #[inline]
-    fn new<P: Poison>(body: &'a Body, mode: Mode) -> Self {
-        let poisons = P::REMEMBERS && mode == Mode::Exclusive && !std::thread::panicking();
-        Hold { body, mode, poisons, thread: PhantomData }
+    pub(super) fn new<P: Poison>(body: &'a Body, owner: u32) -> Self {
+        let poisons = P::REMEMBERS && M::MODE == Mode::Exclusive && !std::thread::panicking();
+        let owner = owner as usize | if poisons { POISONS } else { 0 };
+        Hold { body, owner, thread: PhantomData }
     }
 
-    fn turned(mut self, mode: Mode, poisons: bool) -> Self {
-        (self.mode, self.poisons) = (mode, poisons);
-        self
+    #[inline]
+    fn number(&self) -> u32 {
+        (self.owner & !POISONS) as u32
+    }
+
+    /// The same hold; the lock says already that it is of this mode.
+    #[inline]
+    fn turned<P: Poison, N: HeldAs>(self) -> Hold<'a, N> {
+        let this = ManuallyDrop::new(self);
+        Hold::new::<P>(this.body, this.number())
     }
 }
 
-impl Drop for Hold<'_> {
+impl<M: HeldAs> Drop for Hold<'_, M> {
     #[inline]
     fn drop(&mut self) {
-        self.body.leave(self.mode, self.poisons && std::thread::panicking());
+        let poison = self.owner & POISONS != 0 && std::thread::panicking();
+        self.body.leave(M::MODE, self.number(), poison);
     }
 }
 
@@ -104,11 +139,11 @@ impl<T: ?Sized, P: Poison> fmt::Debug for UpgradeError<'_, T, P> {
 impl<'a, T: ?Sized> ReadGuard<'a, T> {
     /// # Safety
     ///
-    /// The lock is held in this mode, on this thread, and the hold is this guard's.
+    /// The hold is one of the lock that guards this value.
     #[inline]
-    pub(super) unsafe fn new(body: &'a Body, data: &'a UnsafeCell<T>) -> Self {
+    pub(super) unsafe fn new(hold: Hold<'a, Sharing>, data: &'a UnsafeCell<T>) -> Self {
         let data = value(std::ptr::from_ref(data).cast_mut());
-        ReadGuard { hold: Hold::new::<NoPoison>(body, Mode::Shared), data, kind: PhantomData }
+        ReadGuard { hold, data, kind: PhantomData }
     }
 
     /// A guard of a part. Not a method: `T` may have one of that name.
@@ -151,9 +186,9 @@ impl<'a, T: ?Sized, P: Poison> UpgradableGuard<'a, T, P> {
     ///
     /// As for [`ReadGuard::new`].
     #[inline]
-    pub(super) unsafe fn new(body: &'a Body, data: &'a UnsafeCell<T>) -> Self {
+    pub(super) unsafe fn new(hold: Hold<'a, Looking>, data: &'a UnsafeCell<T>) -> Self {
         let data = value(std::ptr::from_ref(data).cast_mut());
-        UpgradableGuard { hold: Hold::new::<P>(body, Mode::Upgradable), data, kind: PhantomData }
+        UpgradableGuard { hold, data, kind: PhantomData }
     }
 
     /// Waits for those who share the lock, and has it alone then. Nobody changes the value in between.
@@ -161,6 +196,7 @@ impl<'a, T: ?Sized, P: Poison> UpgradableGuard<'a, T, P> {
     /// # Errors
     ///
     /// [`LockError::Recursive`]: this thread shares the lock once more, and would wait for itself. The guard comes back.
+    #[inline]
     pub fn upgrade(self) -> Result<WriteGuard<'a, T, P>, UpgradeError<'a, T, P>> {
         self.upgrade_as(Ask::Wait)
     }
@@ -170,6 +206,7 @@ impl<'a, T: ?Sized, P: Poison> UpgradableGuard<'a, T, P> {
     /// # Errors
     ///
     /// [`LockError::WouldBlock`], and as [`upgrade`](Self::upgrade).
+    #[inline]
     pub fn try_upgrade(self) -> Result<WriteGuard<'a, T, P>, UpgradeError<'a, T, P>> {
         self.upgrade_as(Ask::Now)
     }
@@ -195,21 +232,19 @@ impl<'a, T: ?Sized, P: Poison> UpgradableGuard<'a, T, P> {
         self.upgrade_as(Ask::With(wait))
     }
 
+    #[inline]
     fn upgrade_as(self, ask: Ask<'_>) -> Result<WriteGuard<'a, T, P>, UpgradeError<'a, T, P>> {
-        match self.hold.body.upgrade(ask) {
-            Ok(()) => {
-                let poisons = P::REMEMBERS && !std::thread::panicking();
-                let hold = self.hold.turned(Mode::Exclusive, poisons);
-                Ok(WriteGuard { hold, data: self.data, kind: PhantomData })
-            }
+        match self.hold.body.upgrade(self.hold.number(), ask) {
+            Ok(()) => Ok(WriteGuard { hold: self.hold.turned::<P, _>(), data: self.data, kind: PhantomData }),
             Err(why) => Err(UpgradeError { guard: self, why }),
         }
     }
 
     /// Shares the lock like any other; another may have the right to upgrade.
+    #[inline]
     pub fn downgrade(self) -> ReadGuard<'a, T> {
         self.hold.body.weaken(Mode::Upgradable, Mode::Shared);
-        ReadGuard { hold: self.hold.turned(Mode::Shared, false), data: self.data, kind: PhantomData }
+        ReadGuard { hold: self.hold.turned::<P, _>(), data: self.data, kind: PhantomData }
     }
 }
 
@@ -218,9 +253,9 @@ impl<'a, T: ?Sized, P: Poison> WriteGuard<'a, T, P> {
     ///
     /// As for [`ReadGuard::new`].
     #[inline]
-    pub(super) unsafe fn new(body: &'a Body, data: &'a UnsafeCell<T>) -> Self {
+    pub(super) unsafe fn new(hold: Hold<'a, Alone>, data: &'a UnsafeCell<T>) -> Self {
         let data = value(std::ptr::from_ref(data).cast_mut());
-        WriteGuard { hold: Hold::new::<P>(body, Mode::Exclusive), data, kind: PhantomData }
+        WriteGuard { hold, data, kind: PhantomData }
     }
 
     /// Shares the lock from now on, with nobody in between; those who wait to share it enter.
@@ -234,16 +269,17 @@ impl<'a, T: ?Sized, P: Poison> WriteGuard<'a, T, P> {
     /// assert_eq!((*read, *lock.read()?), (2, 2));
     /// # Ok::<(), LockError>(())
     /// ```
+    #[inline]
     pub fn downgrade(self) -> ReadGuard<'a, T> {
         self.hold.body.weaken(Mode::Exclusive, Mode::Shared);
-        ReadGuard { hold: self.hold.turned(Mode::Shared, false), data: self.data, kind: PhantomData }
+        ReadGuard { hold: self.hold.turned::<P, _>(), data: self.data, kind: PhantomData }
     }
 
     /// Shares the lock from now on, with the right to upgrade again.
+    #[inline]
     pub fn downgrade_to_upgradable(self) -> UpgradableGuard<'a, T, P> {
         self.hold.body.weaken(Mode::Exclusive, Mode::Upgradable);
-        let hold = self.hold.turned(Mode::Upgradable, false);
-        UpgradableGuard { hold, data: self.data, kind: PhantomData }
+        UpgradableGuard { hold: self.hold.turned::<P, _>(), data: self.data, kind: PhantomData }
     }
 
     /// A guard of a part. Not a method: `T` may have one of that name.

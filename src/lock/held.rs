@@ -24,17 +24,77 @@ const INLINE: usize = 16;
 /// One lock that this thread holds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
-    /// The lock's address.
-    pub(super) lock: usize,
-    pub(super) mode: Mode,
+    hold: Hold,
     pub(super) level: Option<&'static LevelInfo>,
     pub(super) place: &'static Location<'static>,
 }
 
+/// A lock's address, and in the low bit, which its alignment leaves free, whether others may hold it likewise. Of holds that are
+/// not shared a thread has one at a time, and in what mode that one is, the lock's word tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hold(usize);
+
+impl Hold {
+    const SHARED: usize = 1;
+
+    #[inline]
+    fn new(lock: usize, mode: Mode) -> Self {
+        debug_assert!(lock & Self::SHARED == 0, "an odd address");
+        Hold(lock | if mode == Mode::Shared { Self::SHARED } else { 0 })
+    }
+}
+
+impl Entry {
+    #[inline]
+    pub(super) fn new(
+        lock: usize,
+        mode: Mode,
+        level: Option<&'static LevelInfo>,
+        place: &'static Location<'static>,
+    ) -> Self {
+        Entry { hold: Hold::new(lock, mode), level, place }
+    }
+
+    /// The lock's address.
+    pub(super) fn lock(&self) -> usize {
+        self.hold.0 & !Hold::SHARED
+    }
+
+    /// Others may hold it likewise.
+    pub(super) fn shares(&self) -> bool {
+        self.hold.0 & Hold::SHARED != 0
+    }
+}
+
+/// A place for an entry: field by field, so that each is one store.
+struct Place {
+    hold: Cell<Hold>,
+    level: Cell<Option<&'static LevelInfo>>,
+    place: Cell<&'static Location<'static>>,
+}
+
+impl Place {
+    const fn empty() -> Self {
+        Place { hold: Cell::new(Hold(0)), level: Cell::new(None), place: Cell::new(Location::caller()) }
+    }
+
+    #[inline]
+    fn set(&self, entry: Entry) {
+        self.hold.set(entry.hold);
+        self.level.set(entry.level);
+        self.place.set(entry.place);
+    }
+
+    fn get(&self) -> Entry {
+        Entry { hold: self.hold.get(), level: self.level.get(), place: self.place.get() }
+    }
+}
+
+/// What one thread holds, and its number.
 struct Stack {
     /// How many there are; those beyond the array are in `more`.
     len: Cell<usize>,
-    first: [Cell<Option<Entry>>; INLINE],
+    first: [Place; INLINE],
     /// Without its destructor, so that the stack has none: it is empty when the thread holds few.
     more: ManuallyDrop<RefCell<Vec<Entry>>>,
     /// This thread's number in lock words; 0: none yet.
@@ -45,7 +105,7 @@ thread_local! {
     static STACK: Stack = const {
         Stack {
             len: Cell::new(0),
-            first: [const { Cell::new(None) }; INLINE],
+            first: [const { Place::empty() }; INLINE],
             more: ManuallyDrop::new(RefCell::new(Vec::new())),
             number: Cell::new(0),
         }
@@ -53,43 +113,75 @@ thread_local! {
 }
 
 impl Stack {
+    #[inline]
+    fn push(&self, entry: Entry) {
+        let len = self.len.get();
+        match self.first.get(len) {
+            Some(cell) => cell.set(entry),
+            None => self.push_more(entry.hold, entry.level, entry.place),
+        }
+        self.len.set(len + 1);
+    }
+
+    /// By parts, which fit into registers.
+    #[cold]
+    #[inline(never)]
+    fn push_more(&self, hold: Hold, level: Option<&'static LevelInfo>, place: &'static Location<'static>) {
+        self.more.borrow_mut().push(Entry { hold, level, place });
+    }
+
+    #[inline]
+    fn pop(&self, hold: Hold) {
+        let last = self.len.get().wrapping_sub(1);
+        if self.first.get(last).is_some_and(|top| top.hold.get() == hold) {
+            self.len.set(last);
+        } else {
+            self.take_out(hold);
+        }
+    }
+
+    #[inline]
+    fn change(&self, from: Hold, to: Hold) {
+        match self.first.get(self.len.get().wrapping_sub(1)) {
+            Some(top) if top.hold.get() == from => top.hold.set(to),
+            _ => self.change_below(from, to),
+        }
+    }
+
     fn get(&self, at: usize) -> Option<Entry> {
         match self.first.get(at) {
-            Some(entry) => entry.get(),
+            Some(cell) => Some(cell.get()),
             None => self.more.borrow().get(at - INLINE).copied(),
         }
     }
 
     fn set(&self, at: usize, entry: Entry) {
         match self.first.get(at) {
-            Some(cell) => cell.set(Some(entry)),
+            Some(cell) => cell.set(entry),
             None => {
-                let mut more = self.more.borrow_mut();
-                match more.get_mut(at - INLINE) {
-                    Some(there) => *there = entry,
-                    None => more.push(entry),
+                if let Some(there) = self.more.borrow_mut().get_mut(at - INLINE) {
+                    *there = entry;
                 }
             }
         }
     }
 
-    fn find(&self, lock: usize, mode: Option<Mode>) -> Option<usize> {
-        let is_it = |entry: Entry| entry.lock == lock && mode.is_none_or(|mode| entry.mode == mode);
-        (0..self.len.get()).rev().find(|at| self.get(*at).is_some_and(is_it))
+    fn find(&self, hold: Hold) -> Option<usize> {
+        (0..self.len.get()).rev().find(|at| self.get(*at).is_some_and(|entry| entry.hold == hold))
     }
 
     #[cold]
-    fn change(&self, lock: usize, from: Mode, to: Mode) {
-        if let Some(at) = self.find(lock, Some(from))
+    fn change_below(&self, from: Hold, to: Hold) {
+        if let Some(at) = self.find(from)
             && let Some(entry) = self.get(at)
         {
-            self.set(at, Entry { mode: to, ..entry });
+            self.set(at, Entry { hold: to, ..entry });
         }
     }
 
     #[cold]
-    fn take_out(&self, lock: usize, mode: Mode) {
-        let Some(at) = self.find(lock, Some(mode)) else { return };
+    fn take_out(&self, hold: Hold) {
+        let Some(at) = self.find(hold) else { return };
         let len = self.len.get();
         for above in at + 1..len {
             if let Some(entry) = self.get(above) {
@@ -107,71 +199,28 @@ impl Stack {
     }
 }
 
+/// Whether this thread holds no lock.
+#[inline]
+pub(super) fn is_empty() -> bool {
+    STACK.with(|stack| stack.len.get() == 0)
+}
+
 /// This thread has come to hold a lock.
 #[inline]
 pub(super) fn push(entry: Entry) {
-    STACK.with(|stack| {
-        let len = stack.len.get();
-        match stack.first.get(len) {
-            Some(cell) => cell.set(Some(entry)),
-            None => stack.set(len, entry),
-        }
-        stack.len.set(len + 1);
-    });
+    STACK.with(|stack| stack.push(entry));
 }
 
 /// It holds it no longer.
 #[inline]
 pub(super) fn pop(lock: usize, mode: Mode) {
-    STACK.with(|stack| {
-        let last = stack.len.get().wrapping_sub(1);
-        let top = stack.first.get(last).and_then(Cell::get);
-        if top.is_some_and(|top| top.lock == lock && top.mode == mode) {
-            stack.len.set(last);
-        } else {
-            stack.take_out(lock, mode);
-        }
-    });
+    STACK.with(|stack| stack.pop(Hold::new(lock, mode)));
 }
 
-/// It holds it in another mode now.
+/// What it held otherwise it shares now.
 #[inline]
-pub(super) fn change(lock: usize, from: Mode, to: Mode) {
-    STACK.with(|stack| {
-        let top = stack.first.get(stack.len.get().wrapping_sub(1));
-        match top.and_then(|cell| Some((cell, cell.get()?))) {
-            Some((cell, entry)) if entry.lock == lock && entry.mode == from => {
-                cell.set(Some(Entry { mode: to, ..entry }));
-            }
-            _ => stack.change(lock, from, to),
-        }
-    });
-}
-
-/// In what way this thread holds a lock, the strongest first.
-pub(super) fn find(lock: usize) -> Option<Entry> {
-    STACK.with(|stack| {
-        let modes = [Mode::Exclusive, Mode::Upgradable, Mode::Shared];
-        let at = modes.into_iter().find_map(|mode| stack.find(lock, Some(mode)))?;
-        stack.get(at)
-    })
-}
-
-/// As which entry this thread holds a lock in this mode.
-pub(super) fn find_as(lock: usize, mode: Mode) -> Option<Entry> {
-    STACK.with(|stack| stack.get(stack.find(lock, Some(mode))?))
-}
-
-/// The first held one, from the last taken on, of which `says` says something.
-#[inline]
-pub(super) fn look<R>(mut says: impl FnMut(&Entry) -> Option<R>) -> Option<R> {
-    STACK.with(|stack| (0..stack.len.get()).rev().find_map(|at| stack.get(at).and_then(|entry| says(&entry))))
-}
-
-/// Whether this thread holds any lock.
-#[inline]
-pub(super) fn any() -> bool {
-    STACK.with(|stack| stack.len.get() != 0)
+pub(super) fn share(lock: usize) {
+    STACK.with(|stack| stack.change(Hold::new(lock, Mode::Exclusive), Hold::new(lock, Mode::Shared)));
 }
 
 /// How many locks this thread holds.
@@ -189,7 +238,23 @@ pub(super) fn number() -> u32 {
     })
 }
 
+/// In what way this thread holds a lock; if it shares it, it does no more.
+pub(super) fn find(lock: usize) -> Option<Entry> {
+    find_as(lock, Mode::Exclusive).or_else(|| find_as(lock, Mode::Shared))
+}
+
+/// As which entry this thread shares a lock, or holds it otherwise.
+pub(super) fn find_as(lock: usize, mode: Mode) -> Option<Entry> {
+    STACK.with(|stack| stack.get(stack.find(Hold::new(lock, mode))?))
+}
+
+/// The first held one, from the last taken on, of which `says` says something.
+pub(super) fn look<R>(mut says: impl FnMut(&Entry) -> Option<R>) -> Option<R> {
+    STACK.with(|stack| (0..stack.len.get()).rev().find_map(|at| stack.get(at).and_then(|entry| says(&entry))))
+}
+
 #[cold]
+#[inline(never)]
 fn new_number(cell: &Cell<u32>) -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let old = NEXT.load(Ordering::Relaxed);
@@ -207,15 +272,23 @@ fn new_number(cell: &Cell<u32>) -> u32 {
 mod tests {
     use super::*;
 
-    #[track_caller]
-    fn entry(lock: usize, mode: Mode) -> Entry {
-        Entry { lock, mode, level: None, place: Location::caller() }
+    /// Locks that would lie at eight times their number.
+    fn push(lock: usize, mode: Mode) {
+        super::push(Entry::new(8 * lock, mode, None, Location::caller()));
     }
 
-    fn all() -> Vec<(usize, Mode)> {
+    fn pop(lock: usize, mode: Mode) {
+        super::pop(8 * lock, mode);
+    }
+
+    fn shares(lock: usize) -> Option<bool> {
+        find(8 * lock).map(|entry| entry.shares())
+    }
+
+    fn all() -> Vec<(usize, bool)> {
         let mut all = Vec::new();
         look(|entry| {
-            all.push((entry.lock, entry.mode));
+            all.push((entry.lock() / 8, entry.shares()));
             None::<()>
         });
         all.reverse();
@@ -225,14 +298,14 @@ mod tests {
     #[test]
     fn what_was_taken_last_need_not_be_given_back_first() {
         let many = INLINE + 5;
-        (0..many).for_each(|lock| push(entry(lock, Mode::Shared)));
+        (0..many).for_each(|lock| push(lock, Mode::Shared));
         assert_eq!(count(), many);
         // From the middle of the array, then of the rest, then all.
         let mut left: Vec<_> = (0..many).collect();
         for lock in [3, INLINE + 2, 0, INLINE, 7].into_iter().chain((0..many).rev()) {
             pop(lock, Mode::Shared);
             left.retain(|there| *there != lock);
-            assert_eq!(all(), left.iter().map(|lock| (*lock, Mode::Shared)).collect::<Vec<_>>());
+            assert_eq!(all(), left.iter().map(|lock| (*lock, true)).collect::<Vec<_>>());
         }
         assert_eq!(count(), 0);
         STACK.with(|stack| assert_eq!(stack.more.borrow().capacity(), 0, "it would never be freed"));
@@ -240,19 +313,19 @@ mod tests {
 
     #[test]
     fn one_lock_in_several_ways() {
-        push(entry(1, Mode::Shared));
-        push(entry(1, Mode::Upgradable));
-        push(entry(1, Mode::Shared));
-        assert_eq!(find(1).map(|entry| entry.mode), Some(Mode::Upgradable));
-        change(1, Mode::Upgradable, Mode::Exclusive);
-        assert_eq!(find(1).map(|entry| entry.mode), Some(Mode::Exclusive));
-        pop(1, Mode::Exclusive);
-        assert_eq!(all(), [(1, Mode::Shared); 2]);
+        push(1, Mode::Shared);
+        push(1, Mode::Upgradable);
+        push(1, Mode::Shared);
+        assert_eq!(shares(1), Some(false));
+        share(8);
+        assert_eq!((shares(1), count()), (Some(true), 3));
+        pop(1, Mode::Shared);
+        assert_eq!(all(), [(1, true); 2]);
         pop(1, Mode::Upgradable);
         assert_eq!(count(), 2, "what is not held is not given back");
         pop(1, Mode::Shared);
         pop(1, Mode::Shared);
-        assert_eq!((count(), find(1).is_none()), (0, true));
+        assert_eq!((count(), shares(1).is_none()), (0, true));
     }
 
     #[test]

@@ -186,16 +186,13 @@ impl fmt::Display for LevelInfo {
     }
 }
 
-/// Whether this thread may take a lock of a level now. `peer`: of a group that is taken in one go, and not its first.
-#[inline]
+/// Whether this thread, which holds locks, may take one of a level now. `peer`: of a group that is taken in one go, and not
+/// its first.
 pub(super) fn check(
     level: &'static LevelInfo,
     peer: bool,
     place: &'static Location<'static>,
 ) -> Result<(), Box<OrderViolation>> {
-    if !held::any() {
-        return Ok(());
-    }
     match held::look(|held| offends(held, level, peer).then_some(*held)) {
         None => Ok(()),
         Some(held) => violated(held, level, place),

@@ -37,7 +37,7 @@ mod held {
             {
                 panic!("{violation}");
             }
-            held::push(Entry { lock, mode: Mode::Exclusive, level, place });
+            held::push(Entry::new(lock, Mode::Exclusive, level, place));
             Held(lock)
         }
     }

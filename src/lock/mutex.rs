@@ -1,13 +1,14 @@
 //! [`Mutex`].
 
 use super::error::LockError;
-use super::guard::{MappedWriteGuard, WriteGuard};
+use super::guard::{self, Hold, MappedWriteGuard, WriteGuard};
 use super::level::{Level, Unlevelled};
 use super::poison::{NoPoison, Poison};
 use super::rwlock::RwLock;
 use super::stats::LockStats;
 use super::wait::LockWait;
 use crate::time::{Clock, Deadline};
+use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
@@ -136,10 +137,10 @@ impl<T: ?Sized, L: Level, P: Poison> Mutex<T, L, P> {
 impl<'a, T: ?Sized, P: Poison> MutexGuard<'a, T, P> {
     /// # Safety
     ///
-    /// As for [`RwLock::write_guard`].
-    pub(super) unsafe fn of<L: Level>(lock: &'a RwLock<T, L, P>) -> Self {
+    /// As for [`WriteGuard::new`].
+    pub(super) unsafe fn new(hold: Hold<'a, guard::Alone>, data: &'a UnsafeCell<T>) -> Self {
         // SAFETY: the caller's promise.
-        MutexGuard(unsafe { lock.write_guard() })
+        MutexGuard(unsafe { WriteGuard::new(hold, data) })
     }
 
     /// A guard of a part. Not a method: `T` may have one of that name.

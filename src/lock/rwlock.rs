@@ -1,7 +1,7 @@
 //! [`RwLock`].
 
 use super::error::LockError;
-use super::guard::{ReadGuard, UpgradableGuard, WriteGuard};
+use super::guard::{HeldAs, Hold, ReadGuard, UpgradableGuard, WriteGuard};
 use super::held::{self, Entry};
 use super::level::{self, Level, LevelInfo, Unlevelled};
 use super::poison::{NoPoison, Poison};
@@ -55,14 +55,18 @@ unsafe impl<T: ?Sized + Send, L: Level, P: Poison> Send for RwLock<T, L, P> {}
 unsafe impl<T: ?Sized + Send + Sync, L: Level, P: Poison> Sync for RwLock<T, L, P> {}
 
 /// What does not depend on the types.
+///
+/// Its end, where the word is and the count, lies beside the value, which each holder needs with them: in one line of the
+/// cache, mostly.
+#[repr(C)]
 pub(super) struct Body {
-    raw: RawLock,
-    /// How often it was held exclusively. Written by who holds it so.
-    exclusive: AtomicU64,
     /// `None`: the operating system's.
     clock: Option<Box<Clock>>,
     /// How it has been waited for: made when somebody has slept for it.
     book: OnceLock<Box<Book>>,
+    raw: RawLock,
+    /// How often it was held exclusively. Written by who holds it so.
+    exclusive: AtomicU64,
 }
 
 /// How a lock is asked for, without owning it.
@@ -109,11 +113,13 @@ impl Body {
         }
     }
 
+    #[cold]
     fn now(&self) -> u64 {
         self.with_clock(|clock| clock.now().as_nanos())
     }
 
-    #[inline]
+    /// Takes it. The owner's number is what the hold gives back with.
+    #[inline(always)] // what is left of it where mode and level are known is little
     fn enter(
         &self,
         mode: Mode,
@@ -121,22 +127,24 @@ impl Body {
         peer: bool,
         ask: Ask<'_>,
         place: &'static Location<'static>,
-    ) -> Result<(), LockError> {
-        if let Some(level) = level {
+    ) -> Result<u32, LockError> {
+        if let Some(level) = level
+            && !held::is_empty()
+        {
             self.check(level, peer, place)?;
         }
         let owner = if mode == Mode::Shared { 0 } else { held::number() };
-        if let Err(miss) = self.raw.word().try_enter(mode, ask.class(), owner) {
-            self.enter_slowly(mode, owner, miss, ask)?;
+        if !self.raw.word().try_enter_at_once(mode, owner) {
+            self.enter_slowly(mode, owner, ask)?;
         }
-        held::push(Entry { lock: self.id(), mode, level, place });
+        held::push(Entry::new(self.id(), mode, level, place));
         if mode == Mode::Exclusive {
             self.count();
         }
-        Ok(())
+        Ok(owner)
     }
 
-    #[inline]
+    #[inline(never)]
     fn check(
         &self,
         level: &'static LevelInfo,
@@ -158,16 +166,22 @@ impl Body {
     }
 
     #[cold]
-    fn enter_slowly(&self, mode: Mode, owner: u32, miss: Miss, ask: Ask<'_>) -> Result<(), LockError> {
+    fn enter_slowly(&self, mode: Mode, owner: u32, ask: Ask<'_>) -> Result<(), LockError> {
+        let Err(miss) = self.raw.word().try_enter(mode, ask.class(), owner) else { return Ok(()) };
         if let Some(entry) = held::find(self.id()) {
-            let again = mode == Mode::Shared && entry.mode != Mode::Exclusive;
+            let held = match self.raw.word().look() {
+                _ if entry.shares() => Mode::Shared,
+                word if word.is_exclusive() => Mode::Exclusive,
+                _ => Mode::Upgradable,
+            };
+            let again = mode == Mode::Shared && held != Mode::Exclusive;
             match if again { self.raw.word().share_again() } else { Err(Miss::Busy) } {
                 Ok(()) => return Ok(()),
                 Err(Miss::Full) => return Err(LockError::TooManyReaders),
                 // The entry is what a forgotten guard left behind.
                 Err(Miss::Busy) if again => {}
                 Err(Miss::Busy) => {
-                    return Err(LockError::Recursive { held: entry.mode, wanted: mode, place: entry.place });
+                    return Err(LockError::Recursive { held, wanted: mode, place: entry.place });
                 }
             }
         }
@@ -177,9 +191,13 @@ impl Body {
         if matches!(ask, Ask::Now) {
             return Err(LockError::WouldBlock);
         }
-        self.wait(ask, |parker, now, park| {
-            self.raw.enter(mode, ask.class(), owner, now, (parker, park), &mut unpark)
-        })
+        match self.raw.enter_soon(mode, ask.class(), owner) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.wait(ask, |parker, now, park| {
+                self.raw.wait_in_line(mode, ask.class(), owner, now, (parker, park), &mut unpark)
+            }),
+            Err(_) => Err(LockError::TooManyReaders),
+        }
     }
 
     /// Sleeps by `ask` in what `enter` queues for.
@@ -223,30 +241,50 @@ impl Body {
     }
 
     /// From upgradable to exclusive.
-    pub(super) fn upgrade(&self, ask: Ask<'_>) -> Result<(), LockError> {
-        if !self.raw.word().try_upgrade() {
-            if let Some(entry) = held::find_as(self.id(), Mode::Shared) {
-                let (held, wanted) = (Mode::Shared, Mode::Exclusive);
-                return Err(LockError::Recursive { held, wanted, place: entry.place });
-            }
-            if matches!(ask, Ask::Now) {
-                return Err(LockError::WouldBlock);
-            }
-            self.wait(ask, |parker, now, park| self.raw.upgrade(now, parker, park, &mut unpark))?;
+    #[inline]
+    pub(super) fn upgrade(&self, owner: u32, ask: Ask<'_>) -> Result<(), LockError> {
+        if !self.raw.word().try_upgrade_at_once(owner) {
+            self.upgrade_slowly(ask)?;
         }
-        held::change(self.id(), Mode::Upgradable, Mode::Exclusive);
         self.count();
         Ok(())
     }
 
+    #[cold]
+    fn upgrade_slowly(&self, ask: Ask<'_>) -> Result<(), LockError> {
+        if self.raw.word().try_upgrade() {
+            return Ok(());
+        }
+        if let Some(entry) = held::find_as(self.id(), Mode::Shared) {
+            let (held, wanted) = (Mode::Shared, Mode::Exclusive);
+            return Err(LockError::Recursive { held, wanted, place: entry.place });
+        }
+        if matches!(ask, Ask::Now) {
+            return Err(LockError::WouldBlock);
+        }
+        self.wait(ask, |parker, now, park| self.raw.upgrade(now, parker, park, &mut unpark))
+    }
+
+    #[inline]
     pub(super) fn weaken(&self, from: Mode, to: Mode) {
-        held::change(self.id(), from, to);
+        if to == Mode::Shared {
+            held::share(self.id());
+        }
         self.raw.weaken(from, to, || self.now(), &mut unpark);
     }
 
     #[inline]
-    pub(super) fn leave(&self, mode: Mode, poison: bool) {
+    pub(super) fn leave(&self, mode: Mode, owner: u32, poison: bool) {
         held::pop(self.id(), mode);
+        if mode == Mode::Shared {
+            self.raw.leave(mode, false, || self.now(), &mut unpark);
+        } else if poison || !self.raw.word().try_leave_at_once(mode, owner) {
+            self.leave_slowly(mode, poison);
+        }
+    }
+
+    #[cold]
+    fn leave_slowly(&self, mode: Mode, poison: bool) {
         self.raw.leave(mode, poison, || self.now(), &mut unpark);
     }
 }
@@ -285,7 +323,7 @@ impl<T, L: Level, P: Poison> RwLock<T, L, P> {
 }
 
 macro_rules! ways {
-    ($(($mode:ident, $guard:ident $(<$poison:ident>)?): $plain:ident $try:ident $by:ident $with:ident, $what:literal;)*) => {$(
+    ($($guard:ident $(<$poison:ident>)?: $plain:ident $try:ident $by:ident $with:ident, $what:literal;)*) => {$(
         #[doc = concat!("Takes it ", $what, ", waiting as long as it takes.")]
         ///
         /// # Errors
@@ -294,9 +332,9 @@ macro_rules! ways {
         #[track_caller]
         #[inline]
         pub fn $plain(&self) -> Result<$guard<'_, T $(, $poison)?>, LockError> {
-            self.take(Mode::$mode, Ask::Wait, Location::caller())?;
+            let hold = self.take(Ask::Wait, Location::caller())?;
             // SAFETY: it has just been taken so.
-            Ok(unsafe { $guard::new(&self.body, &self.data) })
+            Ok(unsafe { $guard::new(hold, &self.data) })
         }
 
         #[doc = concat!("Takes it ", $what, " if that needs no waiting.")]
@@ -307,9 +345,9 @@ macro_rules! ways {
         #[track_caller]
         #[inline]
         pub fn $try(&self) -> Result<$guard<'_, T $(, $poison)?>, LockError> {
-            self.take(Mode::$mode, Ask::Now, Location::caller())?;
+            let hold = self.take(Ask::Now, Location::caller())?;
             // SAFETY: it has just been taken so.
-            Ok(unsafe { $guard::new(&self.body, &self.data) })
+            Ok(unsafe { $guard::new(hold, &self.data) })
         }
 
         #[doc = concat!("Takes it ", $what, ", waiting until then: a point in time, or how long from the call on.")]
@@ -319,9 +357,9 @@ macro_rules! ways {
         /// [`LockError::TimedOut`], and as the one that waits.
         #[track_caller]
         pub fn $by(&self, deadline: impl Into<Deadline>) -> Result<$guard<'_, T $(, $poison)?>, LockError> {
-            self.take(Mode::$mode, Ask::By(deadline.into()), Location::caller())?;
+            let hold = self.take(Ask::By(deadline.into()), Location::caller())?;
             // SAFETY: it has just been taken so.
-            Ok(unsafe { $guard::new(&self.body, &self.data) })
+            Ok(unsafe { $guard::new(hold, &self.data) })
         }
 
         #[doc = concat!("Takes it ", $what, ", waiting as `wait` says.")]
@@ -331,74 +369,67 @@ macro_rules! ways {
         /// [`LockError::TimedOut`], [`LockError::Cancelled`], and as the one that waits.
         #[track_caller]
         pub fn $with(&self, wait: &LockWait) -> Result<$guard<'_, T $(, $poison)?>, LockError> {
-            self.take(Mode::$mode, Ask::With(wait), Location::caller())?;
+            let hold = self.take(Ask::With(wait), Location::caller())?;
             // SAFETY: it has just been taken so.
-            Ok(unsafe { $guard::new(&self.body, &self.data) })
+            Ok(unsafe { $guard::new(hold, &self.data) })
         }
     )*};
 }
 
 impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
     ways! {
-        (Shared, ReadGuard): read try_read read_by read_with, "to share it with others";
-        (Upgradable, UpgradableGuard<P>): upgradable try_upgradable upgradable_by upgradable_with,
+        ReadGuard: read try_read read_by read_with, "to share it with others";
+        UpgradableGuard<P>: upgradable try_upgradable upgradable_by upgradable_with,
             "to share it with others, as the one that may upgrade";
-        (Exclusive, WriteGuard<P>): write try_write write_by write_with, "alone";
+        WriteGuard<P>: write try_write write_by write_with, "alone";
     }
 
     #[inline]
-    fn take(&self, mode: Mode, ask: Ask<'_>, place: &'static Location<'static>) -> Result<(), LockError> {
-        self.body.enter(mode, L::INFO, false, ask, place)?;
-        self.be_sound(mode)
+    fn take<M: HeldAs>(
+        &self,
+        ask: Ask<'_>,
+        place: &'static Location<'static>,
+    ) -> Result<Hold<'_, M>, LockError> {
+        self.sound(self.hold(false, ask, place)?)
     }
 
     /// As one of several of its level; `beside`: not the first of them.
-    pub(super) fn take_peer(
+    pub(super) fn take_peer<M: HeldAs>(
         &self,
-        mode: Mode,
         beside: bool,
         place: &'static Location<'static>,
-    ) -> Result<(), LockError> {
-        self.body.enter(mode, L::INFO, beside, Ask::Wait, place)?;
-        self.be_sound(mode)
+    ) -> Result<Hold<'_, M>, LockError> {
+        self.sound(self.hold(beside, Ask::Wait, place)?)
+    }
+
+    #[inline]
+    fn hold<M: HeldAs>(
+        &self,
+        peer: bool,
+        ask: Ask<'_>,
+        place: &'static Location<'static>,
+    ) -> Result<Hold<'_, M>, LockError> {
+        let owner = self.body.enter(M::MODE, L::INFO, peer, ask, place)?;
+        Ok(Hold::new::<P>(&self.body, owner))
     }
 
     /// What was taken goes back if it is poisoned.
     #[inline]
-    fn be_sound(&self, mode: Mode) -> Result<(), LockError> {
+    fn sound<'a, M: HeldAs>(&self, hold: Hold<'a, M>) -> Result<Hold<'a, M>, LockError> {
         if P::REMEMBERS && self.body.raw.word().look().poisoned() {
-            self.body.leave(mode, false);
-            return Err(LockError::Poisoned);
+            Err(LockError::Poisoned)
+        } else {
+            Ok(hold)
         }
-        Ok(())
     }
 
     pub(super) fn address(&self) -> usize {
         self.body.id()
     }
 
-    /// # Safety
-    ///
-    /// It has been taken so, on this thread, and the hold is this guard's. As below.
-    pub(super) unsafe fn read_guard(&self) -> ReadGuard<'_, T> {
-        // SAFETY: the caller's promise.
-        unsafe { ReadGuard::new(&self.body, &self.data) }
-    }
-
-    /// # Safety
-    ///
-    /// As above.
-    pub(super) unsafe fn upgradable_guard(&self) -> UpgradableGuard<'_, T, P> {
-        // SAFETY: the caller's promise.
-        unsafe { UpgradableGuard::new(&self.body, &self.data) }
-    }
-
-    /// # Safety
-    ///
-    /// As above.
-    pub(super) unsafe fn write_guard(&self) -> WriteGuard<'_, T, P> {
-        // SAFETY: the caller's promise.
-        unsafe { WriteGuard::new(&self.body, &self.data) }
+    /// Where the value lies.
+    pub(super) fn data(&self) -> &UnsafeCell<T> {
+        &self.data
     }
 
     /// The value, without locking: nobody else can have it.
@@ -436,9 +467,9 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
     /// ```
     #[track_caller]
     pub fn recover<R>(&self, mend: impl FnOnce(&mut T) -> R) -> Result<R, LockError> {
-        self.body.enter(Mode::Exclusive, L::INFO, false, Ask::Wait, Location::caller())?;
+        let hold = self.hold(false, Ask::Wait, Location::caller())?;
         // SAFETY: it has just been taken so.
-        let mut guard: WriteGuard<'_, T, P> = unsafe { WriteGuard::new(&self.body, &self.data) };
+        let mut guard: WriteGuard<'_, T, P> = unsafe { WriteGuard::new(hold, &self.data) };
         let mended = mend(&mut guard);
         self.body.raw.word().clear_poison();
         Ok(mended)

@@ -69,13 +69,14 @@ impl Drop for Entered {
 pub(super) fn enter<O: Order, R>(f: impl FnOnce(Token<'_, O>) -> R) -> Result<R, LockError> {
     let order = std::ptr::from_ref(O::INFO).addr();
     let of_order = |entry: &held::Entry| {
-        let is = entry.lock == order || entry.level.is_some_and(|level| level.is_of(O::INFO));
+        let is = entry.lock() == order || entry.level.is_some_and(|level| level.is_of(O::INFO));
         is.then_some(entry.place)
     };
     if let Some(place) = held::look(of_order) {
         return Err(LockError::Entered { order: O::INFO.name(), place });
     }
-    held::push(held::Entry { lock: order, mode: Mode::Shared, level: None, place: Location::caller() });
+    let entry = held::Entry::new(order, Mode::Shared, None, Location::caller());
+    held::push(entry);
     let _entered = Entered(order);
     Ok(f(Token::new()))
 }

@@ -13,7 +13,7 @@ use std::thread_local;
 /// A lock's own clock, and how long it was held, if that is measured.
 pub(super) struct More {
     pub(super) clock: Clock,
-    pub(super) holds: Option<Levelled<Samples, house::LockHolds>>,
+    pub(super) holds: Option<Levelled<Samples, house::HoldTimes>>,
 }
 
 thread_local! {

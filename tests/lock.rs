@@ -349,3 +349,28 @@ fn two_who_share_it_and_want_it_alone() {
     });
     assert!(lock.mode().is_none() && lock.try_write().is_ok());
 }
+
+/// From the take to the last guard that was made of it, each hold of those that share it for itself; other locks are not timed.
+#[test]
+fn hold_times_on_request() {
+    let time = ManualClock::new();
+    let lock = RwLock::new(0).with_clock(time.clock()).with_hold_times();
+    let held = lock.upgradable().unwrap();
+    let shared = lock.read().unwrap();
+    time.advance(secs(1));
+    drop(shared);
+    let mut held = held.upgrade().unwrap();
+    *held = 1;
+    time.advance(secs(2));
+    let held = held.downgrade();
+    time.advance(secs(4));
+    drop(held);
+    let times = lock.stats().held.expect("asked for");
+    assert_eq!((times.count, times.max, times.mean), (2, secs(7), secs(4)));
+    let plain = RwLock::new(0);
+    drop(plain.write());
+    assert_eq!(plain.stats().held, None);
+    let mutex = batchyard::lock::Mutex::new(0).with_hold_times();
+    drop(mutex.lock());
+    assert_eq!(mutex.stats().held.map(|held| held.count), Some(1));
+}

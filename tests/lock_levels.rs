@@ -83,6 +83,7 @@ const ORDER: &[&[(&str, &str)]] = &[
         ("LockNumbers", "lock/manager.rs"),
         ("LockWaits", "lock/stats.rs"),
         ("LockHolds", "lock/manager.rs"),
+        ("HoldTimes", "lock/times.rs"),
         ("RateSettings", "limit/limiter.rs"),
         ("RateWaits", "limit/limiter_stats.rs"),
         ("ReservedSlot", "limit/reservation.rs"),
@@ -103,7 +104,6 @@ const WITHOUT: &[(&str, &str, &str)] = &[
     ),
     ("limit/keyed.rs", "Latch", "one of those"),
     ("lock/level.rs", "Mutex", "of the check itself"),
-    ("waitgraph.rs", "Mutex", "modules would stand in a circle; only queues of `core/` are locked under it"),
 ];
 
 /// Files that make locks, and have none.

@@ -17,7 +17,7 @@
 //! | a downgrade against a writer and readers that wait | `a_downgrade_lets_readers_in`, `a_downgrade_beside_both` | `lockline_downgrade_silent`, `lockword_weaken_relaxed` |
 //! | one that was told, one that barges, and the deadline | `a_barger_and_one_that_was_told`, `who_comes_too_late_lets_in_who_may_enter` | `lockline_come_keeps_told`, `lockline_come_silent` |
 //! | a cancel, as it comes to victims of a deadlock, against a grant and a deadline | `a_cancel_ends_a_wait`, `a_cancel_against_a_grant_and_a_deadline` | `cancel_wakes_first` |
-//! | who enters the list of those who wait, and leaves it, against a walk | not here: the list is under one latch (`lock/manager.rs`, with its tests) | |
+//! | who enters the list of those who wait, and leaves it, against a walk | `of_two_in_a_circle_one_is_told`, `what_is_looked_at_stands_still` (`roll`) | `roll_looks_first`, `roll_tells_silently`, `roll_stays` |
 //! | a node's life: what its granter does with it comes before its end | all; `a_node_is_its_owners_when_it_is_granted` | `lockline_publishes_first` |
 //! | a panic that is remembered, in the step that gives back | `who_enters_after_a_panic_sees_it` (`lockword`), `who_is_handed_the_lock_after_a_panic_sees_it` | `lockword_poison_apart`, `lockword_poison_lost` |
 //! | two who upgrade: one is refused | `of_two_who_may_upgrade_one_is_refused` (`lockword`): by the mode; that who shares it asks for more is refused at once (`tests/lock.rs`) | none: it is the exclusion of the modes |

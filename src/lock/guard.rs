@@ -71,13 +71,15 @@ impl HeldAs for Alone {
 /// A hold of a lock, by this thread. Not `Send`, by its pointer: it stands in the thread's stack.
 pub(super) struct Hold<'a, M: HeldAs> {
     body: &'a Body,
-    /// The thread's number in the lock's word, where that has it; and [`POISONS`].
+    /// The thread's number in the lock's word, where that has it; and [`POISONS`] and [`TIMED`].
     owner: usize,
     thread: PhantomData<(*const (), M)>,
 }
 
 /// In a hold's owner: a panic that comes while it is held leaves the lock poisoned.
 const POISONS: usize = 1 << 31;
+/// In a hold's owner: somebody has asked how long it is held.
+const TIMED: usize = 1 << 30;
 
 impl<'a, M: HeldAs> Hold<'a, M> {
     /// It has just been taken so.
@@ -90,14 +92,24 @@ impl<'a, M: HeldAs> Hold<'a, M> {
 
     #[inline]
     fn number(&self) -> u32 {
-        (self.owner & !POISONS) as u32
+        (self.owner & !(POISONS | TIMED)) as u32
+    }
+
+    /// The same, timed from now on.
+    #[cold]
+    pub(super) fn timed(mut self) -> Self {
+        self.body.begin_time();
+        self.owner |= TIMED;
+        self
     }
 
     /// The same hold; the lock says already that it is of this mode.
     #[inline]
     fn turned<P: Poison, N: HeldAs>(self) -> Hold<'a, N> {
         let this = ManuallyDrop::new(self);
-        Hold::new::<P>(this.body, this.number())
+        let mut turned = Hold::new::<P>(this.body, this.number());
+        turned.owner |= this.owner & TIMED;
+        turned
     }
 }
 
@@ -105,6 +117,9 @@ impl<M: HeldAs> Drop for Hold<'_, M> {
     #[inline]
     fn drop(&mut self) {
         let poison = self.owner & POISONS != 0 && std::thread::panicking();
+        if self.owner & TIMED != 0 {
+            self.body.end_time();
+        }
         self.body.leave(M::MODE, self.number(), poison);
     }
 }

@@ -8,12 +8,12 @@
 //! is held at a time. What is on the last step takes nothing inside. Who adds a lock places it: on the last step, if nothing is
 //! taken while it is held.
 //!
-//! *Below.* The latches of `core/`, of `meter/` and of floor 0 have no level. They are leaves: nothing
-//! outside is called under them but wakers, so they may be taken under any lock of the house. So may the one of `waitgraph.rs`,
-//! which has none because modules would stand in a circle: under it those of queues are taken, of `core/` all. Three of `core/`
-//! are no leaves, and all three serve `limit/`: `RatesMoving` is taken under the latch of a line that has a leader, `RateSettings` under that of an
-//! epoch and under the shards of `limit/keyed.rs`. So there it is: a line's latch, `RatesMoving`, an epoch's or the shards',
-//! `RateSettings`, a bucket's; and none of them the other way about.
+//! *Below.* The latches of `core/`, of `meter/` and of floor 0 have no level. They are leaves: nothing outside is called under
+//! them but wakers, so they may be taken under any lock of the house. (Under the latch of `core/roll.rs` those of queues are
+//! taken, all of them of `core/`.) Three of `core/` are no leaves, and all three serve `limit/`: `RatesMoving` is taken under the
+//! latch of a line that has a leader, `RateSettings` under that of an epoch and under the shards of `limit/keyed.rs`. So
+//! there it is: a line's latch, `RatesMoving`, an epoch's or the shards', `RateSettings`, a bucket's; and none of them the
+//! other way about.
 //!
 //! *Above.* The latches of the command line program are not here: it is one user among others.
 //!
@@ -64,7 +64,7 @@ lock_order! {
             | Incoming | Repeats | Buried | Stepped | Inbox | GivenUp
             | JournalStores | JournalWriter | IdleReaders | AdminDb | AskedStage | AskedWaiter
             | Asleep | PermitSlot | Revocations | OwnerManagers | PoolSlot | PoolWaits | PoolError
-            | LockNames | LockNumbers | LockWaits | LockHolds
+            | LockNames | LockNumbers | LockWaits | LockHolds | HoldTimes
             | RateSettings | RateWaits | ReservedSlot | QuotaWaits | QuotaUsable
         }
 }

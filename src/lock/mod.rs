@@ -22,6 +22,7 @@ mod rwlock;
 mod session;
 mod stats;
 mod threads;
+mod times;
 mod token;
 mod wait;
 

@@ -53,6 +53,11 @@ impl<T, L: Level, P: Poison> Mutex<T, L, P> {
         Mutex(Alone(self.0.0.with_clock(clock)))
     }
 
+    /// The same, measuring how long each hold lasts: see [`RwLock::with_hold_times`](super::RwLock::with_hold_times).
+    pub fn with_hold_times(self) -> Self {
+        Mutex(Alone(self.0.0.with_hold_times()))
+    }
+
     /// The value. Whether a holder panicked does not matter any more.
     pub fn into_inner(self) -> T {
         self.0.0.into_inner()

@@ -4,8 +4,10 @@ use super::error::LockError;
 use super::guard::{HeldAs, Hold, ReadGuard, UpgradableGuard, WriteGuard};
 use super::held::{self, Entry};
 use super::level::{self, Level, LevelInfo, Unlevelled};
+use super::levelled::Levelled;
 use super::poison::{NoPoison, Poison};
 use super::stats::{Book, End, LockStats};
+use super::times::More;
 use super::wait::LockWait;
 use crate::core::lockline::{Left, RawLock};
 use crate::core::lockword::{Miss, Mode};
@@ -60,8 +62,8 @@ unsafe impl<T: ?Sized + Send + Sync, L: Level, P: Poison> Sync for RwLock<T, L, 
 /// cache, mostly.
 #[repr(C)]
 pub(super) struct Body {
-    /// `None`: the operating system's.
-    clock: Option<Box<Clock>>,
+    /// What was asked for beyond a plain lock.
+    more: Option<Box<More>>,
     /// How it has been waited for: made when somebody has slept for it.
     book: OnceLock<Box<Book>>,
     raw: RawLock,
@@ -99,7 +101,7 @@ pub(super) fn unpark(waiter: &Waiter) {
 
 impl Body {
     const fn new() -> Self {
-        Body { raw: RawLock::new(), exclusive: AtomicU64::new(0), clock: None, book: OnceLock::new() }
+        Body { raw: RawLock::new(), exclusive: AtomicU64::new(0), more: None, book: OnceLock::new() }
     }
 
     fn id(&self) -> usize {
@@ -107,9 +109,28 @@ impl Body {
     }
 
     fn with_clock<R>(&self, f: impl FnOnce(&Clock) -> R) -> R {
-        match &self.clock {
-            Some(clock) => f(clock),
+        match &self.more {
+            Some(more) => f(&more.clock),
             None => f(&Clock::os()),
+        }
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_with(|| Box::new(More::new()))
+    }
+
+    /// This thread has taken it.
+    pub(super) fn begin_time(&self) {
+        if let Some(more) = &self.more {
+            more.begin(self.id());
+        }
+    }
+
+    /// It is about to give it back.
+    #[cold]
+    pub(super) fn end_time(&self) {
+        if let Some(more) = &self.more {
+            more.end(self.id());
         }
     }
 
@@ -312,7 +333,23 @@ impl<T, L: Level, P: Poison> RwLock<T, L, P> {
 
     /// The same, going by this clock.
     pub fn with_clock(mut self, clock: Clock) -> Self {
-        self.body.clock = Some(Box::new(clock));
+        self.body.more().clock = clock;
+        self
+    }
+
+    /// The same, measuring how long each hold lasts, from the take to the last guard made of it: two readings of the clock and
+    /// a latch for each. See [`LockStats::held`].
+    ///
+    /// ```
+    /// use batchyard::lock::{LockError, RwLock};
+    /// let lock = RwLock::new(1).with_hold_times();
+    /// *lock.write()? += 1;
+    /// assert_eq!(*lock.read()?, 2);
+    /// assert_eq!(lock.stats().held.map(|held| held.count), Some(2));
+    /// # Ok::<(), LockError>(())
+    /// ```
+    pub fn with_hold_times(mut self) -> Self {
+        self.body.more().holds = Some(Levelled::default());
         self
     }
 
@@ -410,7 +447,9 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
         place: &'static Location<'static>,
     ) -> Result<Hold<'_, M>, LockError> {
         let owner = self.body.enter(M::MODE, L::INFO, peer, ask, place)?;
-        Ok(Hold::new::<P>(&self.body, owner))
+        let hold = Hold::new::<P>(&self.body, owner);
+        let timed = self.body.more.as_ref().is_some_and(|more| more.holds.is_some());
+        Ok(if timed { hold.timed() } else { hold })
     }
 
     /// What was taken goes back if it is poisoned.
@@ -487,6 +526,8 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
         if let Some(book) = self.body.book.get() {
             book.tell(&mut stats);
         }
+        let holds = self.body.more.as_ref().and_then(|more| more.holds.as_ref());
+        stats.held = holds.map(|holds| holds.lock().percentiles());
         stats
     }
 }

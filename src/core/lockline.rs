@@ -450,7 +450,7 @@ impl RawLock {
         if !armed!(mutant = "lockline_queues_late") {
             self.tell_word(&line);
         }
-        if want.0 == Mode::Shared && self.word.look().readers() == super::lockword::MAX_READERS {
+        if want.0 == Mode::Shared && self.word.look().readers() >= super::lockword::MAX_READERS {
             self.take_out(&mut line, seat, NodeState::Idle);
             self.settle(line, false, None, wake);
             return Err(Left::Full);

@@ -35,8 +35,8 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{armed, model_const, ordering};
 use std::fmt;
 
-/// The most shared holders at a time.
-pub const MAX_READERS: u32 = (1 << 24) - 1;
+/// The most who may share it at a time; and one more, who came to it from a stronger mode.
+pub const MAX_READERS: u32 = (1 << 24) - 2;
 /// The greatest owner's number. 0 is somebody who has none.
 pub const MAX_OWNER: u32 = (1 << 24) - 1;
 
@@ -52,7 +52,7 @@ const SOLO_SHIFT: u32 = 9;
 const SOLO_MASK: u64 = 7 << SOLO_SHIFT;
 const READER_SHIFT: u32 = 16;
 const READER_ONE: u64 = 1 << READER_SHIFT;
-const READER_MASK: u64 = (MAX_READERS as u64) << READER_SHIFT;
+const READER_MASK: u64 = ((1 << 24) - 1) << READER_SHIFT;
 const OWNER_SHIFT: u32 = 40;
 const OWNER_MASK: u64 = (MAX_OWNER as u64) << OWNER_SHIFT;
 /// What the latch's holder writes.
@@ -162,7 +162,9 @@ impl Word {
             return Err(Miss::Busy);
         }
         match mode {
-            Mode::Shared if self.readers() == MAX_READERS => Err(Miss::Full),
+            Mode::Shared if self.readers() >= MAX_READERS => Err(Miss::Full),
+            // Room for one is left, who may come to share it; but for one.
+            Mode::Upgradable if self.readers() > MAX_READERS => Err(Miss::Full),
             Mode::Shared => Ok(Word(self.0 + READER_ONE)),
             Mode::Upgradable => Ok(Word(self.0 | U | u64::from(owner) << OWNER_SHIFT)),
             Mode::Exclusive => Ok(Word(self.0 | X | u64::from(owner) << OWNER_SHIFT)),
@@ -301,7 +303,7 @@ impl LockWord {
             if old.0 & X != 0 || old.0 & U == 0 && old.readers() == 0 {
                 return Err(Miss::Busy);
             }
-            if old.readers() == MAX_READERS {
+            if old.readers() >= MAX_READERS {
                 return Err(Miss::Full);
             }
             match self.swing(old, Word(old.0 + READER_ONE)) {
@@ -646,6 +648,17 @@ mod tests {
         assert_eq!(word.look().readers(), MAX_READERS);
         assert_eq!(word.leave(Shared, false), After::Nothing);
         assert_eq!(word.try_enter(Shared, NORMAL, 0), Ok(()));
+        // Who may upgrade comes to share it.
+        assert_eq!(word.try_enter(Upgradable, NORMAL, 7), Ok(()));
+        assert_eq!(word.weaken(Upgradable, Shared), After::Nothing);
+        assert_eq!((word.look().readers(), word.look().owner()), (MAX_READERS + 1, 0));
+        assert_eq!(word.try_enter(Upgradable, NORMAL, 7), Err(Miss::Full));
+        assert_eq!(
+            (word.try_enter(Shared, NORMAL, 0), word.share_again()),
+            (Err(Miss::Full), Err(Miss::Full))
+        );
+        assert_eq!(word.leave(Shared, false), After::Nothing);
+        assert_eq!(word.look(), LockWord::shared_by(MAX_READERS).look());
     }
 
     #[test]

@@ -374,6 +374,36 @@ impl LockWord {
         }
     }
 
+    /// Gives back what was held in this mode if nobody waits, and has nothing to do with the word from then on: it may be gone.
+    /// False: somebody waits, and nothing was changed.
+    #[inline]
+    pub fn try_leave_quietly(&self, mode: Mode) -> bool {
+        let mut old = self.look();
+        while old.0 & (QUEUED | DRAIN) == 0 {
+            let new = match mode {
+                Mode::Shared => old.0 - READER_ONE,
+                Mode::Upgradable => old.0 & !(U | OWNER_MASK),
+                Mode::Exclusive => old.0 & !(X | OWNER_MASK),
+            };
+            // ORDERING: Release pairs with the Acquire of who enters next, as in `leave`, and of `is_at_rest`: who finds it so
+            // comes after all that we did, this step included.
+            let release = ordering!(Release, mutant = "lockword_leave_quietly_relaxed");
+            match self.0.compare_exchange_weak(old.0, new, release, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => old = Word(now),
+            }
+        }
+        false
+    }
+
+    /// Whether nobody holds it, and nobody waits. What those did who held it is seen by the caller; that nobody comes is its
+    /// own business.
+    pub fn is_at_rest(&self) -> bool {
+        // ORDERING: Acquire pairs with the Release of who gives back.
+        let acquire = ordering!(Acquire, mutant = "lockword_rest_relaxed");
+        self.0.load(acquire) & !POISON == 0
+    }
+
     /// From exclusive or upgradable to a weaker mode, with nobody in between.
     #[inline]
     pub fn weaken(&self, from: Mode, to: Mode) -> After {

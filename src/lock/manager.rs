@@ -4,6 +4,11 @@
 //! those that are idle whenever it has doubled. The table is in parts, each under a short latch, and goes by the hash of a
 //! name, which is taken once a call.
 //!
+//! *Who holds a lock keeps it in the table*, and needs no count for that: a lock is taken under the latch of its part, and the
+//! sweep, which has that latch, drops none that is not [at rest](LockWord::is_at_rest). Who gives a lock back is done with it
+//! in the step in which it comes to rest; where somebody waits, or may, it takes a count first, for as long as it still
+//! holds the lock. Who waits has a count.
+//!
 //! Who holds them is a [`Session`]. How a session waits, and what becomes of those that wait for each other, is there and in
 //! `waitgraph`.
 
@@ -12,11 +17,13 @@ use super::levelled::Levelled;
 use super::session::Session;
 use super::stats::{Book, LockStats, record};
 use crate::core::lockline::{Hastened, RawLock};
-use crate::core::lockword::MAX_OWNER;
+#[cfg(doc)]
+use crate::core::lockword::LockWord;
+use crate::core::lockword::{MAX_OWNER, Miss, Mode};
 use crate::core::waitlist::Waiter;
 use crate::job::Priority;
 use crate::meter::Samples;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::sync::{Arc, CachePadded, Unparker};
 use crate::time::Clock;
 use crate::waitgraph::{Sleeper, Thing, WaitGraph};
@@ -24,6 +31,7 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::ptr::NonNull;
 use std::time::Duration;
 
 /// A power of two: so many threads that their names fall into one part are rare.
@@ -111,15 +119,22 @@ struct Names<K> {
     more: Vec<Arc<Name<K>>>,
 }
 
-/// A lock and its name.
+/// A lock and its name. What each take needs lies together.
+#[repr(C)]
 pub(super) struct Name<K> {
-    pub(super) key: K,
     pub(super) raw: RawLock,
+    pub(super) key: K,
     /// How often it was held exclusively: written by who holds it so.
     exclusive: AtomicU64,
     /// How often somebody was let past its line.
     repaired: AtomicU64,
 }
+
+/// A lock that is held by whoever has this: so it is in the table.
+pub(super) struct Pinned<K>(NonNull<Name<K>>);
+
+/// A lock that is held now, or which one it is.
+type Entered<K> = Result<Pinned<K>, (Arc<Name<K>>, Miss)>;
 
 /// For keys that are hashes.
 #[derive(Default)]
@@ -139,6 +154,56 @@ impl Hasher for Taken {
     }
 }
 
+// SAFETY: it is a shared reference to a `Name<K>`, of which an `Arc` may be made.
+unsafe impl<K: Send + Sync> Send for Pinned<K> {}
+
+impl<K> Clone for Pinned<K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K> Copy for Pinned<K> {}
+
+impl<K> Pinned<K> {
+    /// # Safety
+    ///
+    /// This lock is in the table, and the caller holds it. The value is not used when it has given it back.
+    pub(super) unsafe fn new(name: &Arc<Name<K>>) -> Self {
+        // SAFETY: no `Arc` points to null.
+        Pinned(unsafe { NonNull::new_unchecked(Arc::as_ptr(name).cast_mut()) })
+    }
+
+    pub(super) fn name(&self) -> &Name<K> {
+        // SAFETY: it is held, so the table has its `Arc` (the promise of `new`).
+        unsafe { self.0.as_ref() }
+    }
+
+    pub(super) fn is(&self, name: &Arc<Name<K>>) -> bool {
+        self.0.as_ptr().cast_const() == Arc::as_ptr(name)
+    }
+
+    /// With a count.
+    pub(super) fn arc(&self) -> Arc<Name<K>> {
+        let name = self.0.as_ptr().cast_const();
+        // SAFETY: as above: the pointer is that of an `Arc` that lives now. The count is the new one's.
+        unsafe {
+            Arc::increment_strong_count(name);
+            Arc::from_raw(name)
+        }
+    }
+
+    /// Gives back what was held in this mode.
+    #[inline]
+    pub(super) fn leave(self, mode: Mode, now: impl FnOnce() -> u64) {
+        if !self.name().raw.word().try_leave_quietly(mode) {
+            // It is held still.
+            let name = self.arc();
+            name.raw.leave(mode, false, now, &mut super::rwlock::unpark);
+        }
+    }
+}
+
 impl<K> Name<K> {
     /// It has come to be held exclusively.
     #[inline]
@@ -149,6 +214,16 @@ impl<K> Name<K> {
 }
 
 impl<K> Name<K> {
+    /// Under the latch of its part of the table.
+    #[inline]
+    fn enter_as(self: &Arc<Self>, (mode, class): (Mode, usize), owner: u32) -> Entered<K> {
+        match self.raw.word().try_enter(mode, class, owner) {
+            // SAFETY: it is in the table, and held from now on.
+            Ok(()) => Ok(unsafe { Pinned::new(self) }),
+            Err(miss) => Err((Arc::clone(self), miss)),
+        }
+    }
+
     fn tell(&self, stats: &mut LockStats) {
         stats.add(self.exclusive.load(Ordering::Relaxed), &self.raw.tally());
         stats.repaired += self.repaired.load(Ordering::Relaxed);
@@ -210,12 +285,20 @@ impl<K> Shard<K> {
         Shard { locks: HashMap::default(), len: 0, sweep_at: FEW, gone: LockStats::default() }
     }
 
-    /// Takes out those that only the table has: under the latch nobody else gets hold of one. To be dropped behind it, for
+    /// Takes out those that nobody holds or waits for: under the latch nobody else gets hold of one. To be dropped behind it, for
     /// their names are the user's.
     fn sweep(&mut self) -> Vec<Arc<Name<K>>> {
         let (mut idle, mut kept) = (Vec::new(), HashMap::default());
         for (hash, Names { first, more }) in self.locks.drain() {
-            let is_idle = |name: &Arc<Name<K>>| Arc::strong_count(name) == 1;
+            let is_idle = |name: &Arc<Name<K>>| {
+                if Arc::strong_count(name) > 1 {
+                    return false;
+                }
+                // ORDERING: Acquire pairs with the Release of who gave its count up: it held the lock then, and that is
+                // seen below.
+                fence(Ordering::Acquire);
+                name.raw.word().is_at_rest()
+            };
             let (gone, mut left): (Vec<_>, Vec<_>) = std::iter::once(first).chain(more).partition(is_idle);
             for name in &gone {
                 name.tell(&mut self.gone);
@@ -233,7 +316,8 @@ impl<K> Shard<K> {
 }
 
 impl<K: LockName> Inner<K> {
-    pub(super) fn name<Q>(&self, key: &Q) -> Arc<Name<K>>
+    /// Takes the lock of this name, if that needs no waiting; else tells which it is.
+    pub(super) fn enter<Q>(&self, key: &Q, (mode, class): (Mode, usize), owner: u32) -> Entered<K>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
@@ -244,16 +328,22 @@ impl<K: LockName> Inner<K> {
         if let Some(names) = shard.locks.get(&hash)
             && let Some(name) = names.all().find(|name| name.key.borrow() == key)
         {
-            return Arc::clone(name);
+            return name.enter_as((mode, class), owner);
         }
-        let (name, idle) = Self::new_name(&mut shard, hash, key.to_owned());
+        let (entered, idle) = Self::new_name(&mut shard, hash, key.to_owned(), (mode, class), owner);
         drop(shard);
         drop(idle);
-        name
+        entered
     }
 
     #[cold]
-    fn new_name(shard: &mut Shard<K>, hash: u64, key: K) -> (Arc<Name<K>>, Vec<Arc<Name<K>>>) {
+    fn new_name(
+        shard: &mut Shard<K>,
+        hash: u64,
+        key: K,
+        want: (Mode, usize),
+        owner: u32,
+    ) -> (Entered<K>, Vec<Arc<Name<K>>>) {
         let idle = if shard.len >= shard.sweep_at { shard.sweep() } else { Vec::new() };
         let name = Arc::new(Name {
             key,
@@ -264,7 +354,7 @@ impl<K: LockName> Inner<K> {
         let new = || Names { first: Arc::clone(&name), more: Vec::new() };
         shard.len += 1;
         shard.locks.entry(hash).and_modify(|names| names.more.push(Arc::clone(&name))).or_insert_with(new);
-        (name, idle)
+        (name.enter_as(want, owner), idle)
     }
 
     /// 0, which is nobody's, when there are sixteen million sessions.

@@ -4,7 +4,7 @@
 //! [wait graph](crate::waitgraph) with what it holds, and leaves it before that changes.
 
 use super::error::LockError;
-use super::manager::{Deadlocks, Inner, LockName, Name};
+use super::manager::{Deadlocks, Inner, LockName, Name, Pinned};
 use super::named::NamedGuard;
 use super::rwlock::{Ask, Park, unpark};
 use super::stats::End;
@@ -39,7 +39,7 @@ pub struct Session<K> {
 
 /// What a session holds.
 pub(super) struct Held<K> {
-    name: Arc<Name<K>>,
+    name: Pinned<K>,
     pub(super) mode: Mode,
     place: &'static Location<'static>,
     id: u64,
@@ -65,7 +65,7 @@ impl<K> Session<K> {
         if self.inner.times_holds() {
             self.inner.held_for(self.inner.clock.now() - held.since);
         }
-        held.name.raw.leave(held.mode, false, || self.inner.clock.now().as_nanos(), &mut unpark);
+        held.name.leave(held.mode, || self.inner.clock.now().as_nanos());
     }
 
     pub(super) fn release(&self, id: u64) {
@@ -93,9 +93,9 @@ impl<K> Session<K> {
         let mut all = self.held.borrow_mut();
         let Some(held) = all.iter_mut().find(|held| held.id == id && held.mode > to) else { return };
         let from = std::mem::replace(&mut held.mode, to);
-        let name = Arc::clone(&held.name);
+        let name = held.name;
         drop(all);
-        name.raw.weaken(from, to, || self.inner.clock.now().as_nanos(), &mut unpark);
+        name.name().raw.weaken(from, to, || self.inner.clock.now().as_nanos(), &mut unpark);
     }
 
     /// Whether it holds nothing, and its manager is gone but for it.
@@ -191,12 +191,16 @@ impl<K: LockName> Session<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let name = self.inner.name(name);
-        if let Err(miss) = name.raw.word().try_enter(mode, self.class(ask, by), self.number) {
-            self.take_slowly(&name, mode, miss, ask, by, place)?;
-        }
+        let name = match self.inner.enter(name, (mode, self.class(ask, by)), self.number) {
+            Ok(name) => name,
+            Err((name, miss)) => {
+                self.take_slowly(&name, mode, miss, ask, by, place)?;
+                // SAFETY: it is in the table as long as there is this count, and it is held.
+                unsafe { Pinned::new(&name) }
+            }
+        };
         if mode == Mode::Exclusive {
-            name.count();
+            name.name().count();
         }
         let since = if self.inner.times_holds() { self.inner.clock.now() } else { Timestamp::ZERO };
         let id = self.ids.get() + 1;
@@ -215,7 +219,7 @@ impl<K: LockName> Session<K> {
 
     fn holds(&self, name: &Arc<Name<K>>) -> Option<(Mode, &'static Location<'static>)> {
         let all = self.held.borrow();
-        let same = all.iter().filter(|held| Arc::ptr_eq(&held.name, name));
+        let same = all.iter().filter(|held| held.name.is(name));
         same.max_by_key(|held| held.mode).map(|held| (held.mode, held.place))
     }
 
@@ -260,9 +264,9 @@ impl<K: LockName> Session<K> {
         let (name, mode) = {
             let all = self.held.borrow();
             let Some(at) = find(&all) else { return Ok(()) };
-            (Arc::clone(&all[at].name), all[at].mode)
+            (all[at].name.arc(), all[at].mode)
         };
-        let shares = |held: &Held<K>| Arc::ptr_eq(&held.name, &name) && held.mode == Mode::Shared;
+        let shares = |held: &Held<K>| held.name.is(&name) && held.mode == Mode::Shared;
         let shared = self.held.borrow().iter().find(|held| shares(held)).map(|held| (held.mode, held.place));
         match mode {
             Mode::Exclusive => return Ok(()),
@@ -411,7 +415,7 @@ impl<K: LockName> Session<K> {
     /// Tells what it holds.
     pub(super) fn tell(&self, all: &mut Vec<Hold>) {
         all.extend(self.held.borrow().iter().map(|held| Hold {
-            thing: Arc::clone(&held.name) as _,
+            thing: held.name.arc() as _,
             share: Share::Lock(held.mode),
             at: Some(held.place),
         }));

@@ -322,6 +322,7 @@ impl LaneBody for SpawnBody {
             shell: Arc::clone(shell),
             run: attempt,
             seq: 0,
+            outer: None,
             key: None,
             tries: 0,
             lost: 0,

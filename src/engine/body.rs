@@ -186,6 +186,7 @@ impl<W: Work> Body<W> {
             shell: Arc::clone(shell),
             run: Epoch::default(),
             seq: 0,
+            outer: None,
             key: None,
             tries: 0,
             lost: 0,

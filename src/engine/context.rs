@@ -40,6 +40,8 @@ pub struct Context {
     /// This attempt among those of the slot: what cancellation names.
     pub(crate) run: Epoch,
     pub(crate) seq: u64,
+    /// The position of the item that it runs inside of.
+    pub(crate) outer: Option<u64>,
     pub(crate) key: Option<Key>,
     pub(crate) tries: u32,
     /// Those of the tries before it whose process died.
@@ -64,6 +66,7 @@ impl Context {
             shell: Arc::clone(&self.shell),
             run: self.run,
             seq: 0,
+            outer: Some(self.age()),
             key: None,
             tries: 0,
             lost: 0,
@@ -73,6 +76,11 @@ impl Context {
             effects: Levelled::new(Vec::new()),
             bill: Levelled::default(),
         }
+    }
+
+    /// How old it is in its batch, where items wait for each other.
+    pub(crate) fn age(&self) -> u64 {
+        self.outer.unwrap_or(self.seq)
     }
 
     /// The item's position in its batch, from 0, in order of submission.

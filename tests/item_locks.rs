@@ -4,7 +4,7 @@
 
 mod support;
 
-use batchyard::lock::{LockError, LockWait, Mode, Share};
+use batchyard::lock::{Deadlock, LockError, LockWait, Mode, Share};
 use batchyard::resource::AcquireError;
 use batchyard::*;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -454,5 +454,142 @@ fn promise_23_whatever_items_take_all_of_them_end() {
         for n in 0..4 {
             drop(outside.try_lock(&*format!("l{n}"), X).expect("all is given back"));
         }
+    });
+}
+
+/// A deadlock that happened.
+fn deadlock(here: &str) -> Deadlock {
+    let both = Barrier::new(2);
+    let ends = std::thread::scope(|scope| {
+        let threads = [["a", "b"], ["b", "a"]].map(|names| {
+            let both = &both;
+            scope.spawn(move || {
+                let [first, second] = names.map(|name| format!("item_locks: {here} {name}"));
+                let _first = exclusive_lock(first, names[0]).unwrap();
+                both.wait();
+                exclusive_lock(second, names[0]).map(drop)
+            })
+        });
+        threads.map(|thread| thread.join().unwrap())
+    });
+    let told = ends.into_iter().find_map(|end| match end {
+        Err(LockError::Deadlock(deadlock)) => Some(*deadlock),
+        _ => None,
+    });
+    told.expect("one of them was told")
+}
+
+/// What nobody resolves is not tried for ever.
+#[test]
+fn a_victim_is_tried_again_a_thousand_times_for_free() {
+    within(|| {
+        let engine = engine(1).open().unwrap();
+        let deadlock = deadlock("a thousand");
+        let batch = engine.batch("victim").retry(ONCE).submit([()], move |(), ctx| match ctx.deferrals() {
+            0..998 => Err::<(), _>(Failure::defer(millis(0))),
+            998..=1000 => Err(LockError::from(Box::new(deadlock.clone())))?,
+            n => Err(Failure::fatal(format!("deferred {n} times"))),
+        });
+        let dead = batch.unwrap().results().next().unwrap().unwrap().outcome.unwrap_err();
+        assert_eq!((dead.reason(), dead.attempts()), (DeadReason::Exhausted, 1), "{dead}");
+        let last = dead.errors().last().unwrap();
+        assert!(last.message.contains("deadlock of 2"), "{last:?}");
+    });
+}
+
+/// Two threads of one item: it would do so again.
+#[test]
+fn an_item_whose_own_threads_wait_for_each_other_fails() {
+    within(|| {
+        let engine = engine(1).open().unwrap();
+        let calls = Arc::new(AtomicU32::new(0));
+        let counts = calls.clone();
+        let batch = engine.batch("itself").retry(ONCE).submit([()], move |(), ctx| {
+            if counts.fetch_add(1, Ordering::Relaxed) > 0 {
+                return Err(Failure::fatal("it was tried again"));
+            }
+            let both = Barrier::new(2);
+            let ends = std::thread::scope(|scope| {
+                let threads = [["a", "b"], ["b", "a"]].map(|names| {
+                    let both = &both;
+                    scope.spawn(move || {
+                        let _first = ctx.lock(names[0], X)?;
+                        both.wait();
+                        ctx.lock(names[1], X).map(drop)
+                    })
+                });
+                threads.map(|thread| thread.join().unwrap())
+            });
+            assert_eq!(ends.iter().filter(|end| end.is_err()).count(), 1);
+            ends.into_iter().collect::<Result<(), _>>()?;
+            Ok(())
+        });
+        let dead = batch.unwrap().results().next().unwrap().unwrap().outcome.unwrap_err();
+        assert_eq!((dead.reason(), dead.attempts()), (DeadReason::Exhausted, 1), "{dead}");
+    });
+}
+
+/// What the outer item holds is in the way of the others as long as the inner one is tried again in place.
+#[test]
+fn a_victim_inside_an_item_is_the_outer_items() {
+    within(|| {
+        let engine = engine(2).retry(Retry::fixed(millis(1)).attempts(5)).open().unwrap();
+        let meeting = Meeting::of(2);
+        let inner = AtomicU32::new(0);
+        let out = engine
+            .batch("outer")
+            .retry(ONCE)
+            .map(0..2_u32, |n, ctx| {
+                let names = if *n == 0 { ["a", "b"] } else { ["b", "a"] };
+                let _first = ctx.lock(names[0], X)?;
+                meeting.meet(ctx);
+                let out = engine.map([()], |(), ctx| {
+                    inner.fetch_add(1, Ordering::Relaxed);
+                    let second = ctx.lock(names[1], X)?;
+                    assert!(second.owner() == format!("outer/{n}"), "{second:?}");
+                    Ok(())
+                });
+                for end in out {
+                    end?;
+                }
+                Ok((ctx.attempt(), ctx.deferrals()))
+            })
+            .unwrap();
+        let tries: Vec<_> = out.into_iter().map(|out| out.unwrap()).collect();
+        assert_eq!(tries, [(1, 0), (1, 1)], "the later one is tried again for free");
+        assert_eq!(inner.load(Ordering::Relaxed), 3, "and the inner item only with it");
+    });
+}
+
+/// Two floors down: none of them is tried again in place.
+#[test]
+fn a_victim_two_items_down_ends_both() {
+    within(|| {
+        let engine = engine(1).retry(Retry::fixed(millis(1)).attempts(5)).open().unwrap();
+        let deadlock = deadlock("two down");
+        let (middle, inner) = (AtomicU32::new(0), AtomicU32::new(0));
+        let out = engine
+            .batch("outer")
+            .retry(ONCE)
+            .map(0..2_u32, |n, ctx| {
+                if ctx.deferrals() == 0 && *n == 0 {
+                    engine.try_map([()], |(), _| {
+                        middle.fetch_add(1, Ordering::Relaxed);
+                        engine.try_map([()], |(), _| {
+                            inner.fetch_add(1, Ordering::Relaxed);
+                            Err::<(), _>(Failure::retry(deadlock.clone()))
+                        })?;
+                        Ok(())
+                    })?;
+                } else if *n == 1 {
+                    // The next item of the same worker is no victim.
+                    return Err(Failure::retry("of its own"));
+                }
+                Ok(ctx.deferrals())
+            })
+            .unwrap();
+        assert_eq!((middle.load(Ordering::Relaxed), inner.load(Ordering::Relaxed)), (1, 1));
+        let [Ok(1), Err(dead)] = &out[..] else { panic!("{out:?}") };
+        assert_eq!((dead.reason(), dead.attempts()), (DeadReason::Exhausted, 1), "{dead}");
     });
 }

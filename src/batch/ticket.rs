@@ -323,6 +323,7 @@ impl LaneBody for SpawnBody {
             run: attempt,
             seq: 0,
             key: None,
+            outer: None,
             tries: 0,
             lost: 0,
             deferrals: 0,

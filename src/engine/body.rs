@@ -187,6 +187,7 @@ impl<W: Work> Body<W> {
             run: Epoch::default(),
             seq: 0,
             key: None,
+            outer: None,
             tries: 0,
             lost: 0,
             deferrals: 0,

@@ -41,6 +41,8 @@ pub struct Context {
     pub(crate) run: Epoch,
     pub(crate) seq: u64,
     pub(crate) key: Option<Key>,
+    /// The position and the key of the item that this one runs in.
+    pub(crate) outer: Option<(u64, Option<Key>)>,
     pub(crate) tries: u32,
     /// Those of the tries before it whose process died.
     pub(crate) lost: u32,
@@ -65,6 +67,7 @@ impl Context {
             run: self.run,
             seq: 0,
             key: None,
+            outer: Some((self.seq, self.key.clone())),
             tries: 0,
             lost: 0,
             deferrals: 0,

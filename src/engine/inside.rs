@@ -7,6 +7,7 @@
 //! *Whose wait it is.* The attempt holds what its batch needs and the permits that it took, whichever of its threads took
 //! them; a lock is held by the thread. An item is as old as its batch, then as its place there, however often it is
 //! tried: so of those that wait for each other again and again, the same one gives up only as long as an older one is there.
+//! An item inside another (`map` in a closure) waits as that one, with all that it holds.
 
 use super::context::Context;
 use crate::core::waitlist;
@@ -26,7 +27,9 @@ impl Context {
     /// Who waits here holds a worker, so it goes before all batches that wait to begin. Items that wait for each other's
     /// permits or [locks](Context::lock) are found at once, and one of them gets
     /// [`Deadlock`](AcquireError::Deadlock): the one of the lowest priority, and among equals of the youngest batch, and
-    /// the last in it. An item that returns that error is tried again and loses no attempt.
+    /// the last in it. An item that returns that error is tried again and loses no attempt, unless it has been put off a
+    /// thousand times already, or waits for nobody but its own threads. (An item inside another, of
+    /// [`map`](crate::Engine::map) in a closure, ends with it. Then the outer item, if it fails, too, is tried again for free.)
     ///
     /// Where [deadlocks are not looked for](crate::EngineConfig::enable_deadlock_detection), an item that holds something
     /// already, by `needs` or from here, may wait only for kinds that come after all it holds, in the order of
@@ -159,9 +162,14 @@ impl Context {
         self.shared.locks.take_here((name, mode), &wait, by, place)
     }
 
-    /// What reports call it.
+    /// What reports call it: of one inside another, as that one, which would have to be tried again.
     fn who(&self) -> Arc<str> {
-        format!("{}/{}", self.shell.core.name, self.key()).into()
+        let (seq, key) = self.outer.as_ref().map_or((self.seq, &self.key), |(seq, key)| (*seq, key));
+        let name = &self.shell.core.name;
+        match key {
+            Some(key) => format!("{name}/{key}").into(),
+            None => format!("{name}/{seq}").into(),
+        }
     }
 
     /// What it is in the wait graph.
@@ -171,7 +179,7 @@ impl Context {
         Running {
             who: self.who(),
             class: core.class(),
-            ticket: (core.ticket, self.seq),
+            ticket: (core.ticket, self.outer.as_ref().map_or(self.seq, |(seq, _)| *seq)),
             holds: self.shared.gate.manager.holds_of(attempt, core.gate.named()),
         }
     }

@@ -593,3 +593,47 @@ fn a_victim_two_items_down_ends_both() {
         assert_eq!((dead.reason(), dead.attempts()), (DeadReason::Exhausted, 1), "{dead}");
     });
 }
+
+/// Whatever becomes of its guard: a lock goes back with the item.
+#[test]
+fn a_lock_whose_guard_is_forgotten_ends_with_its_item() {
+    within(|| {
+        let engine = Arc::new(engine(1).open().unwrap());
+        let out = engine.map(0..3_u32, |_, ctx| {
+            std::mem::forget(ctx.lock("l", X)?);
+            assert!(matches!(ctx.lock("l", X), Err(LockError::Recursive { .. })), "not before its end");
+            Ok(())
+        });
+        assert!(out.iter().all(Result::is_ok), "{out:?}");
+        let outside = engine.locks().session();
+        let is_free = || outside.try_lock("l", X).is_ok();
+        assert!(is_free());
+        // By an item inside, which ends before the outer one.
+        let out = engine.map([()], |(), _| {
+            for end in engine.map([()], |(), ctx| Ok(std::mem::forget(ctx.lock("l", X)?))) {
+                end?;
+            }
+            Ok(is_held(&engine))
+        });
+        assert!(matches!(out[..], [Ok(true)]) && is_free(), "{out:?}");
+        // Without a context of its own.
+        let there = Arc::clone(&engine);
+        let out = engine.spawn(move || {
+            there.map([()], |(), ctx| Ok(std::mem::forget(ctx.lock("l", X)?))).remove(0).is_ok()
+        });
+        assert!(out.join().unwrap() && is_free());
+        // Who panics.
+        let out = engine.batch("panics").retry(ONCE).map([()], |(), ctx| {
+            std::mem::forget(ctx.lock("l", X)?);
+            if ctx.attempt() == 1 {
+                panic!("with the lock")
+            }
+            Ok(())
+        });
+        assert!(out.unwrap()[0].is_err() && is_free());
+    });
+}
+
+fn is_held(engine: &Engine) -> bool {
+    engine.locks().session().try_lock("l", X).is_err()
+}

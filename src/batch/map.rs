@@ -276,6 +276,10 @@ where
             break;
         }
     }
+    // The thread holds what was forgotten until the outer item ends.
+    if ctx.has_locked.load(Ordering::Relaxed) {
+        outer.has_locked.store(true, Ordering::Relaxed);
+    }
     out
 }
 

@@ -12,6 +12,7 @@ use crate::core::attempt::Epoch;
 use crate::job::{Failure, Key, Payload};
 use crate::lock::{Levelled, house};
 use crate::store::{CommitWith, Effects};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, with_parker};
 use crate::time::{Deadline, Timestamp, millis, secs};
 use std::any::Any;
@@ -53,6 +54,8 @@ pub struct Context {
     pub(crate) deadline_raw: u64,
     /// SQL for the transaction that marks the item done.
     pub(crate) effects: Levelled<Vec<CommitWith>, house::Effects>,
+    /// It has taken locks.
+    pub(crate) has_locked: AtomicBool,
     /// What it has paid to rates that learn.
     pub(crate) bill: Levelled<Bill, house::ItemBill>,
 }
@@ -74,6 +77,7 @@ impl Context {
             epoch: 1,
             deadline_raw: self.deadline_raw,
             effects: Levelled::new(Vec::new()),
+            has_locked: AtomicBool::new(false),
             bill: Levelled::default(),
         }
     }
@@ -333,6 +337,16 @@ impl Context {
     /// over. What may not be abandoned needs no fence.
     fn effect(&self) -> Option<Option<Effect<'_>>> {
         if self.shell.core.spec.may_abandon { self.slot.enter_effect(self.run).map(Some) } else { Some(None) }
+    }
+
+    /// Its closure has returned, or panicked: locks whose guards were forgotten do not stay with the thread.
+    #[inline]
+    pub(crate) fn give_back_locks(&self) {
+        // ORDERING: none needed: set by this thread, or by others of the item, whose locks are theirs.
+        if self.has_locked.load(Ordering::Relaxed) {
+            self.has_locked.store(false, Ordering::Relaxed);
+            self.shared.locks.release_here();
+        }
     }
 
     #[inline]

@@ -14,6 +14,7 @@ use crate::core::waitlist;
 use crate::job::Priority;
 use crate::lock::{By, Item, LockError, LockWait, Mode, OwnedGuard};
 use crate::resource::{AcquireError, Demand, Inside, Permit, Wait};
+use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Parker, Unparker};
 use crate::time::{Deadline, Timestamp};
 use crate::waitgraph::{self, Running, Share, Sleeper, Thing, WaitGraph};
@@ -90,7 +91,9 @@ impl Context {
     }
 
     /// Takes one of the engine's [named locks](crate::Engine::locks) for this item, waiting for it as long as the item may
-    /// run. It is given back when the guard is dropped, which is before the item ends.
+    /// run. It is given back when the guard is dropped, which is before the item ends; of a guard that was forgotten
+    /// (`std::mem::forget`), when the closure has returned, if that called this on its own thread. An attempt that is
+    /// [abandoned](crate::BatchBuilder::max_abandoned) holds its locks until its thread returns, since it may still be at work.
     ///
     /// Items that wait for each other are found at once, and one of them gives up: see [`acquire`](Context::acquire). A
     /// lock is held by the thread that took it: a thread of the closure's own that asks for what another of them holds waits
@@ -159,7 +162,9 @@ impl Context {
             wait = wait.by(Deadline::from(until));
         }
         let by = By { who: self.who(), class: core.class(), item: Some(self) };
-        self.shared.locks.take_here((name, mode), &wait, by, place)
+        let guard = self.shared.locks.take_here((name, mode), &wait, by, place)?;
+        self.has_locked.store(true, Ordering::Relaxed);
+        Ok(guard)
     }
 
     /// What reports call it: of one inside another, as that one, which would have to be tried again.

@@ -78,6 +78,11 @@ impl<K> Session<K> {
 
     /// Gives all back that it holds, [kept](NamedGuard::keep) locks among it.
     pub fn release_all(&mut self) {
+        self.release_everything();
+    }
+
+    /// The same, where guards may still know of it: what they release then is nothing.
+    pub(super) fn release_everything(&self) {
         for held in self.held.take() {
             self.give_back(&held);
         }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use batchyard::lock::{LockError, LockWait, Mode, Share};
+use batchyard::lock::{Deadlock, LockError, LockWait, Mode, Share};
 use batchyard::resource::AcquireError;
 use batchyard::*;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -534,16 +534,16 @@ fn who_waits_for_the_processes_own_lock_stops_with_its_item() {
         let engine = engine(1).open().unwrap();
         let held = exclusive_lock("item_locks: stops", "outside").unwrap();
         let (tell, told) = channel();
+        let (begin, begins) = channel();
         let batch = engine
             .batch("cancelled")
             .submit([()], move |(), _| {
+                begin.send(()).unwrap();
                 tell.send(shared_lock("item_locks: stops", "item").map(drop)).unwrap();
                 Ok(())
             })
             .unwrap();
-        let waits = || lock::global().stats().waits;
-        let before = waits();
-        until("it waits, or has begun to", || waits() > before || batch.progress().open() == 1);
+        begins.recv().unwrap();
         batch.cancel();
         let ended = told.recv().unwrap();
         assert!(matches!(ended, Err(LockError::Cancelled)), "{ended:?}");
@@ -602,4 +602,190 @@ fn promise_23_whatever_items_take_all_of_them_end() {
             drop(outside.try_lock(&*format!("l{n}"), X).expect("all is given back"));
         }
     });
+}
+
+/// A deadlock that happened.
+fn deadlock(here: &str) -> Deadlock {
+    let both = Barrier::new(2);
+    let ends = std::thread::scope(|scope| {
+        let threads = [["a", "b"], ["b", "a"]].map(|names| {
+            let both = &both;
+            scope.spawn(move || {
+                let [first, second] = names.map(|name| format!("item_locks: {here} {name}"));
+                let _first = exclusive_lock(first, names[0]).unwrap();
+                both.wait();
+                exclusive_lock(second, names[0]).map(drop)
+            })
+        });
+        threads.map(|thread| thread.join().unwrap())
+    });
+    let told = ends.into_iter().find_map(|end| match end {
+        Err(LockError::Deadlock(deadlock)) => Some(*deadlock),
+        _ => None,
+    });
+    told.expect("one of them was told")
+}
+
+/// What nobody resolves is not tried for ever.
+#[test]
+fn a_victim_is_tried_again_a_thousand_times_for_free() {
+    within(|| {
+        let engine = engine(1).open().unwrap();
+        let deadlock = deadlock("a thousand");
+        let batch = engine.batch("victim").retry(ONCE).submit([()], move |(), ctx| match ctx.deferrals() {
+            0..998 => Err::<(), _>(Failure::defer(millis(0))),
+            998..=1000 => Err(LockError::from(Box::new(deadlock.clone())))?,
+            n => Err(Failure::fatal(format!("deferred {n} times"))),
+        });
+        let dead = batch.unwrap().results().next().unwrap().unwrap().outcome.unwrap_err();
+        assert_eq!((dead.reason(), dead.attempts()), (DeadReason::Exhausted, 1), "{dead}");
+        let last = dead.errors().last().unwrap();
+        assert!(last.message.contains("deadlock of 2"), "{last:?}");
+    });
+}
+
+/// Two threads of one item: it would do so again.
+#[test]
+fn an_item_whose_own_threads_wait_for_each_other_fails() {
+    within(|| {
+        let engine = engine(1).open().unwrap();
+        let calls = Arc::new(AtomicU32::new(0));
+        let counts = calls.clone();
+        let batch = engine.batch("itself").retry(ONCE).submit([()], move |(), ctx| {
+            if counts.fetch_add(1, Ordering::Relaxed) > 0 {
+                return Err(Failure::fatal("it was tried again"));
+            }
+            let both = Barrier::new(2);
+            let ends = std::thread::scope(|scope| {
+                let threads = [["a", "b"], ["b", "a"]].map(|names| {
+                    let both = &both;
+                    scope.spawn(move || {
+                        let _first = ctx.lock(names[0], X)?;
+                        both.wait();
+                        ctx.lock(names[1], X).map(drop)
+                    })
+                });
+                threads.map(|thread| thread.join().unwrap())
+            });
+            assert_eq!(ends.iter().filter(|end| end.is_err()).count(), 1);
+            ends.into_iter().collect::<Result<(), _>>()?;
+            Ok(())
+        });
+        let dead = batch.unwrap().results().next().unwrap().unwrap().outcome.unwrap_err();
+        assert_eq!((dead.reason(), dead.attempts()), (DeadReason::Exhausted, 1), "{dead}");
+    });
+}
+
+/// What the outer item holds is in the way of the others as long as the inner one is tried again in place.
+#[test]
+fn a_victim_inside_an_item_is_the_outer_items() {
+    within(|| {
+        let engine = engine(2).retry(Retry::fixed(millis(1)).attempts(5)).open().unwrap();
+        let meeting = Meeting::of(2);
+        let inner = AtomicU32::new(0);
+        let out = engine
+            .batch("outer")
+            .retry(ONCE)
+            .map(0..2_u32, |n, ctx| {
+                let names = if *n == 0 { ["a", "b"] } else { ["b", "a"] };
+                let _first = ctx.lock(names[0], X)?;
+                meeting.meet(ctx);
+                let out = engine.map([()], |(), ctx| {
+                    inner.fetch_add(1, Ordering::Relaxed);
+                    let second = ctx.lock(names[1], X)?;
+                    assert!(second.owner() == format!("outer/{n}"), "{second:?}");
+                    Ok(())
+                });
+                for end in out {
+                    end?;
+                }
+                Ok((ctx.attempt(), ctx.deferrals()))
+            })
+            .unwrap();
+        let tries: Vec<_> = out.into_iter().map(|out| out.unwrap()).collect();
+        assert_eq!(tries, [(1, 0), (1, 1)], "the later one is tried again for free");
+        assert_eq!(inner.load(Ordering::Relaxed), 3, "and the inner item only with it");
+    });
+}
+
+/// Two floors down: none of them is tried again in place.
+#[test]
+fn a_victim_two_items_down_ends_both() {
+    within(|| {
+        let engine = engine(1).retry(Retry::fixed(millis(1)).attempts(5)).open().unwrap();
+        let deadlock = deadlock("two down");
+        let (middle, inner) = (AtomicU32::new(0), AtomicU32::new(0));
+        let out = engine
+            .batch("outer")
+            .retry(ONCE)
+            .map(0..2_u32, |n, ctx| {
+                if ctx.deferrals() == 0 && *n == 0 {
+                    engine.try_map([()], |(), _| {
+                        middle.fetch_add(1, Ordering::Relaxed);
+                        engine.try_map([()], |(), _| {
+                            inner.fetch_add(1, Ordering::Relaxed);
+                            Err::<(), _>(Failure::retry(deadlock.clone()))
+                        })?;
+                        Ok(())
+                    })?;
+                } else if *n == 1 {
+                    // The next item of the same worker is no victim.
+                    return Err(Failure::retry("of its own"));
+                }
+                Ok(ctx.deferrals())
+            })
+            .unwrap();
+        assert_eq!((middle.load(Ordering::Relaxed), inner.load(Ordering::Relaxed)), (1, 1));
+        let [Ok(1), Err(dead)] = &out[..] else { panic!("{out:?}") };
+        assert_eq!((dead.reason(), dead.attempts()), (DeadReason::Exhausted, 1), "{dead}");
+    });
+}
+
+/// Whatever becomes of its guard: a lock goes back with the item.
+#[test]
+fn a_lock_whose_guard_is_forgotten_ends_with_its_item() {
+    within(|| {
+        let engine = Arc::new(engine(1).open().unwrap());
+        let out = engine.map(0..3_u32, |_, ctx| {
+            std::mem::forget(ctx.lock("l", X)?);
+            assert!(matches!(ctx.lock("l", X), Err(LockError::Recursive { .. })), "not before its end");
+            Ok(())
+        });
+        assert!(out.iter().all(Result::is_ok), "{out:?}");
+        let outside = engine.locks().session();
+        let is_free = || outside.try_lock("l", X).is_ok();
+        assert!(is_free());
+        // By an item inside, which ends before the outer one.
+        let out = engine.map([()], |(), _| {
+            for end in
+                engine.map([()], |(), ctx| ctx.lock("l", X).map(std::mem::forget).map_err(Failure::from))
+            {
+                end?;
+            }
+            Ok(is_held(&engine))
+        });
+        assert!(matches!(out[..], [Ok(true)]) && is_free(), "{out:?}");
+        // Without a context of its own.
+        let there = Arc::clone(&engine);
+        let out = engine.spawn(move || {
+            there
+                .map([()], |(), ctx| ctx.lock("l", X).map(std::mem::forget).map_err(Failure::from))
+                .remove(0)
+                .is_ok()
+        });
+        assert!(out.join().unwrap() && is_free());
+        // Who panics.
+        let out = engine.batch("panics").retry(ONCE).map([()], |(), ctx| {
+            std::mem::forget(ctx.lock("l", X)?);
+            if ctx.attempt() == 1 {
+                panic!("with the lock")
+            }
+            Ok(())
+        });
+        assert!(out.unwrap()[0].is_err() && is_free());
+    });
+}
+
+fn is_held(engine: &Engine) -> bool {
+    engine.locks().session().try_lock("l", X).is_err()
 }

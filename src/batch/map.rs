@@ -13,6 +13,7 @@
 use crate::engine::body::Body;
 use crate::engine::lane::{Ending, LaneBody, LaneCore, Shell};
 use crate::engine::shared::Shared;
+use crate::engine::victim::is_victim;
 use crate::engine::work::{Ended, Work};
 use crate::engine::worker::{caught, on_worker_of, text_of};
 use crate::engine::{Context, Error};
@@ -275,6 +276,10 @@ where
             break;
         }
     }
+    // The thread holds what was forgotten until the outer item ends.
+    if ctx.has_locked.load(Ordering::Relaxed) {
+        outer.has_locked.store(true, Ordering::Relaxed);
+    }
     out
 }
 
@@ -291,7 +296,18 @@ fn inline_item<I, O>(
         if ctx.is_cancelled() {
             return Err(Dead::new(DeadReason::Cancelled, ctx.tries, errors));
         }
+        let victims = ctx.slot.victims();
         let result = caught(|| run(item, ctx));
+        // It gave up in a deadlock, or one inside it did: to try it again here would meet the same, since the outer item
+        // keeps what it holds.
+        let is_victim = match &result {
+            Ok(Err(failure)) if is_victim(failure) => {
+                ctx.slot.note_victim(ctx.run);
+                true
+            }
+            Ok(Err(failure)) => failure.kind() == FailureKind::Retry && ctx.slot.victims() != victims,
+            _ => false,
+        };
         ctx.tell_rates(&result);
         let (error, dead, wait) = match result {
             Ok(Ok(out)) => return Ok(out),
@@ -323,6 +339,7 @@ fn inline_item<I, O>(
             None => ctx.tries += 1,
         }
         let over = matches!(dead, DeadReason::Fatal | DeadReason::Skipped)
+            || is_victim
             || (wait.is_none() && ctx.tries >= retry.max_attempts());
         if over {
             return Err(Dead::new(dead, ctx.tries, errors));

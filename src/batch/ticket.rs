@@ -329,11 +329,13 @@ impl LaneBody for SpawnBody {
             deferrals: 0,
             epoch: 1,
             effects: Levelled::new(Vec::new()),
+            has_locked: AtomicBool::new(false),
             bill: Levelled::default(),
             deadline_raw: 0,
         };
         // With a context, so that a `map` inside runs inline.
         let ran = caught(|| with_item(&ctx, || job.run())).unwrap_or(Ran::Panicked);
+        ctx.give_back_locks();
         if !me.slot.settle(attempt) {
             shared.came_late(core);
             shared.gate.returned(&me.slot, &mut me.held);

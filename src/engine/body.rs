@@ -194,6 +194,7 @@ impl<W: Work> Body<W> {
             epoch: 1,
             deadline_raw: 0,
             effects: Levelled::new(Vec::new()),
+            has_locked: AtomicBool::new(false),
             bill: Levelled::default(),
         };
         // What is counted later is not counted here.
@@ -249,6 +250,7 @@ impl<W: Work> Body<W> {
                 ctx.take_effects(); // of an attempt that failed
             }
             let result = caught(|| with_item(&ctx, || self.work.call(&chunk, at, &ctx)));
+            ctx.give_back_locks();
             if !may_abandon {
                 slot.end(ctx.run);
             } else if !slot.settle(ctx.run) {

@@ -12,6 +12,7 @@ use crate::core::attempt::Epoch;
 use crate::job::{Failure, Key, Payload};
 use crate::lock::{Levelled, house};
 use crate::store::{CommitWith, Effects};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, with_parker};
 use crate::time::{Deadline, Timestamp, millis, secs};
 use std::any::Any;
@@ -40,9 +41,9 @@ pub struct Context {
     /// This attempt among those of the slot: what cancellation names.
     pub(crate) run: Epoch,
     pub(crate) seq: u64,
-    /// The position of the item that it runs inside of.
-    pub(crate) outer: Option<u64>,
     pub(crate) key: Option<Key>,
+    /// The position and the key of the item that this one runs in.
+    pub(crate) outer: Option<(u64, Option<Key>)>,
     pub(crate) tries: u32,
     /// Those of the tries before it whose process died.
     pub(crate) lost: u32,
@@ -53,6 +54,8 @@ pub struct Context {
     pub(crate) deadline_raw: u64,
     /// SQL for the transaction that marks the item done.
     pub(crate) effects: Levelled<Vec<CommitWith>, house::Effects>,
+    /// It has taken locks.
+    pub(crate) has_locked: AtomicBool,
     /// What it has paid to rates that learn.
     pub(crate) bill: Levelled<Bill, house::ItemBill>,
 }
@@ -66,21 +69,22 @@ impl Context {
             shell: Arc::clone(&self.shell),
             run: self.run,
             seq: 0,
-            outer: Some(self.age()),
             key: None,
+            outer: self.outer.clone().or_else(|| Some((self.seq, self.key.clone()))),
             tries: 0,
             lost: 0,
             deferrals: 0,
             epoch: 1,
             deadline_raw: self.deadline_raw,
             effects: Levelled::new(Vec::new()),
+            has_locked: AtomicBool::new(false),
             bill: Levelled::default(),
         }
     }
 
     /// How old it is in its batch, where items wait for each other.
     pub(crate) fn age(&self) -> u64 {
-        self.outer.unwrap_or(self.seq)
+        self.outer.as_ref().map_or(self.seq, |(seq, _)| *seq)
     }
 
     /// The item's position in its batch, from 0, in order of submission.
@@ -338,6 +342,16 @@ impl Context {
     /// over. What may not be abandoned needs no fence.
     fn effect(&self) -> Option<Option<Effect<'_>>> {
         if self.shell.core.spec.may_abandon { self.slot.enter_effect(self.run).map(Some) } else { Some(None) }
+    }
+
+    /// Its closure has returned, or panicked: locks whose guards were forgotten do not stay with the thread.
+    #[inline]
+    pub(crate) fn give_back_locks(&self) {
+        // ORDERING: none needed: set by this thread, or by others of the item, whose locks are theirs.
+        if self.has_locked.load(Ordering::Relaxed) {
+            self.has_locked.store(false, Ordering::Relaxed);
+            self.shared.locks.release_here();
+        }
     }
 
     #[inline]

@@ -20,6 +20,7 @@
 //! counts as granted before it.
 
 use super::context::Context;
+use super::victim;
 use crate::job::{Failure, FailureKind};
 use crate::limit::{Outcome, RateLimiter};
 use crate::resource::{Demand, ResourceKind};
@@ -69,9 +70,9 @@ impl Bill {
     }
 
     /// Tells of an attempt that has ended, and begins anew. What was put off or left out by its own closure says nothing,
-    /// and neither does a panic.
+    /// and neither does a panic, or who gave up in a deadlock.
     #[cold]
-    pub(crate) fn tell<O, P>(&mut self, result: &Result<Result<O, Failure>, P>) {
+    fn tell<O, P>(&mut self, result: &Result<Result<O, Failure>, P>, is_victim: bool) {
         let Bill { paid, demands } = std::mem::take(self);
         let told = match result {
             Ok(Ok(_)) => Outcome::Success,
@@ -86,12 +87,19 @@ impl Bill {
                     }
                     return;
                 }
-                FailureKind::Retry | FailureKind::Fatal => Outcome::Failed,
-                _ => Outcome::Ignored,
+                kind => untold(kind, is_victim),
             },
             Err(_) => Outcome::Ignored,
         };
         paid.iter().for_each(|paid| paid.rate.tell(paid.sent, paid.tokens.0, told));
+    }
+}
+
+/// What is said of an attempt that was neither served nor refused.
+fn untold(kind: FailureKind, is_victim: bool) -> Outcome {
+    match kind {
+        FailureKind::Retry | FailureKind::Fatal if !is_victim => Outcome::Failed,
+        _ => Outcome::Ignored,
     }
 }
 
@@ -114,7 +122,21 @@ impl Context {
     pub(crate) fn tell_rates<O, P>(&mut self, result: &Result<Result<O, Failure>, P>) {
         let bill = self.bill.get_mut();
         if !bill.is_empty() {
-            bill.tell(result);
+            let victim = |failure| victim::ends_as_victim(failure, &self.slot, self.run);
+            bill.tell(result, matches!(result, Ok(Err(failure)) if victim(failure)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn nothing_is_said_of_victims() {
+        assert_eq!(untold(FailureKind::Retry, false), Outcome::Failed);
+        assert_eq!(untold(FailureKind::Retry, true), Outcome::Ignored);
+        assert_eq!(untold(FailureKind::Defer(Duration::ZERO), false), Outcome::Ignored);
     }
 }

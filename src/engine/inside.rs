@@ -7,12 +7,14 @@
 //! *Whose wait it is.* The attempt holds what its batch needs and the permits that it took, whichever of its threads took
 //! them; a lock is held by the thread. An item is as old as its batch, then as its place there, however often it is
 //! tried: so of those that wait for each other again and again, the same one gives up only as long as an older one is there.
+//! An item inside another (`map` in a closure) waits as that one, with all that it holds.
 
 use super::context::Context;
 use crate::core::waitlist;
 use crate::job::Priority;
 use crate::lock::{By, LockError, LockWait, Mode, OwnedGuard};
 use crate::resource::{AcquireError, Demand, Inside, Permit, Wait};
+use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Parker, Unparker};
 use crate::time::Deadline;
 use crate::waitgraph::{self, Item, Running, Share, Sleeper, Stopped, Thing, WaitGraph};
@@ -27,7 +29,9 @@ impl Context {
     /// Who waits here holds a worker, so it goes before all batches that wait to begin. Items that wait for each other's
     /// permits or [locks](Context::lock) are found at once, and one of them gets
     /// [`Deadlock`](AcquireError::Deadlock): the one of the lowest priority, and among equals of the youngest batch, and
-    /// the last in it. An item that returns that error is tried again and loses no attempt.
+    /// the last in it. An item that returns that error is tried again and loses no attempt, unless it has been put off a
+    /// thousand times already, or waits for nobody but its own threads. (An item inside another, of
+    /// [`map`](crate::Engine::map) in a closure, ends with it. Then the outer item, if it fails, too, is tried again for free.)
     ///
     /// Where [deadlocks are not looked for](crate::EngineConfig::enable_deadlock_detection), an item that holds something
     /// already, by `needs` or from here, may wait only for kinds that come after all it holds, in the order of
@@ -88,7 +92,9 @@ impl Context {
     }
 
     /// Takes one of the engine's [named locks](crate::Engine::locks) for this item, waiting for it as long as the item may
-    /// run. It is given back when the guard is dropped, which is before the item ends.
+    /// run. It is given back when the guard is dropped, which is before the item ends; of a guard that was forgotten
+    /// (`std::mem::forget`), when the closure has returned, if that called this on its own thread. An attempt that is
+    /// [abandoned](crate::BatchBuilder::max_abandoned) holds its locks until its thread returns, since it may still be at work.
     ///
     /// Items that wait for each other are found at once, and one of them gives up: see [`acquire`](Context::acquire). A
     /// lock is held by the thread that took it: a thread of the closure's own that asks for what another of them holds waits
@@ -156,12 +162,19 @@ impl Context {
             wait = wait.by(Deadline::from(until));
         }
         let by = By { who: self.who(), class: core.class(), item: Some(self) };
-        self.shared.locks.take_here((name, mode), &wait, by, place)
+        let guard = self.shared.locks.take_here((name, mode), &wait, by, place)?;
+        self.has_locked.store(true, Ordering::Relaxed);
+        Ok(guard)
     }
 
-    /// What reports call it.
+    /// What reports call it: of one inside another, as that one, which would have to be tried again.
     fn who(&self) -> Arc<str> {
-        format!("{}/{}", self.shell.core.name, self.key()).into()
+        let (seq, key) = self.outer.as_ref().map_or((self.seq, &self.key), |(seq, key)| (*seq, key));
+        let name = &self.shell.core.name;
+        match key {
+            Some(key) => format!("{name}/{key}").into(),
+            None => format!("{name}/{seq}").into(),
+        }
     }
 
     /// What it is in the wait graph.

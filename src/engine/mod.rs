@@ -10,6 +10,7 @@
 //! | `body` | the typed part: seats, and the loop that runs a chunk |
 //! | `entries` | what waits in a lane |
 //! | `verdict` | what becomes of an item whose attempt failed |
+//! | `victim` | of those, what becomes of who gave up in a deadlock |
 //! | `ending` | how a lane ends |
 //! | `gate` | permits all or none, the rate token last |
 //! | `feedback` | adaptive rates hear how attempts fared |
@@ -48,6 +49,7 @@ mod timers;
 pub(crate) mod tunables;
 mod unlimited;
 mod verdict;
+pub(crate) mod victim;
 pub(crate) mod work;
 pub(crate) mod worker;
 mod workers;

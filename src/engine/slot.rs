@@ -24,6 +24,9 @@ pub(crate) struct Slot {
     hot: CachePadded<Hot>,
     /// The attempt that shall stop.
     cancelled: AtomicU64,
+    /// The last attempt that had a victim of a deadlock among the items inside it, and how many there were of all.
+    victim: AtomicU64,
+    victims: AtomicU64,
     /// The attempt that was taken from this worker, and whether for a hang: those who abandon do so one at a time.
     pub(crate) taken: Levelled<Option<(Epoch, bool)>, house::Taken>,
     heartbeat: AtomicU64,
@@ -76,6 +79,8 @@ impl Slot {
                 several: AtomicBool::new(false),
             }),
             cancelled: AtomicU64::new(NOBODY),
+            victim: AtomicU64::new(Epoch::default().get()),
+            victims: AtomicU64::new(0),
             taken: Levelled::new(None),
             heartbeat: AtomicU64::new(0),
             paused: AtomicBool::new(false),
@@ -134,6 +139,11 @@ impl Slot {
     /// Whether the item last begun was told to stop by the supervisor.
     pub(crate) fn was_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire) == self.hot.attempt.last().get()
+    }
+
+    /// The item last begun.
+    pub(crate) fn last(&self) -> Epoch {
+        self.hot.attempt.last()
     }
 
     // ---- the supervisor's side ---------------------------------------------------------------------------
@@ -218,6 +228,25 @@ impl Slot {
     pub(crate) fn beat(&self, now: u64) {
         // At a clock's very first reading, too, it is not before the start.
         self.heartbeat.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// An item inside this attempt gave up in a deadlock. An earlier attempt, whose thread still runs, does not overwrite a
+    /// later one's note.
+    ///
+    /// ORDERING: none needed: who looks runs after it, on this thread or on one that has waited for it.
+    pub(crate) fn note_victim(&self, attempt: Epoch) {
+        self.victim.fetch_max(attempt.get(), Ordering::Relaxed);
+        self.victims.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether one did inside this attempt. (No attempt has the first epoch's number.)
+    pub(crate) fn has_victim(&self, attempt: Epoch) -> bool {
+        self.victim.load(Ordering::Relaxed) == attempt.get()
+    }
+
+    /// So many did: what tells whether one does meanwhile.
+    pub(crate) fn victims(&self) -> u64 {
+        self.victims.load(Ordering::Relaxed)
     }
 
     /// Enters a sleeper that a cancellation must wake. It tests for the cancellation after this.

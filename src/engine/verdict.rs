@@ -10,17 +10,14 @@ use super::entries::{Entry, Later};
 use super::lane::{Ending, LaneCore, Shell};
 use super::recovery::InHand;
 use super::shared::Shared;
+use super::victim;
 use super::work::{Tried, Work};
 use super::worker::{Place, WorkerState, text_of};
 use crate::job::{AttemptError, AttemptKind, Dead, DeadReason, Failure, FailureKind};
-use crate::lock::{Deadlock, LockError};
 use crate::policy;
-use crate::resource::AcquireError;
 use crate::store::RowPast;
 use crate::sync::Arc;
 use std::cmp::Reverse;
-use std::error::Error;
-use std::time::Duration;
 
 /// Errors kept of one item; more of them than this tell nothing new and would grow without bound.
 const MAX_ERRORS: usize = 32;
@@ -112,16 +109,24 @@ impl<W: Work> Body<W> {
             core.counts.timed_out.add(1);
         }
         let given_back = matches!(&verdict, Verdict::Failed(failure) if failure.is_given_back());
+        let is_victim = match &verdict {
+            // What an item inside it noted is of no account to who overran its time.
+            Verdict::Failed(failure) if !timed_out => {
+                victim::ends_as_victim(failure, &me.slot, me.slot.last())
+            }
+            Verdict::Failed(failure) | Verdict::Refused(failure) => victim::is_victim(failure),
+            Verdict::Panicked { .. } | Verdict::Abandoned { .. } => false,
+        };
         let (kind, reason, message, place) = match verdict {
             Verdict::Failed(failure) | Verdict::Refused(failure) => {
                 let reason = if timed_out { DeadReason::TimedOut } else { DeadReason::Exhausted };
-                let kind = match failure.kind() {
-                    // It gave up for others to go on: not its fault, and no attempt of its own.
-                    FailureKind::Retry if is_victim(&failure) => {
-                        FailureKind::RetryAfter(until_they_are_through(history.deferrals, me.rng.next_u64()))
-                    }
-                    kind => kind,
+                // It gave up for others to go on: not its fault, and no attempt of its own.
+                let wait = if is_victim {
+                    victim::until_they_are_through(history.deferrals, me.rng.next_u64())
+                } else {
+                    None
                 };
+                let kind = wait.map_or(failure.kind(), FailureKind::RetryAfter);
                 let message = text_of(failure);
                 let message = match core.spec.item_timeout {
                     Some(limit) if timed_out => format!("timed out after {limit:?}: {message}"),
@@ -242,31 +247,6 @@ impl<W: Work> Body<W> {
         let begun = self.begun();
         core.counts.retried.add_if(|retried| policy::retry_budget::affords(share, begun, retried))
     }
-}
-
-/// Whether it was chosen to give up in a deadlock, and says so. (Not, if it waited for itself alone: it would do so again.)
-fn is_victim(failure: &Failure) -> bool {
-    let mut cause: Option<&(dyn Error + 'static)> = failure.source().map(|error| error as _);
-    while let Some(error) = cause {
-        let deadlock = match (error.downcast_ref(), error.downcast_ref()) {
-            (Some(LockError::Deadlock(deadlock)), _) | (_, Some(AcquireError::Deadlock(deadlock))) => {
-                Some(&**deadlock)
-            }
-            _ => error.downcast_ref::<Deadlock>(),
-        };
-        if let Some(deadlock) = deadlock {
-            return deadlock.waits.len() > 1;
-        }
-        cause = error.source();
-    }
-    false
-}
-
-/// How long a victim waits before it is tried again: at random, up to a millisecond, twice that each further time, and
-/// 128 ms at the most. (What it would meet again at once has mostly gone on by then; if not, it is told so again.)
-fn until_they_are_through(deferrals: u32, random: u64) -> Duration {
-    let most = 1_000_000_u64 << deferrals.min(7);
-    Duration::from_nanos(random % most)
 }
 
 fn attempt_kind(kind: FailureKind, reason: DeadReason) -> AttemptKind {

@@ -79,6 +79,18 @@ impl LockManager<String> {
     ) -> Result<OwnedGuard<'a>, LockError> {
         OwnedGuard::take(session(&self.inner), name, Ask::With(wait), by, place)
     }
+
+    /// Gives back all that this thread holds of it: what guards were forgotten of.
+    #[cold]
+    pub(crate) fn release_here(&self) {
+        let own = SESSIONS.try_with(|sessions| {
+            let sessions = sessions.borrow();
+            sessions.iter().find(|session| Arc::ptr_eq(&session.inner, &self.inner)).map(Rc::clone)
+        });
+        if let Ok(Some(session)) = own {
+            session.release_everything();
+        }
+    }
 }
 
 /// The process's own named locks: of [`shared_lock`] and [`exclusive_lock`].

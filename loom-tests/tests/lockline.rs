@@ -26,6 +26,9 @@
 //! And who is let past the others: `a_reader_is_let_past_an_upgrade`, `a_reader_is_let_past_a_writer`,
 //! `a_writer_is_let_past_a_writer`.
 //!
+//! A lock tries before it queues, gives back, or waits to upgrade. With two threads the models do so, too; with three they
+//! begin with the queue (`…_in_line`), or they would be too large; the shuttle tests do both.
+//!
 //! Not verified here: the order, ageing and the bound on overtaking (property tests on a clock moved by hand,
 //! `core/lockline/laws.rs`); the yields before the queue; more than three threads (the shuttle tests below run eight to
 //! sixteen).
@@ -37,6 +40,8 @@ use batchyard_loom_tests::{Guarded, explore_bounded};
 use Mode::{Exclusive, Shared, Upgradable};
 
 const BOUND: Option<usize> = Some(2);
+/// The number of who holds the lock when the model begins.
+const HOLDER: u32 = 9;
 
 struct Yard {
     lock: RawLock,
@@ -49,7 +54,7 @@ struct Yard {
 impl Yard {
     fn held(modes: &[Mode]) -> Self {
         let lock = RawLock::new();
-        modes.iter().for_each(|mode| lock.word().try_enter(*mode, 1, 9).expect("free for it"));
+        modes.iter().for_each(|mode| lock.word().try_enter(*mode, 1, HOLDER).expect("free for it"));
         Yard { lock, data: Guarded::new(), places: Vec::new(), cancel: Cancel::new() }
     }
 
@@ -69,7 +74,7 @@ impl Yard {
     fn wait(&self, place: usize, mode: Mode, timed: bool, cancel: Option<&Cancel>) -> Result<(), Left> {
         let got = self.lock.wait_at(&self.places[place], timed, cancel);
         if got.is_ok() {
-            self.end(mode);
+            self.end_as(mode, self.places[place].owner());
         }
         got
     }
@@ -78,23 +83,44 @@ impl Yard {
         if mode == Exclusive { self.data.touch() } else { self.data.look() }
     }
 
-    /// Uses what the caller holds, and gives it back.
+    /// Uses what was held from the beginning, and gives it back.
     fn end(&self, mode: Mode) {
+        self.end_as(mode, HOLDER);
+    }
+
+    /// The same, of what this one holds.
+    fn end_as(&self, mode: Mode, owner: u32) {
         self.touch(mode);
-        self.lock.leave_alone(mode);
+        self.lock.leave_alone(mode, owner);
     }
 
     fn pass(&self, mode: Mode, timed: bool) -> Result<(), Left> {
         let got = self.lock.enter_alone(mode, 1, 3, timed);
         if got.is_ok() {
-            self.end(mode);
+            self.end_as(mode, 3);
+        }
+        got
+    }
+
+    /// The same, for who has tried, and found the lock as it was then: it queues at once.
+    fn pass_in_line(&self, mode: Mode, timed: bool) -> Result<(), Left> {
+        let got = self.lock.enter_in_line(mode, 1, 3, timed);
+        if got.is_ok() {
+            self.end_as(mode, 3);
         }
         got
     }
 
     /// The caller holds it so that it may upgrade.
     fn upgrade(&self, timed: bool) -> Result<(), Left> {
-        let got = self.lock.upgrade_alone(timed);
+        let got = self.lock.upgrade_alone(HOLDER, timed);
+        self.end(if got.is_ok() { Exclusive } else { Upgradable });
+        got
+    }
+
+    /// The same, for who has tried.
+    fn upgrade_in_line(&self, timed: bool) -> Result<(), Left> {
+        let got = self.lock.upgrade_in_line(timed);
         self.end(if got.is_ok() { Exclusive } else { Upgradable });
         got
     }
@@ -109,7 +135,11 @@ mod loop_free {
 
     #[test]
     fn who_waits_gets_what_is_given_back() {
-        for held in [Exclusive, Shared, Upgradable] {
+        let ways: [fn(&Yard) -> Result<(), Left>; 2] =
+            [|y| y.pass(Exclusive, false), |y| y.pass_in_line(Exclusive, false)];
+        for (held, pass) in
+            [Exclusive, Shared, Upgradable].into_iter().flat_map(|held| ways.map(|pass| (held, pass)))
+        {
             let held = [held];
             explore_bounded(
                 None,
@@ -119,7 +149,7 @@ mod loop_free {
                         y.end(y.lock.word().look().mode().expect("held"));
                         Ok(())
                     },
-                    |y: &Yard| y.pass(Exclusive, false),
+                    pass,
                 ],
                 |y, seen| {
                     y.at_rest();
@@ -132,7 +162,13 @@ mod loop_free {
 
     #[test]
     fn a_grant_against_a_deadline_has_one_winner() {
-        for mode in [0, 1] {
+        let ways: [fn(&Yard) -> Result<(), Left>; 4] = [
+            |y| y.pass(Exclusive, true),
+            |y| y.pass(Shared, true),
+            |y| y.pass_in_line(Exclusive, true),
+            |y| y.pass_in_line(Shared, true),
+        ];
+        for pass in ways {
             explore_bounded(
                 None,
                 || Yard::held(&[Exclusive]),
@@ -141,11 +177,7 @@ mod loop_free {
                         y.end(Exclusive);
                         Ok(())
                     },
-                    if mode == 0 {
-                        |y: &Yard| y.pass(Exclusive, true)
-                    } else {
-                        |y: &Yard| y.pass(Shared, true)
-                    },
+                    pass,
                 ],
                 |y, seen| {
                     y.at_rest();
@@ -168,8 +200,8 @@ fn who_gives_up_passes_on_what_it_was_told() {
                 y.end(Exclusive);
                 Ok(())
             },
-            |y: &Yard| y.pass(Exclusive, true),
-            |y: &Yard| y.pass(Exclusive, false),
+            |y: &Yard| y.pass_in_line(Exclusive, true),
+            |y: &Yard| y.pass_in_line(Exclusive, false),
         ],
         |y, seen| {
             y.at_rest();
@@ -190,8 +222,8 @@ fn who_gives_up_lets_in_whom_it_kept_out() {
                 y.end(Shared);
                 Ok(())
             },
-            |y: &Yard| y.pass(Exclusive, true),
-            |y: &Yard| y.pass(Shared, false),
+            |y: &Yard| y.pass_in_line(Exclusive, true),
+            |y: &Yard| y.pass_in_line(Shared, false),
         ],
         |y, seen| {
             y.at_rest();
@@ -211,8 +243,8 @@ fn an_upgrade_waits_for_the_readers() {
                 y.end(Shared);
                 Ok(())
             },
-            |y: &Yard| y.upgrade(false),
-            |y: &Yard| y.pass(Shared, false),
+            |y: &Yard| y.upgrade_in_line(false),
+            |y: &Yard| y.pass_in_line(Shared, false),
         ],
         |y, seen| {
             y.at_rest();
@@ -233,8 +265,8 @@ fn an_upgrade_that_gives_up_leaves_all_as_it_was() {
                 y.end(Shared);
                 Ok(())
             },
-            |y: &Yard| y.upgrade(true),
-            |y: &Yard| y.pass(Shared, false),
+            |y: &Yard| y.upgrade_in_line(true),
+            |y: &Yard| y.pass_in_line(Shared, false),
         ],
         |y, seen| {
             y.at_rest();
@@ -256,11 +288,11 @@ fn a_downgrade_lets_readers_in() {
                 y.lock.weaken_alone(Exclusive, Shared);
                 Ok(()) // it goes on reading
             },
-            |y: &Yard| y.pass(Shared, false),
+            |y: &Yard| y.pass_in_line(Shared, false),
             |y: &Yard| y.wait(0, Upgradable, false, None),
         ],
         |y, seen| {
-            y.lock.leave_alone(Shared);
+            y.lock.leave_alone(Shared, 0);
             y.at_rest();
             (seen[1], seen[2])
         },
@@ -282,7 +314,7 @@ fn a_downgrade_beside_both() {
                 Ok(())
             },
             |y: &Yard| y.wait(0, Exclusive, false, None),
-            |y: &Yard| y.pass(Shared, false),
+            |y: &Yard| y.pass_in_line(Shared, false),
         ],
         |y, seen| {
             y.at_rest();
@@ -296,9 +328,9 @@ fn a_downgrade_beside_both() {
 #[test]
 fn a_barger_and_one_that_was_told() {
     let barges: fn(&Yard) -> Result<(), Left> = |y| {
-        let got = y.lock.word().try_enter(Exclusive, 1, 4).is_ok();
+        let got = y.lock.word().try_enter(Exclusive, 1, 5).is_ok();
         if got {
-            y.end(Exclusive);
+            y.end_as(Exclusive, 5);
         }
         if got { Ok(()) } else { Err(Left::GaveUp) }
     };
@@ -336,8 +368,8 @@ fn who_comes_too_late_lets_in_who_may_enter() {
     let setup = || {
         let mut yard = Yard::held(&[Exclusive]);
         yard.places.push(yard.lock.queue_up(Exclusive, 0, 4));
-        yard.lock.leave_alone(Exclusive);
-        yard.lock.word().try_enter(Exclusive, 1, 9).expect("it may barge");
+        yard.lock.leave_alone(Exclusive, HOLDER);
+        yard.lock.word().try_enter(Exclusive, 1, HOLDER).expect("it may barge");
         yard.waiting(Shared, 3)
     };
     explore_bounded(
@@ -373,7 +405,7 @@ fn who_was_told_gives_up_beside_a_barger() {
         &[
             |y: &Yard| {
                 y.end(Exclusive);
-                let barges = y.lock.word().try_enter(Exclusive, 1, 9).is_ok();
+                let barges = y.lock.word().try_enter(Exclusive, 1, HOLDER).is_ok();
                 if barges {
                     y.end(Exclusive);
                 }
@@ -398,7 +430,7 @@ fn who_was_told_is_handed_the_lock() {
         BOUND,
         || {
             let yard = Yard::held(&[Exclusive]).waiting(Exclusive, 4).waiting(Exclusive, 3);
-            yard.lock.leave_alone(Exclusive);
+            yard.lock.leave_alone(Exclusive, HOLDER);
             yard
         },
         &[|y: &Yard| y.lock.look_late(), |y: &Yard| y.wait(0, Exclusive, false, None).expect("untimed")],
@@ -409,6 +441,122 @@ fn who_was_told_is_handed_the_lock() {
         },
     )
     .exactly_together([1, 2]);
+}
+
+/// An upgrade as the locks do it, tries first, against the only reader's leave.
+#[test]
+fn an_upgrade_tries_first() {
+    for timed in [false, true] {
+        let upgrade: fn(&Yard) -> Result<(), Left> =
+            if timed { |y| y.upgrade(true) } else { |y| y.upgrade(false) };
+        let outcomes = explore_bounded(
+            BOUND,
+            || Yard::held(&[Shared, Upgradable]),
+            &[
+                |y: &Yard| {
+                    y.end(Shared);
+                    Ok(())
+                },
+                upgrade,
+            ],
+            |y, seen| {
+                y.at_rest();
+                seen[1]
+            },
+        );
+        let late = timed.then_some(Err(Left::GaveUp));
+        outcomes.exactly_together([Ok(())].into_iter().chain(late));
+    }
+}
+
+/// While an upgrade waits for the readers nobody comes to share the lock: it would be one more, whom it does not know of.
+#[test]
+fn a_newcomer_does_not_pass_an_upgrade() {
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Shared, Upgradable]).upgrading(),
+        &[
+            |y: &Yard| {
+                y.end(Shared);
+                y.wait(0, Exclusive, false, None).is_ok()
+            },
+            |y: &Yard| {
+                let got = y.lock.word().try_enter(Shared, 1, 0).is_ok();
+                if got {
+                    y.end(Shared);
+                }
+                got
+            },
+        ],
+        |y, seen| {
+            y.at_rest();
+            (seen[0], seen[1])
+        },
+    )
+    .exactly_together([(true, true), (true, false)]);
+}
+
+/// Who gives the lock back and is done with it leaves nobody behind, neither one that comes to queue nor an upgrade.
+#[test]
+fn who_leaves_quietly_forgets_nobody() {
+    for held in [Exclusive, Shared, Upgradable] {
+        let held = [held];
+        explore_bounded(
+            BOUND,
+            move || Yard::held(&held),
+            &[
+                |y: &Yard| {
+                    let mode = y.lock.word().look().mode().expect("held");
+                    y.touch(mode);
+                    y.lock.leave_quietly(mode);
+                },
+                |y: &Yard| y.pass_in_line(Exclusive, false).expect("untimed"),
+            ],
+            |y, _| y.at_rest(),
+        )
+        .exactly([()]);
+    }
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Shared, Upgradable]),
+        &[
+            |y: &Yard| {
+                y.data.look();
+                y.lock.leave_quietly(Shared);
+            },
+            |y: &Yard| y.upgrade(false).expect("untimed"),
+        ],
+        |y, _| y.at_rest(),
+    )
+    .exactly([()]);
+}
+
+/// One who waits to share the lock is handed it, and a newcomer shares it beside that one: it sees what was written, too.
+#[test]
+fn who_enters_beside_one_that_was_handed_the_lock() {
+    explore_bounded(
+        None,
+        || Yard::held(&[Exclusive]).waiting(Shared, 3),
+        &[
+            |y: &Yard| {
+                y.end(Exclusive);
+                true
+            },
+            |y: &Yard| {
+                let got = y.lock.word().try_enter(Shared, 1, 0).is_ok();
+                if got {
+                    y.end(Shared);
+                }
+                got
+            },
+        ],
+        |y, seen| {
+            y.wait(0, Shared, false, None).expect("untimed");
+            y.at_rest();
+            seen[1]
+        },
+    )
+    .exactly_together([true, false]);
 }
 
 /// Nobody gives the lock back: only the cancel can end it.
@@ -501,7 +649,7 @@ fn who_is_handed_the_lock_after_a_panic_sees_it() {
                 },
             ],
             move |y, seen| {
-                y.end(mode);
+                y.end_as(mode, 3);
                 y.lock.word().clear_poison();
                 y.at_rest();
                 seen[1]
@@ -620,7 +768,14 @@ fn storm(threads: usize) -> impl Fn() + Send + Sync + 'static + Clone {
                     for turn in 0..2 {
                         let timed = (i + turn) % 3 == 0;
                         let mode = [Shared, Exclusive, Upgradable, Shared][(i + turn) % 4];
-                        if y.lock.enter_alone(mode, i % 4, i as u32 + 1, timed).is_err() {
+                        // As the locks do it, and as who has tried already.
+                        let (owner, tries) = (i as u32 + 1, (i / 2 + turn) % 2 == 0);
+                        let got = if tries {
+                            y.lock.enter_alone(mode, i % 4, owner, timed)
+                        } else {
+                            y.lock.enter_in_line(mode, i % 4, owner, timed)
+                        };
+                        if got.is_err() {
                             continue;
                         }
                         inside.enter(mode);
@@ -628,7 +783,11 @@ fn storm(threads: usize) -> impl Fn() + Send + Sync + 'static + Clone {
                         if mode == Upgradable {
                             // Nobody changes anything between the look and the upgrade.
                             let before = inside.writes();
-                            let up = y.lock.upgrade_alone(turn == 1).is_ok();
+                            let up = if tries {
+                                y.lock.upgrade_alone(owner, turn == 1).is_ok()
+                            } else {
+                                y.lock.upgrade_in_line(turn == 1).is_ok()
+                            };
                             assert_eq!(inside.writes(), before, "somebody slipped in");
                             if up {
                                 inside.change(Upgradable, Exclusive);
@@ -642,7 +801,11 @@ fn storm(threads: usize) -> impl Fn() + Send + Sync + 'static + Clone {
                             mode = to;
                         }
                         inside.leave(mode);
-                        y.lock.leave_alone(mode);
+                        if tries {
+                            y.lock.leave_alone(mode, owner);
+                        } else {
+                            y.lock.leave_as(mode, false);
+                        }
                     }
                 })
             })

@@ -44,6 +44,31 @@ impl Yard {
         }
     }
 
+    /// As [`pass`](Self::pass), leaving as if others had changed the word.
+    fn pass_slowly(&self, mode: Mode, owner: u32) -> bool {
+        let got = self.word.try_enter(mode, NORMAL, owner).is_ok();
+        if got {
+            self.touch(mode);
+            assert_eq!(self.word.leave(mode, false), After::Nothing);
+        }
+        got
+    }
+
+    /// As who has what the lock guards go when the lock is at rest.
+    fn end(&self) -> bool {
+        let at_rest = self.word.is_at_rest();
+        if at_rest {
+            self.data.touch();
+        }
+        at_rest
+    }
+
+    /// Uses what it holds, and is done with it.
+    fn leave_quietly(&self, mode: Mode) -> bool {
+        self.touch(mode);
+        self.word.try_leave_quietly(mode)
+    }
+
     fn touch(&self, mode: Mode) {
         if mode == Mode::Exclusive { self.data.touch() } else { self.data.look() }
     }
@@ -67,6 +92,90 @@ mod loop_free {
             },
         )
         .exactly_together([(true, true), (true, false), (false, true)]);
+        explore(
+            Yard::new,
+            &[|y: &Yard| y.pass_slowly(Mode::Exclusive, 1), |y: &Yard| y.pass(Mode::Exclusive, 2)],
+            |y, seen| {
+                y.at_rest();
+                (seen[0], seen[1])
+            },
+        )
+        .exactly_together([(true, true), (true, false), (false, true)]);
+    }
+
+    /// One who may upgrade reads, and leaves in both ways.
+    #[test]
+    fn who_may_upgrade_and_who_wants_it_alone() {
+        let ways: [fn(&Yard) -> bool; 2] =
+            [|y| y.pass(Mode::Upgradable, 1), |y| y.pass_slowly(Mode::Upgradable, 1)];
+        for pass in ways {
+            explore(Yard::new, &[pass, |y: &Yard| y.pass(Mode::Exclusive, 2)], |y, seen| {
+                y.at_rest();
+                (seen[0], seen[1])
+            })
+            .exactly_together([(true, true), (true, false), (false, true)]);
+        }
+    }
+
+    /// What it guards may go when the lock is at rest, however it was held.
+    #[test]
+    fn who_finds_it_at_rest_comes_after_all_that_held_it() {
+        let ways: [(Mode, fn(&Yard) -> bool); 3] = [
+            (Mode::Exclusive, |y| y.leave_quietly(Mode::Exclusive)),
+            (Mode::Upgradable, |y| y.leave_quietly(Mode::Upgradable)),
+            (Mode::Shared, |y| y.leave_quietly(Mode::Shared)),
+        ];
+        for (mode, leave) in ways {
+            explore(
+                move || Yard::new().held(mode),
+                &[leave, Yard::end],
+                |y, seen| {
+                    y.at_rest();
+                    (seen[0], seen[1])
+                },
+            )
+            .exactly_together([(true, true), (true, false)]);
+        }
+        let reads: fn(&Yard) -> bool = |y| y.leave_quietly(Mode::Shared);
+        explore(
+            || Yard::new().held(Mode::Shared).held(Mode::Shared),
+            &[reads, reads, Yard::end],
+            |y, seen| {
+                y.at_rest();
+                (seen[0], seen[1], seen[2])
+            },
+        )
+        .exactly_together([(true, true, true), (true, true, false)]);
+    }
+
+    /// It leaves before one queues, and that one finds the lock free; or it finds that one, and has changed nothing.
+    #[test]
+    fn who_leaves_quietly_finds_who_waits() {
+        let ways: [(Mode, fn(&Yard) -> bool); 3] = [
+            (Mode::Exclusive, |y| y.leave_quietly(Mode::Exclusive)),
+            (Mode::Upgradable, |y| y.leave_quietly(Mode::Upgradable)),
+            (Mode::Shared, |y| y.leave_quietly(Mode::Shared)),
+        ];
+        for (mode, leave) in ways {
+            let queues: fn(&Yard) -> bool = |y| {
+                y.word.set_line(true, false, (2, 2));
+                y.word.is_at_rest()
+            };
+            explore(
+                move || Yard::new().held(mode),
+                &[leave, queues],
+                move |y, seen| {
+                    let expected = Yard::new();
+                    if !seen[0] {
+                        expected.word.try_enter(mode, NORMAL, 5).expect("free");
+                    }
+                    expected.word.set_line(true, false, (2, 2));
+                    assert_eq!(y.word.look(), expected.word.look());
+                    (seen[0], seen[1])
+                },
+            )
+            .exactly_together([(true, false), (false, false)]);
+        }
     }
 
     #[test]

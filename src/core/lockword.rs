@@ -153,10 +153,11 @@ impl Word {
     /// With one more holder, as far as holders go.
     #[inline]
     fn entered(self, mode: Mode, owner: u32) -> Result<Word, Miss> {
+        let drain = if armed!(mutant = "lockword_drain_ignored") { 0 } else { DRAIN };
         let taken = match mode {
-            Mode::Shared => self.0 & (X | DRAIN),
-            Mode::Upgradable => self.0 & (X | U | DRAIN),
-            Mode::Exclusive => self.0 & (X | U | DRAIN | READER_MASK),
+            Mode::Shared => self.0 & (X | drain),
+            Mode::Upgradable => self.0 & (X | U | drain),
+            Mode::Exclusive => self.0 & (X | U | drain | READER_MASK),
         };
         if taken != 0 {
             return Err(Miss::Busy);
@@ -322,7 +323,8 @@ impl LockWord {
             Mode::Shared => self.leave_shared(),
             Mode::Upgradable => {
                 // ORDERING: Release as in `leave_shared`.
-                let old = Word(self.0.fetch_and(!(U | OWNER_MASK), Ordering::Release));
+                let release = ordering!(Release, mutant = "lockword_leave_upgradable_relaxed");
+                let old = Word(self.0.fetch_and(!(U | OWNER_MASK), release));
                 if old.queued() && !old.told() { After::Look } else { After::Nothing }
             }
             Mode::Exclusive => self.leave_exclusive(if poison { POISON } else { 0 }),
@@ -337,7 +339,8 @@ impl LockWord {
         debug_assert!(old.readers() > 0, "left more often than entered");
         let last = old.readers() == 1;
         let waited_for = old.drains() || old.queued() && !old.told() && old.0 & U == 0;
-        if last && waited_for { After::Look } else { After::Nothing }
+        let silent = armed!(mutant = "lockword_last_reader_silent");
+        if last && waited_for && !silent { After::Look } else { After::Nothing }
     }
 
     /// Gives an exclusive or upgradable hold back if that is all that the word says: nobody waits, nobody shares it, and it is
@@ -346,7 +349,7 @@ impl LockWord {
     pub fn try_leave_at_once(&self, mode: Mode, owner: u32) -> bool {
         let held = if mode == Mode::Exclusive { X } else { U } | u64::from(owner) << OWNER_SHIFT;
         // ORDERING: Release as below.
-        let release = ordering!(Release, mutant = "lockword_leave_exclusive_relaxed");
+        let release = ordering!(Release, mutant = "lockword_leave_at_once_relaxed");
         self.0.compare_exchange(held, 0, release, Ordering::Relaxed).is_ok()
     }
 
@@ -381,7 +384,7 @@ impl LockWord {
     #[inline]
     pub fn try_leave_quietly(&self, mode: Mode) -> bool {
         let mut old = self.look();
-        while old.0 & (QUEUED | DRAIN) == 0 {
+        while old.0 & (QUEUED | DRAIN) == 0 || armed!(mutant = "lockword_leave_quietly_blind") {
             let new = match mode {
                 Mode::Shared => old.0 - READER_ONE,
                 Mode::Upgradable => old.0 & !(U | OWNER_MASK),
@@ -426,7 +429,7 @@ impl LockWord {
     pub fn try_upgrade_at_once(&self, owner: u32) -> bool {
         let (from, to) = (U | u64::from(owner) << OWNER_SHIFT, X | u64::from(owner) << OWNER_SHIFT);
         // ORDERING: Acquire as below.
-        let acquire = ordering!(Acquire, mutant = "lockword_upgrade_relaxed");
+        let acquire = ordering!(Acquire, mutant = "lockword_upgrade_at_once_relaxed");
         self.0.compare_exchange(from, to, acquire, Ordering::Relaxed).is_ok()
     }
 
@@ -512,7 +515,8 @@ impl LockWord {
             };
             // ORDERING: Release as in `leave_exclusive`, for newcomers that share it with those waiters; the waiters
             // themselves learn of the grant by their nodes.
-            match self.0.compare_exchange_weak(old.0, new, Ordering::Release, Ordering::Relaxed) {
+            let release = ordering!(Release, mutant = "lockword_pass_on_relaxed");
+            match self.0.compare_exchange_weak(old.0, new, release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => old = Word(now),
             }

@@ -5,7 +5,7 @@
 
 mod support;
 
-use batchyard::lock::{LockError, Mutex, OnViolation, Order, RwLock};
+use batchyard::lock::{LockError, LockWait, Mode, Mutex, OnViolation, Order, RwLock};
 use batchyard::{lock_all, lock_order};
 use std::thread;
 use std::time::Duration;
@@ -311,4 +311,38 @@ fn a_forgotten_guard_excuses_no_other_lock() {
         std::mem::forget(ledger.read().unwrap());
         assert!(matches!(high.read().map(drop), Err(LockError::Order(_))));
     });
+}
+
+/// A guard by a token turns into others, and has the token all the while.
+#[test]
+fn by_token_up_and_down() {
+    let (gate, ledger): (RwLock<u8, Gate>, RwLock<u8, Ledger>) = (RwLock::of(1), RwLock::of(0));
+    Yard::enter(|mut token| {
+        let (look, mut above) = gate.upgradable_in(&mut token)?;
+        let (read, _) = ledger.read_in(&mut above)?;
+        let Err(error) = look.try_upgrade() else { panic!("against the order") };
+        assert!(matches!(error.why, LockError::Order(_)));
+        drop(read);
+        let mut write = error.guard.upgrade_with(&LockWait::new()).map_err(|error| error.why)?;
+        *write += 1;
+        assert_eq!(gate.mode(), Some(Mode::Exclusive));
+        let look = write.downgrade_to_upgradable();
+        assert_eq!(gate.mode(), Some(Mode::Upgradable));
+        let read = look.upgrade().map_err(|error| error.why)?.downgrade();
+        assert_eq!((gate.mode(), *read), (Some(Mode::Shared), 2));
+        let (wrote, _) = ledger.write_in(&mut above)?;
+        drop((read, wrote));
+        Ok::<(), LockError>(())
+    })
+    .unwrap()
+    .unwrap();
+    Yard::enter(|mut token| {
+        let (look, _) = gate.upgradable_in(&mut token)?;
+        let read = look.downgrade();
+        assert_eq!((gate.mode(), *read), (Some(Mode::Shared), 2));
+        Ok::<(), LockError>(())
+    })
+    .unwrap()
+    .unwrap();
+    assert_eq!(gate.mode(), None);
 }

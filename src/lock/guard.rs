@@ -15,6 +15,15 @@ use std::panic::Location;
 use std::ptr::NonNull;
 
 /// A lock that is shared, or a part of what it guards. Gives it back when dropped.
+/// It stays on its thread:
+///
+/// ```compile_fail,E0277
+/// let lock = batchyard::lock::RwLock::new(1);
+/// let guard = lock.read().unwrap();
+/// std::thread::scope(|scope| {
+///     scope.spawn(move || drop(guard)); // not `Send`
+/// });
+/// ```
 #[must_use = "dropped at once, the lock is free again"]
 pub struct ReadGuard<'a, T: ?Sized> {
     hold: Hold<'a, Sharing>,
@@ -23,6 +32,15 @@ pub struct ReadGuard<'a, T: ?Sized> {
 }
 
 /// A lock that is shared, by the one who may upgrade. Gives it back when dropped.
+/// It stays on its thread:
+///
+/// ```compile_fail,E0277
+/// let lock = batchyard::lock::RwLock::new(1);
+/// let guard = lock.upgradable().unwrap();
+/// std::thread::scope(|scope| {
+///     scope.spawn(move || drop(guard)); // not `Send`
+/// });
+/// ```
 #[must_use = "dropped at once, the lock is free again"]
 pub struct UpgradableGuard<'a, T: ?Sized, P: Poison = NoPoison> {
     hold: Hold<'a, Looking>,
@@ -31,6 +49,15 @@ pub struct UpgradableGuard<'a, T: ?Sized, P: Poison = NoPoison> {
 }
 
 /// A lock that is held alone. Gives it back when dropped.
+/// It stays on its thread:
+///
+/// ```compile_fail,E0277
+/// let lock = batchyard::lock::RwLock::new(1);
+/// let guard = lock.write().unwrap();
+/// std::thread::scope(|scope| {
+///     scope.spawn(move || drop(guard)); // not `Send`
+/// });
+/// ```
 #[must_use = "dropped at once, the lock is free again"]
 pub struct WriteGuard<'a, T: ?Sized, P: Poison = NoPoison> {
     hold: Hold<'a, Alone>,

@@ -5,7 +5,8 @@
 //! destructor, so there is no time in a thread's life at which it is gone. What goes beyond [`INLINE`] locks at a time is
 //! on the heap, and freed when that is over.
 //!
-//! An entry may outlive its lock: a guard that is forgotten leaves it, and another lock may come to lie at that address.
+//! An entry may outlive its lock: a guard that is forgotten leaves it, and another lock may come to lie at that address. It
+//! stands in the order for good, and is taken for one of the new lock only if that has the same level.
 //! Whoever follows an entry therefore asks the lock's word, too (see
 //! [`share_again`](crate::core::lockword::LockWord::share_again)); what is decided by an entry alone is an error and no
 //! access.

@@ -610,7 +610,9 @@ fn a_lock_whose_guard_is_forgotten_ends_with_its_item() {
         assert!(is_free());
         // By an item inside, which ends before the outer one.
         let out = engine.map([()], |(), _| {
-            for end in engine.map([()], |(), ctx| Ok(std::mem::forget(ctx.lock("l", X)?))) {
+            for end in
+                engine.map([()], |(), ctx| ctx.lock("l", X).map(std::mem::forget).map_err(Failure::from))
+            {
                 end?;
             }
             Ok(is_held(&engine))
@@ -619,7 +621,10 @@ fn a_lock_whose_guard_is_forgotten_ends_with_its_item() {
         // Without a context of its own.
         let there = Arc::clone(&engine);
         let out = engine.spawn(move || {
-            there.map([()], |(), ctx| Ok(std::mem::forget(ctx.lock("l", X)?))).remove(0).is_ok()
+            there
+                .map([()], |(), ctx| ctx.lock("l", X).map(std::mem::forget).map_err(Failure::from))
+                .remove(0)
+                .is_ok()
         });
         assert!(out.join().unwrap() && is_free());
         // Who panics.

@@ -28,10 +28,10 @@ pub use self::report::{Deadlock, Share, Waits};
 
 use self::reduction::{Blocked, Edge};
 use crate::core::lockline::Hastened;
-use crate::core::roll::{Entry, Roll};
+use crate::core::roll::{Entry, Place, Roll};
 use crate::core::waitlist::Waiter;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, OnceLock, Unparker};
+use crate::sync::{Arc, OnceLock, Parker, Unparker};
 use crate::time::{Clock, Timestamp};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -48,6 +48,11 @@ const LAST_LOOK: Duration = Duration::from_secs(1);
 pub(crate) trait Thing: Send + Sync {
     /// Which one, of all that are alive.
     fn number(&self) -> usize;
+
+    /// Of units: how many there are for who waits for it here. They may have become more or fewer.
+    fn limit(&self) -> Option<u64> {
+        None
+    }
 
     /// How people call it. Called under no latch: it may be code of the user's.
     fn label(&self) -> String;
@@ -82,12 +87,16 @@ pub(crate) struct Hold {
 /// One who has to wait.
 pub(crate) struct Ask {
     pub(crate) who: Arc<str>,
+    /// Whose units they are that it holds; 0: nobody's else.
+    pub(crate) party: u64,
     /// 0 for the lowest.
     pub(crate) class: usize,
     pub(crate) ticket: Ticket,
     pub(crate) holds: Vec<Hold>,
     /// All of it at a time.
     pub(crate) wants: Vec<(Arc<dyn Thing>, Share)>,
+    /// It holds the lock that it wants, upgradable, in the same name.
+    pub(crate) is_upgrade: bool,
     pub(crate) at: &'static Location<'static>,
     pub(crate) clock: Clock,
     pub(crate) sleeper: Sleeper,
@@ -109,15 +118,25 @@ struct Waiting {
 }
 
 /// A [`Deadlock`] whose things are not named yet: that is done by code of the user's, behind the latch.
-struct Verdict {
+pub(crate) struct Verdict {
     waits: Vec<(Arc<dyn Thing>, Waits)>,
     victim: Arc<str>,
+    of_one: bool,
+}
+
+impl Verdict {
+    /// With the names. May panic where the user's code does.
+    pub(crate) fn named(self) -> Box<Deadlock> {
+        let named = |(thing, wait): (Arc<dyn Thing>, Waits)| Waits { wants: thing.label(), ..wait };
+        let waits = self.waits.into_iter().map(named).collect();
+        Box::new(Deadlock { waits, victim: self.victim, of_one: self.of_one })
+    }
 }
 
 /// One who is entered; leaves when dropped.
 pub(crate) struct Seat<'g> {
     graph: &'g WaitGraph,
-    number: u64,
+    place: Place,
     clock: Clock,
     pause: Duration,
     /// When it looks again; never, if it holds nothing.
@@ -156,12 +175,14 @@ impl WaitGraph {
             ticket: ask.ticket,
             holds: ask.holds.iter().map(|hold| (hold.thing.number(), hold.share)).collect(),
             wants: ask.wants.iter().map(|(thing, share)| (thing.number(), *share)).collect(),
+            is_upgrade: ask.is_upgrade,
             owner: 0,
+            party: ask.party,
             place: 0,
         };
         let thread = ask.sleeper.thread.clone();
-        let number = self.roll.enter(thread, Waiting { ask, blocked, since, verdict: None, entered: false });
-        let seat = Seat { graph: self, number, clock, pause: FIRST_LOOK, look_at, left: None };
+        let place = self.roll.enter(thread, Waiting { ask, blocked, since, verdict: None, entered: false });
+        let seat = Seat { graph: self, place, clock, pause: FIRST_LOOK, look_at, left: None };
         if seat.look_at.is_some() {
             self.look();
         }
@@ -172,7 +193,7 @@ impl WaitGraph {
     fn look(&self) {
         let mut told: Vec<(Arc<dyn Thing>, Waiter)> = Vec::new();
         self.roll.look(|roll| {
-            let all = undecided(roll);
+            let all = in_queues(roll);
             for (victim, circle) in reduction::victims(&all) {
                 let verdict = report(roll, &all, &circle, victim);
                 let Some(entry) = of(roll, all[victim].owner) else { continue };
@@ -200,32 +221,32 @@ impl WaitGraph {
     }
 }
 
-/// Those who wait and are no victims.
-fn waiting(roll: &[Entry<Waiting>]) -> impl Iterator<Item = &Entry<Waiting>> {
-    roll.iter().filter(|entry| !entry.is_told() && !entry.what.entered)
-}
-
-fn undecided(roll: &[Entry<Waiting>]) -> Vec<Blocked> {
-    waiting(roll).map(|entry| Blocked { owner: entry.number(), ..entry.what.blocked.clone() }).collect()
-}
-
-/// The same, each with its place in its queue; without those that have left theirs, for they can go on.
+/// Those who wait and are no victims, each with its place in its queue, and with the limits as they are now; without those
+/// that have left their queues, for they can go on.
 fn in_queues(roll: &[Entry<Waiting>]) -> Vec<Blocked> {
-    let mut queues: HashMap<usize, Vec<Unparker>> = HashMap::new();
+    let mut queues: HashMap<usize, HashMap<usize, usize>> = HashMap::new();
     let mut all = Vec::new();
-    for entry in waiting(roll) {
+    for entry in roll.iter().filter(|entry| !entry.is_told() && !entry.what.entered) {
         let (one, owner) = (&entry.what, entry.number());
         let Some((thing, _)) = one.ask.wants.first() else { continue };
-        let number = thing.number();
-        if one.blocked.upgrades(number) {
-            all.push(Blocked { owner, ..one.blocked.clone() });
-            continue;
+        let place = if one.ask.is_upgrade {
+            0
+        } else {
+            let queue = queues.entry(thing.number()).or_insert_with(|| {
+                let queue = thing.queue(one.ask.clock.now().as_nanos());
+                queue.iter().enumerate().map(|(place, thread)| (thread.id(), place)).collect()
+            });
+            let Some(place) = queue.get(&one.ask.sleeper.thread.id()) else { continue };
+            *place
+        };
+        let party = if one.blocked.party == 0 { u64::MAX - owner } else { one.blocked.party };
+        let mut one = Blocked { owner, party, place, ..one.blocked.clone() };
+        for ((thing, _), (_, share)) in entry.what.ask.wants.iter().zip(&mut one.wants) {
+            if let (Share::Units { limit, .. }, Some(now)) = (share, thing.limit()) {
+                *limit = now;
+            }
         }
-        let now = || one.ask.clock.now().as_nanos();
-        let queue = queues.entry(number).or_insert_with(|| thing.queue(now()));
-        if let Some(place) = queue.iter().position(|there| there.same(&one.ask.sleeper.thread)) {
-            all.push(Blocked { owner, place, ..one.blocked.clone() });
-        }
+        all.push(one);
     }
     all
 }
@@ -255,13 +276,14 @@ fn report(roll: &[Entry<Waiting>], all: &[Blocked], circle: &[Edge], victim: usi
         waits.push((Arc::clone(thing), wait));
     }
     let victim = of(victim).map_or_else(|| Arc::from(""), |one| Arc::clone(&one.ask.who));
-    Verdict { waits, victim }
+    let of_one = circle.iter().all(|edge| all[edge.from].party == all[circle[0].from].party);
+    Verdict { waits, victim, of_one }
 }
 
 impl Seat<'_> {
     /// Whether it has to give up.
     pub(crate) fn is_victim(&self) -> bool {
-        self.graph.roll.is_told(self.number)
+        self.place.is_told()
     }
 
     /// When it looks again.
@@ -279,16 +301,14 @@ impl Seat<'_> {
     }
 
     /// It waits no longer: before anything that it holds changes. Why it was to give up, if it was.
-    pub(crate) fn leave(mut self) -> Option<Box<Deadlock>> {
+    pub(crate) fn leave(mut self) -> Option<Verdict> {
         self.go();
-        let Verdict { waits, victim } = self.left.take().flatten()?;
-        let named = |(thing, wait): (Arc<dyn Thing>, Waits)| Waits { wants: thing.label(), ..wait };
-        Some(Box::new(Deadlock { waits: waits.into_iter().map(named).collect(), victim }))
+        self.left.take().flatten()
     }
 
     fn go(&mut self) {
         if self.left.is_none() {
-            let left = self.graph.roll.leave(self.number);
+            let left = self.graph.roll.leave(&self.place);
             // What it names may be dropped with it: names of locks, which are the user's.
             self.left = Some(left.and_then(|(_, mut one)| one.verdict.take()));
         }
@@ -303,13 +323,64 @@ impl Drop for Seat<'_> {
 
 impl fmt::Debug for Seat<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seat").field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("Seat").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// An item that runs, as who waits in it needs it.
+pub(crate) trait Item {
+    /// Wakes this thread when the item shall stop; told once.
+    fn enter(&self, me: &Unparker);
+
+    /// Not any more.
+    fn leave(&self, me: &Unparker);
+
+    /// Whether it shall; and within which time it is to be asked again. Who was woken has been taken out, and enters anew
+    /// before it is asked.
+    ///
+    /// # Errors
+    ///
+    /// It shall.
+    fn look(&self) -> Result<Option<Duration>, Stopped>;
+
+    /// What it is in the graph.
+    fn runs(&self) -> Running;
+}
+
+/// An item shall stop.
+pub(crate) struct Stopped;
+
+/// A sleeper that is told when it shall stop; not any more when this is dropped.
+pub(crate) struct Entered<'a> {
+    item: &'a dyn Item,
+    me: Unparker,
+}
+
+impl<'a> Entered<'a> {
+    pub(crate) fn new(item: &'a dyn Item, parker: &Parker) -> Self {
+        let me = parker.unparker();
+        item.enter(&me);
+        Entered { item, me }
+    }
+
+    /// Whether it shall; and within which time it is to be asked again.
+    pub(crate) fn look(&self) -> Result<Option<Duration>, Stopped> {
+        self.item.enter(&self.me);
+        self.item.look()
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.item.leave(&self.me);
     }
 }
 
 /// What the item that a thread runs adds to whoever waits in it.
 pub(crate) struct Running {
     pub(crate) who: Arc<str>,
+    /// Its number among all attempts of the process.
+    pub(crate) party: u64,
     pub(crate) class: usize,
     pub(crate) ticket: Ticket,
     pub(crate) holds: Vec<Hold>,
@@ -317,18 +388,24 @@ pub(crate) struct Running {
 
 /// Tells all that this thread holds, whatever it works at.
 type Holdings = fn(&mut Vec<Hold>);
-/// Tells what this thread works at.
-type Work = fn() -> Option<Running>;
+/// Shows the item that this thread runs, if it runs one.
+type Work = fn(&mut dyn FnMut(&dyn Item));
 
 // Those who know are above this floor. Without destructors: there is no time in a thread's life at which these are gone.
 thread_local! {
-    static HOLDINGS: Cell<Option<Holdings>> = const { Cell::new(None) };
+    static LOCKS: Cell<Option<Holdings>> = const { Cell::new(None) };
+    static UNITS: Cell<Option<Holdings>> = const { Cell::new(None) };
     static WORK: Cell<Option<Work>> = const { Cell::new(None) };
 }
 
-/// This thread may hold something from now on, of which this tells.
-pub(crate) fn tell_holdings(of: Holdings) {
-    HOLDINGS.with(|cell| cell.set(Some(of)));
+/// This thread may hold locks from now on, of which this tells.
+pub(crate) fn tell_locks(of: Holdings) {
+    LOCKS.with(|cell| cell.set(Some(of)));
+}
+
+/// This thread may hold units from now on, of which this tells.
+pub(crate) fn tell_units(of: Holdings) {
+    UNITS.with(|cell| cell.set(Some(of)));
 }
 
 /// This thread runs items from now on.
@@ -336,13 +413,34 @@ pub(crate) fn tell_work(of: Work) {
     WORK.with(|cell| cell.set(Some(of)));
 }
 
-/// The item that this thread runs, if it runs one.
-pub(crate) fn running() -> Option<Running> {
-    WORK.with(Cell::get).and_then(|of| of())
+/// Calls `f` with this item, or else with the one that this thread runs, if it runs one.
+pub(crate) fn with_item<R>(item: Option<&dyn Item>, f: impl FnOnce(Option<&dyn Item>) -> R) -> R {
+    let (mut f, mut result) = (Some(f), None);
+    let mut call = |item: Option<&dyn Item>| {
+        if let Some(f) = f.take() {
+            result = Some(f(item));
+        }
+    };
+    match (item, WORK.with(Cell::get)) {
+        (Some(item), _) => call(Some(item)),
+        (None, Some(of)) => of(&mut |item| call(Some(item))),
+        (None, None) => {}
+    }
+    call(None);
+    result.expect("it was called by now")
+}
+
+/// Whether this thread may hold something that others wait for, by [`tell_locks`], or runs an item.
+pub(crate) fn is_of_interest() -> bool {
+    let mut locks = Vec::new();
+    if let Some(of) = LOCKS.with(Cell::get) {
+        of(&mut locks);
+    }
+    !locks.is_empty() || with_item(None, |item| item.is_some())
 }
 
 fn held_here(all: &mut Vec<Hold>) {
-    if let Some(of) = HOLDINGS.with(Cell::get) {
+    for of in [LOCKS.with(Cell::get), UNITS.with(Cell::get)].into_iter().flatten() {
         of(all);
     }
 }

@@ -64,16 +64,23 @@ fn promise_23_of_two_items_that_wait_for_each_other_one_is_tried_again() {
             .unwrap();
         let mut tries: Vec<_> = batch.results().map(|item| item.unwrap().outcome.unwrap()).collect();
         tries.sort_unstable();
-        assert_eq!(tries, [(1, 0), (1, 1)]);
+        // The victim may come back before the other is through, and meet it again.
+        let again = tries[1].1;
+        assert_eq!(tries, [(1, 0), (1, again)]);
         let told = victims.lock().unwrap();
-        let [(1, text)] = &told[..] else { panic!("{told:?}") };
+        assert!(
+            again >= 1 && told.len() == again as usize && told.iter().all(|told| told.0 == 1),
+            "{told:?}"
+        );
+        let text = &told[0].1;
         for part in
             ["`transfers/0` waits for \"b\" (exclusive, for ", "`transfers/1` gives up", "item_locks.rs:"]
         {
             assert!(text.contains(part), "{text}");
         }
         let locks = engine.stats().locks;
-        assert_eq!((locks.deadlocks, locks.exclusive), (1, 5));
+        let again = u64::from(again);
+        assert_eq!((locks.deadlocks, locks.exclusive), (again, 4 + again));
         assert!(locks.waits >= 2 && locks.waited.count >= 2, "{locks:?}");
     });
 }
@@ -125,8 +132,13 @@ fn promise_23_locks_and_permits_share_one_graph() {
                 })
                 .unwrap();
             assert_eq!((report(&one).completed_items, report(&other).completed_items), (1, 1));
-            assert_eq!(victims.lock().unwrap().len(), 1, "the younger batch's alone");
-            assert_eq!((engine.stats().resources[0].deadlocks, engine.stats().locks.deadlocks), (1, 0));
+            // The younger batch's alone; it may meet the other again.
+            let told = victims.lock().unwrap().len() as u64;
+            let stats = engine.stats();
+            assert!(
+                told >= 1 && (stats.resources[0].deadlocks, stats.locks.deadlocks) == (told, 0),
+                "{stats}"
+            );
             assert_eq!(engine.in_use(&"k".into()), Some((0, 1)));
         });
     }
@@ -152,7 +164,7 @@ fn promise_23_permits_may_be_taken_in_any_order() {
             .unwrap();
         assert_eq!(report(&batch).completed_items, 2);
         let told = victims.lock().unwrap();
-        assert!(matches!(told[..], [(1, _)]), "{told:?}");
+        assert!(!told.is_empty() && told.iter().all(|told| told.0 == 1), "{told:?}");
     });
 }
 
@@ -231,7 +243,8 @@ fn promise_23_the_order_of_a_queue_for_permits_makes_no_victim() {
             let report = report(batch);
             assert_eq!(report.completed_items, 1, "{report:?}");
         }
-        assert_eq!(engine.stats().locks.deadlocks, 0);
+        let stats = engine.stats();
+        assert_eq!((stats.resources[0].deadlocks, stats.locks.deadlocks), (0, 0));
     });
 }
 
@@ -255,7 +268,8 @@ fn the_less_urgent_item_gives_up() {
             batches.push(batch.unwrap());
         }
         let deferrals = |at: usize| batches[at].results().next().unwrap().unwrap().outcome.unwrap();
-        assert_eq!((deferrals(0), deferrals(1)), (1, 0));
+        let (low, high) = (deferrals(0), deferrals(1));
+        assert!(low >= 1 && high == 0, "{low} {high}");
     });
 }
 
@@ -283,7 +297,8 @@ fn free_functions_in_items_are_in_the_graph() {
             .unwrap();
         let mut deferrals: Vec<_> = batch.results().map(|item| item.unwrap().outcome.unwrap()).collect();
         deferrals.sort_unstable();
-        assert_eq!(deferrals, [0, 1]);
+        // (The victim may come back before the other is through, and meet it again.)
+        assert!(deferrals[0] == 0 && deferrals[1] >= 1, "{deferrals:?}");
     });
 }
 
@@ -401,6 +416,139 @@ fn without_detection_nobody_is_told() {
         until("both wait", || engine.stats().locks.waits == 2);
         advance_until(&time, secs(1), "they give up", || batch.progress().open() == 0);
         assert!(timed_out.load(Ordering::Relaxed) >= 1);
+    });
+}
+
+/// Permits that an item took elsewhere than by its context, of the engine's manager and of the process's own.
+#[test]
+fn promise_23_whatever_permits_an_items_thread_holds_count() {
+    for of_process in [false, true] {
+        within(move || {
+            let engine = engine(2).quota("k", 1).open().unwrap();
+            let permits = engine.resources().clone();
+            resource::global().set_limit(ResourceKind::NetworkSocket, 1).unwrap();
+            let meeting = Meeting::of(2);
+            let batch = engine
+                .batch("elsewhere")
+                .retry(ONCE)
+                .submit(0..2_u32, move |n, ctx| {
+                    if *n == 0 {
+                        let _k = match of_process {
+                            true => allocate(ResourceKind::NetworkSocket, &resource::Owner::new("first"))?,
+                            false => permits.acquire(&"k".into())?,
+                        };
+                        meeting.meet(ctx);
+                        let _lock = ctx.lock("l", X)?;
+                    } else {
+                        let _lock = ctx.lock("l", X)?;
+                        meeting.meet(ctx);
+                        let _k = match of_process {
+                            true => allocate(ResourceKind::NetworkSocket, &resource::Owner::new("second"))?,
+                            false => ctx.acquire("k")?,
+                        };
+                    }
+                    Ok(())
+                })
+                .unwrap();
+            let report = report(&batch);
+            assert_eq!((report.completed_items, report.failed_items), (2, 0), "{report:?}");
+        });
+    }
+}
+
+/// Two threads of an item wait for what an outsider has: the item's own permit counts once.
+#[test]
+fn threads_of_one_item_do_not_wait_for_each_other() {
+    within(|| {
+        let engine = engine(1).quota("k", 2).open().unwrap();
+        let outside = engine.resources().acquire(&"k".into()).unwrap();
+        let permits = engine.resources().clone();
+        let (go, goes) = channel::<()>();
+        let goes = Mutex::new(goes);
+        let batch = engine
+            .batch("threads")
+            .retry(ONCE)
+            .submit([()], move |(), ctx| {
+                let _own = ctx.acquire("k")?;
+                std::thread::scope(|scope| {
+                    let wait = || ctx.acquire("k").map(drop);
+                    let threads = [scope.spawn(wait), scope.spawn(wait)];
+                    goes.lock().unwrap().recv().unwrap();
+                    threads.map(|thread| thread.join().unwrap()).into_iter().collect::<Result<Vec<_>, _>>()
+                })?;
+                Ok(())
+            })
+            .unwrap();
+        until("both wait", || permits.waiting("k") == Some(2));
+        go.send(()).unwrap();
+        drop(outside);
+        let report = report(&batch);
+        assert_eq!(report.completed_items, 1, "{:?}", batch.dead());
+        assert_eq!(engine.stats().resources[0].deadlocks, 0);
+    });
+}
+
+/// A limit that falls while somebody waits makes a deadlock of what was none; seen when somebody looks next.
+#[test]
+fn promise_23_a_lower_limit_is_seen() {
+    within(|| {
+        let engine = engine(2).quota("k", 3).open().unwrap();
+        let permits = engine.resources().clone();
+        let outside = permits.acquire(&resource::Demand::new().need("k", 2)).unwrap();
+        let (wait, waits) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+        let (there, there_too) = (Arc::clone(&wait), Arc::clone(&waits));
+        let first = AtomicU32::new(0);
+        let batch = engine
+            .batch("lower")
+            .retry(ONCE)
+            .submit(0..2_u32, move |n, ctx| {
+                let is_first = first.fetch_or(1 << n, Ordering::Relaxed) & 1 << n == 0;
+                if *n == 0 {
+                    let _k = ctx.acquire("k")?;
+                    if is_first {
+                        there.wait();
+                        there_too.wait();
+                    }
+                    let _lock = ctx.lock("l", X)?;
+                } else {
+                    let _lock = ctx.lock("l", X)?;
+                    let _k = ctx.acquire("k")?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        until("the second waits for the permit", || permits.waiting("k") == Some(1));
+        wait.wait();
+        permits.set_limit("k", 1).unwrap();
+        drop(outside);
+        waits.wait();
+        let report = report(&batch);
+        assert_eq!((report.completed_items, report.failed_items), (2, 0), "{report:?}");
+    });
+}
+
+/// The process's own locks, too, are waited for no longer than the item may run.
+#[test]
+fn who_waits_for_the_processes_own_lock_stops_with_its_item() {
+    within(|| {
+        let engine = engine(1).open().unwrap();
+        let held = exclusive_lock("item_locks: stops", "outside").unwrap();
+        let (tell, told) = channel();
+        let (begin, begun) = channel();
+        let batch = engine
+            .batch("cancelled")
+            .submit([()], move |(), _| {
+                begin.send(()).unwrap();
+                tell.send(shared_lock("item_locks: stops", "item").map(drop)).unwrap();
+                Ok(())
+            })
+            .unwrap();
+        // Not before: an item that has not begun does not.
+        begun.recv().unwrap();
+        batch.cancel();
+        let ended = told.recv().unwrap();
+        assert!(matches!(ended, Err(LockError::Cancelled)), "{ended:?}");
+        drop(held);
     });
 }
 
@@ -556,8 +704,9 @@ fn a_victim_inside_an_item_is_the_outer_items() {
             })
             .unwrap();
         let tries: Vec<_> = out.into_iter().map(|out| out.unwrap()).collect();
-        assert_eq!(tries, [(1, 0), (1, 1)], "the later one is tried again for free");
-        assert_eq!(inner.load(Ordering::Relaxed), 3, "and the inner item only with it");
+        // Once more, if it was back before the other had woken.
+        let [(1, 0), (1, free @ 1..)] = tries[..] else { panic!("{tries:?}") };
+        assert_eq!(inner.load(Ordering::Relaxed), 2 + free, "the inner item was tried again only with it");
     });
 }
 
@@ -626,7 +775,8 @@ fn a_lock_whose_guard_is_forgotten_ends_with_its_item() {
                 .remove(0)
                 .is_ok()
         });
-        assert!(out.join().unwrap() && is_free());
+        assert!(out.join().unwrap());
+        until("its thread has ended it", is_free);
         // Who panics.
         let out = engine.batch("panics").retry(ONCE).map([()], |(), ctx| {
             std::mem::forget(ctx.lock("l", X)?);

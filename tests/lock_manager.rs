@@ -6,9 +6,9 @@
 mod support;
 
 use batchyard::lock::{
-    Cancel, Deadlocks, LockError, LockManager, LockManagerBuilder, LockWait, Mode, Session,
+    Cancel, Deadlocks, LockError, LockManager, LockManagerBuilder, LockWait, Mode, Session, global,
 };
-use batchyard::{ManualClock, Priority, secs};
+use batchyard::{ManualClock, Priority, exclusive_lock, secs, shared_lock};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -200,6 +200,90 @@ fn a_name_of_a_megabyte() {
     let (a, b) = (locks.session(), locks.session());
     let _held = a.lock(&*name, X).unwrap();
     assert!(matches!(b.try_lock(&*name, X), Err(LockError::WouldBlock)));
+}
+
+/// Under another name, in the same thread: nobody else could ever help.
+#[test]
+fn a_thread_that_waits_for_what_it_holds_itself_is_told() {
+    within(|| {
+        let held = exclusive_lock("lock_manager: itself", "one").unwrap();
+        let job = global().session();
+        let error = job.lock("lock_manager: itself", X).unwrap_err();
+        let LockError::Deadlock(deadlock) = &error else { panic!("{error}") };
+        assert!(deadlock.of_one() && deadlock.waits.len() == 1, "{error}");
+        drop(held);
+        assert!(job.lock("lock_manager: itself", X).is_ok());
+    });
+}
+
+/// What the thread shares it may share once more, past a writer that waits for it.
+#[test]
+fn a_thread_that_shares_a_lock_is_let_past_who_waits_for_it() {
+    within(|| {
+        let held = shared_lock("lock_manager: shared", "one").unwrap();
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| drop(exclusive_lock("lock_manager: shared", "writer").unwrap()));
+            let probe = global().session();
+            until("the writer waits", || probe.try_lock("lock_manager: shared", Mode::Shared).is_err());
+            let job = global().session();
+            drop(job.lock("lock_manager: shared", Mode::Shared).unwrap());
+            drop(held);
+            writer.join().unwrap();
+        });
+    });
+}
+
+/// Where a thread's storage is being destroyed it has a session as well.
+#[test]
+fn a_thread_that_ends_is_told_of_what_it_has() {
+    struct AtTheEnd(std::sync::mpsc::Sender<bool>);
+    impl Drop for AtTheEnd {
+        fn drop(&mut self) {
+            let held = exclusive_lock("lock_manager: at the end", "one").unwrap();
+            let again = exclusive_lock("lock_manager: at the end", "one");
+            let told = matches!(again, Err(LockError::Recursive { .. }));
+            drop(held);
+            let _ = self.0.send(told && exclusive_lock("lock_manager: at the end", "one").is_ok());
+        }
+    }
+    thread_local! {
+        static AT_THE_END: std::cell::RefCell<Option<AtTheEnd>> = const { std::cell::RefCell::new(None) };
+    }
+    within(|| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let ends = thread::spawn(move || {
+            AT_THE_END.with(|cell| *cell.borrow_mut() = Some(AtTheEnd(tell)));
+            // Made after it, so destroyed before it.
+            drop(exclusive_lock("lock_manager: before the end", "one").unwrap());
+        });
+        ends.join().unwrap();
+        assert!(told.recv().unwrap());
+        assert!(global().session().try_lock("lock_manager: at the end", X).is_ok());
+    });
+}
+
+/// Each holds a lock of its own, and all of them wait for one: no deadlock, and no look at all of them takes long.
+#[test]
+fn many_that_hold_something_wait_in_one_queue() {
+    within(|| {
+        const MANY: u64 = 300;
+        let locks: LockManager<u64> = LockManager::new();
+        let first = locks.session();
+        let held = first.lock(&0, X).unwrap();
+        thread::scope(|scope| {
+            for own in 1..=MANY {
+                let locks = &locks;
+                scope.spawn(move || {
+                    let job = locks.session();
+                    let _own = job.lock(&own, X).unwrap();
+                    drop(job.lock(&0, X).unwrap());
+                });
+            }
+            until("all wait", || locks.stats().waits == MANY);
+            drop(held);
+        });
+        assert_eq!((locks.stats().deadlocks, locks.stats().exclusive), (0, 1 + 2 * MANY));
+    });
 }
 
 /// Programs of 2 to 8 owners over a few locks. Those who climb never hear of a deadlock; the others end, whatever they do,

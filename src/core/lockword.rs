@@ -262,7 +262,9 @@ impl LockWord {
     #[inline]
     pub fn try_enter_at_once(&self, mode: Mode, owner: u32) -> bool {
         let old = if mode == Mode::Exclusive { Word::FREE } else { self.look() };
-        if old.0 & BAR_MASK != 0 {
+        // Both bars: who waits to upgrade raises the one that readers do not mind.
+        let bars = if mode == Mode::Shared { BAR_MASK } else { BAR_MASK | SOLO_MASK };
+        if old.0 & bars != 0 {
             return false;
         }
         old.entered(mode, owner).is_ok_and(|new| self.swing(old, new).is_ok())

@@ -1,6 +1,6 @@
 //! The roll of those who wait, each with what others need to know of it; and how one of them is told something.
 //!
-//! One short latch. Who is to be told is marked under it, and woken behind it. (Unlike the rest of this floor it allocates:
+//! One short latch. Who is to be told is marked under it, and woken behind it; it looks at its mark without. (Unlike the rest of this floor it allocates:
 //! who comes here is about to sleep, and has no node to lend that would outlive what is read of it.)
 //!
 //! 1. *Of any number who enter and look, the last to enter sees all the others.* Who looks has entered first.
@@ -11,7 +11,8 @@
 // The models reach this module from outside; parkers stay inside.
 #![cfg_attr(any(loom, shuttle), allow(private_interfaces))]
 
-use crate::sync::{Mutex, Unparker, armed};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex, Unparker, armed};
 use std::fmt;
 
 /// One on the roll.
@@ -19,10 +20,17 @@ use std::fmt;
 pub struct Entry<T> {
     number: u64,
     thread: Unparker,
-    told: bool,
+    told: Arc<AtomicBool>,
     waking: bool,
     /// What others need to know.
     pub what: T,
+}
+
+/// A place on the roll, of who has entered.
+#[derive(Debug)]
+pub struct Place {
+    number: u64,
+    told: Arc<AtomicBool>,
 }
 
 /// See the head.
@@ -43,13 +51,21 @@ impl<T> Entry<T> {
 
     /// Marks it, and has it woken.
     pub fn tell(&mut self) {
-        self.told = true;
+        // ORDERING: Release pairs with the Acquire of who looks at its mark: it sees what was decided before.
+        self.told.store(true, Ordering::Release);
         self.waking = !armed!(mutant = "roll_tells_silently");
     }
 
     /// Whether it is marked.
     pub fn is_told(&self) -> bool {
-        self.told
+        self.told.load(Ordering::Acquire)
+    }
+}
+
+impl Place {
+    /// Whether it is marked. Asked before each sleep.
+    pub fn is_told(&self) -> bool {
+        self.told.load(Ordering::Acquire)
     }
 }
 
@@ -60,13 +76,14 @@ impl<T> Default for Roll<T> {
 }
 
 impl<T> Roll<T> {
-    /// Enters a sleeper; its number.
-    pub(crate) fn enter(&self, thread: Unparker, what: T) -> u64 {
+    /// Enters a sleeper.
+    pub(crate) fn enter(&self, thread: Unparker, what: T) -> Place {
         let mut list = self.list.lock();
         list.last += 1;
         let number = list.last;
-        list.entries.push(Entry { number, thread, told: false, waking: false, what });
-        number
+        let told = Arc::new(AtomicBool::new(false));
+        list.entries.push(Entry { number, thread, told: Arc::clone(&told), waking: false, what });
+        Place { number, told }
     }
 
     /// Shows all that are there, in no order.
@@ -82,20 +99,15 @@ impl<T> Roll<T> {
         result
     }
 
-    /// Whether it is marked. Asked before each sleep.
-    pub fn is_told(&self, number: u64) -> bool {
-        self.list.lock().entries.iter().any(|entry| entry.number == number && entry.told)
-    }
-
     /// Takes it off: whether it was marked, and what was known of it.
-    pub fn leave(&self, number: u64) -> Option<(bool, T)> {
+    pub fn leave(&self, place: &Place) -> Option<(bool, T)> {
         let mut list = self.list.lock();
         if armed!(mutant = "roll_stays") {
             return None;
         }
-        let at = list.entries.iter().position(|entry| entry.number == number)?;
+        let at = list.entries.iter().position(|entry| entry.number == place.number)?;
         let entry = list.entries.swap_remove(at);
-        Some((entry.told, entry.what))
+        Some((entry.is_told(), entry.what))
     }
 }
 
@@ -121,17 +133,17 @@ impl<T> Roll<T> {
             let thread = parker.unparker();
             Box::new(move || thread.unpark())
         });
-        let number = if armed!(mutant = "roll_looks_first") {
+        let place = if armed!(mutant = "roll_looks_first") {
             self.look(look);
             self.enter(parker.unparker(), what)
         } else {
-            let number = self.enter(parker.unparker(), what);
+            let place = self.enter(parker.unparker(), what);
             self.look(look);
-            number
+            place
         };
-        while !ends() && !self.is_told(number) {
+        while !ends() && !place.is_told() {
             parker.park();
         }
-        self.leave(number).is_some_and(|(told, _)| told)
+        self.leave(&place).is_some_and(|(told, _)| told)
     }
 }

@@ -82,6 +82,11 @@ impl Context {
         }
     }
 
+    /// How old it is in its batch, where items wait for each other.
+    pub(crate) fn age(&self) -> u64 {
+        self.outer.as_ref().map_or(self.seq, |(seq, _)| *seq)
+    }
+
     /// The item's position in its batch, from 0, in order of submission.
     pub fn seq(&self) -> u64 {
         self.seq

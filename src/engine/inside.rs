@@ -12,13 +12,14 @@
 use super::context::Context;
 use crate::core::waitlist;
 use crate::job::Priority;
-use crate::lock::{By, Item, LockError, LockWait, Mode, OwnedGuard};
+use crate::lock::{By, LockError, LockWait, Mode, OwnedGuard};
 use crate::resource::{AcquireError, Demand, Inside, Permit, Wait};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Parker, Unparker};
-use crate::time::{Deadline, Timestamp};
-use crate::waitgraph::{self, Running, Share, Sleeper, Thing, WaitGraph};
+use crate::time::Deadline;
+use crate::waitgraph::{self, Item, Running, Share, Sleeper, Stopped, Thing, WaitGraph};
 use std::panic::Location;
+use std::time::Duration;
 
 impl Context {
     /// Takes more of the engine's resources, in addition to what the batch [`needs`](crate::BatchBuilder::needs), and
@@ -101,21 +102,20 @@ impl Context {
     ///
     /// ```
     /// use batchyard::{Engine, lock::Mode};
+    /// use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
     /// let engine = Engine::builder().workers(2).in_memory().open()?;
-    /// let accounts = std::sync::Mutex::new([100_i64; 2]);
+    /// let accounts = [100, 100].map(AtomicI64::new);
     /// let transfers = engine.map([(0, 1), (1, 0), (0, 1)], |(from, to), ctx| {
     ///     // In any order: who would wait for ever is told so, and tried again.
     ///     let _from = ctx.lock(format!("account {from}"), Mode::Exclusive)?;
     ///     let _to = ctx.lock(format!("account {to}"), Mode::Exclusive)?;
-    ///     let mut accounts = accounts.lock()?;
-    ///     accounts[*from] -= 10;
-    ///     accounts[*to] += 10;
+    ///     accounts[*from].fetch_sub(10, Relaxed);
+    ///     accounts[*to].fetch_add(10, Relaxed);
     ///     Ok(())
     /// });
     /// assert!(transfers.iter().all(Result::is_ok));
-    /// # drop(transfers);
-    /// assert_eq!(accounts.into_inner()?, [90, 110]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// assert_eq!(accounts.map(AtomicI64::into_inner), [90, 110]);
+    /// # Ok::<(), batchyard::Error>(())
     /// ```
     ///
     /// # Errors
@@ -181,11 +181,15 @@ impl Context {
     pub(super) fn running(&self) -> Running {
         let core = &self.shell.core;
         let attempt = self.slot.owner(self.run);
+        // What was needed by an attempt that was given up is among its permits, until it is taken back.
+        let none = waitlist::Demand::new();
+        let needs = if self.slot.is_in_hand(self.run) { core.gate.named() } else { &none };
         Running {
             who: self.who(),
+            party: attempt.party(),
             class: core.class(),
-            ticket: (core.ticket, self.outer.as_ref().map_or(self.seq, |(seq, _)| *seq)),
-            holds: self.shared.gate.manager.holds_of(attempt, core.gate.named()),
+            ticket: (core.ticket, self.age()),
+            holds: self.shared.gate.manager.holds_of(attempt, needs),
         }
     }
 
@@ -196,10 +200,21 @@ impl Context {
         parker: &Parker,
         at: &'static Location<'static>,
     ) -> waitgraph::Seat<'static> {
-        let Running { who, class, ticket, holds } = self.running();
+        let Running { who, party, class, ticket, holds } = self.running();
         let sleeper = Sleeper { owner: 0, thread: parker.unparker() };
         let clock = self.shared.clock.clone();
-        WaitGraph::shared().enter(waitgraph::Ask { who, class, ticket, holds, wants, at, clock, sleeper })
+        WaitGraph::shared().enter(waitgraph::Ask {
+            who,
+            party,
+            class,
+            ticket,
+            holds,
+            wants,
+            is_upgrade: false,
+            at,
+            clock,
+            sleeper,
+        })
     }
 
     fn acquire_at(
@@ -266,13 +281,13 @@ impl Item for Context {
         self.slot.sleep_left(me);
     }
 
-    fn look(&self) -> Result<Option<Timestamp>, LockError> {
+    fn look(&self) -> Result<Option<Duration>, Stopped> {
         if self.check().is_err() {
-            return Err(LockError::Cancelled);
+            return Err(Stopped);
         }
         // Whoever waits here is not hung.
         self.heartbeat();
-        Ok(self.shell.core.spec.hang_after.map(|after| self.shared.clock.now() + after / 2))
+        Ok(self.shell.core.spec.hang_after.map(|after| after / 2))
     }
 
     fn runs(&self) -> Running {

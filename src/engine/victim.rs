@@ -32,7 +32,7 @@ pub(crate) fn is_victim(failure: &Failure) -> bool {
         let mut cause: Option<&(dyn Error + 'static)> = failure.source().map(|error| error as _);
         while let Some(error) = cause {
             if let Some(deadlock) = told(error) {
-                return !of_one(deadlock);
+                return !deadlock.of_one();
             }
             cause = error.source();
         }
@@ -49,13 +49,6 @@ fn told<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Deadlock> {
         return Some(deadlock);
     }
     error.downcast_ref::<Box<Deadlock>>().map(|deadlock| &**deadlock).or_else(|| error.downcast_ref())
-}
-
-/// Whether all of those who wait are one.
-fn of_one(deadlock: &Deadlock) -> bool {
-    let mut owners = deadlock.waits.iter().map(|wait| &wait.owner);
-    let first = owners.next();
-    owners.all(|owner| Some(owner) == first)
 }
 
 /// The same of the end of an attempt, which may be the outer of the victim.

@@ -121,11 +121,14 @@ pub(crate) fn belong_to(shared: &Arc<Shared>) {
     waitgraph::tell_work(runs);
 }
 
-/// The item that this thread runs, as who waits in it needs it.
-fn runs() -> Option<waitgraph::Running> {
-    let item = ITEM.try_with(Cell::get).ok().filter(|item| !item.is_null())?;
-    // SAFETY: as in `with_current`.
-    Some(unsafe { &*item }.running())
+/// Shows the item that this thread runs, as who waits in it needs it.
+fn runs(show: &mut dyn FnMut(&dyn waitgraph::Item)) {
+    if let Ok(item) = ITEM.try_with(Cell::get)
+        && !item.is_null()
+    {
+        // SAFETY: as in `with_current`.
+        show(unsafe { &*item });
+    }
 }
 
 /// Drops a value of the user's, whose `Drop` may panic.

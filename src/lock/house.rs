@@ -17,9 +17,9 @@
 //!
 //! *Above.* The latches of the command line program are not here: it is one user among others.
 //!
-//! *Code of the user's* is called with none of these held ([`outside`](super::outside)). Three exceptions: a payload is decoded
-//! under `Refilling`, where items are claimed, and under `OwnReader`, where results are read; and a revocation may be dropped
-//! under `PermitWalk`, if its permit is while the walk looks at it.
+//! *Code of the user's* is called with none of these held ([`outside`](super::outside)). Four exceptions: a payload is decoded
+//! under `Refilling`, where items are claimed, and under `OwnReader`, where results are read; a revocation may be dropped
+//! under `PermitWalk`, if its permit is while the walk looks at it; and names of locks are compared under `LockNames`.
 
 #![allow(dead_code)] // Levels are names: no value of theirs is ever made. And some builds have no journal.
 

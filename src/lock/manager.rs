@@ -214,6 +214,11 @@ impl<K> Name<K> {
 }
 
 impl<K> Name<K> {
+    fn new(key: K) -> Self {
+        let zero = || AtomicU64::new(0);
+        Name { raw: RawLock::new(), key, exclusive: zero(), repaired: zero() }
+    }
+
     /// Under the latch of its part of the table.
     #[inline]
     fn enter_as(self: &Arc<Self>, (mode, class): (Mode, usize), owner: u32) -> Entered<K> {
@@ -285,6 +290,25 @@ impl<K> Shard<K> {
         Shard { locks: HashMap::default(), len: 0, sweep_at: FEW, gone: LockStats::default() }
     }
 
+    #[inline]
+    fn find<Q: Eq + ?Sized>(&self, hash: u64, key: &Q) -> Option<&Arc<Name<K>>>
+    where
+        K: Borrow<Q>,
+    {
+        self.locks.get(&hash)?.all().find(|name| name.key.borrow() == key)
+    }
+
+    /// Adds one that is not there. What is idle comes back.
+    #[cold]
+    fn add(&mut self, hash: u64, name: &Arc<Name<K>>) -> Vec<Arc<Name<K>>> {
+        let idle = if self.len >= self.sweep_at { self.sweep() } else { Vec::new() };
+        let new = || Names { first: Arc::clone(name), more: Vec::new() };
+        self.len += 1;
+        let names = self.locks.entry(hash).and_modify(|names| names.more.push(Arc::clone(name)));
+        names.or_insert_with(new);
+        idle
+    }
+
     /// Takes out those that nobody holds or waits for: under the latch nobody else gets hold of one. To be dropped behind it, for
     /// their names are the user's.
     fn sweep(&mut self) -> Vec<Arc<Name<K>>> {
@@ -324,37 +348,21 @@ impl<K: LockName> Inner<K> {
     {
         let hash = self.hasher.hash_one(key);
         // The upper bits: the table in the shard goes by the lower ones, and by the topmost seven.
-        let mut shard = self.shards[(hash >> 32) as usize % SHARDS].lock();
-        if let Some(names) = shard.locks.get(&hash)
-            && let Some(name) = names.all().find(|name| name.key.borrow() == key)
-        {
+        let shard = &self.shards[(hash >> 32) as usize % SHARDS];
+        if let Some(name) = shard.lock().find(hash, key) {
             return name.enter_as((mode, class), owner);
         }
-        let (entered, idle) = Self::new_name(&mut shard, hash, key.to_owned(), (mode, class), owner);
-        drop(shard);
+        // The user's, so it is made and dropped under no latch. Another may have been faster.
+        let name = Arc::new(Name::new(key.to_owned()));
+        let mut there = shard.lock();
+        if let Some(name) = there.find(hash, key) {
+            return name.enter_as((mode, class), owner);
+        }
+        let idle = there.add(hash, &name);
+        let entered = name.enter_as((mode, class), owner);
+        drop(there);
         drop(idle);
         entered
-    }
-
-    #[cold]
-    fn new_name(
-        shard: &mut Shard<K>,
-        hash: u64,
-        key: K,
-        want: (Mode, usize),
-        owner: u32,
-    ) -> (Entered<K>, Vec<Arc<Name<K>>>) {
-        let idle = if shard.len >= shard.sweep_at { shard.sweep() } else { Vec::new() };
-        let name = Arc::new(Name {
-            key,
-            raw: RawLock::new(),
-            exclusive: AtomicU64::new(0),
-            repaired: AtomicU64::new(0),
-        });
-        let new = || Names { first: Arc::clone(&name), more: Vec::new() };
-        shard.len += 1;
-        shard.locks.entry(hash).and_modify(|names| names.more.push(Arc::clone(&name))).or_insert_with(new);
-        (name.enter_as(want, owner), idle)
     }
 
     /// 0, which is nobody's, when there are sixteen million sessions.

@@ -52,4 +52,4 @@ pub use crate::core::lockword::Mode;
 pub use crate::sync::Cancel;
 pub use crate::waitgraph::{Deadlock, Share, Waits};
 
-pub(crate) use self::session::{By, Item};
+pub(crate) use self::session::By;

@@ -4,6 +4,7 @@ use super::error::LockError;
 use super::manager::LockName;
 use super::rwlock::Ask;
 use super::session::{By, Session};
+use super::threads;
 use super::wait::LockWait;
 use crate::core::lockword::Mode;
 use std::fmt;
@@ -156,5 +157,6 @@ impl fmt::Debug for OwnedGuard<'_> {
 impl Drop for OwnedGuard<'_> {
     fn drop(&mut self) {
         self.session.release(self.id);
+        threads::let_go(&self.session);
     }
 }

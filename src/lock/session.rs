@@ -12,9 +12,9 @@ use super::wait::LockWait;
 use crate::core::lockline::Left;
 use crate::core::lockword::{Miss, Mode};
 use crate::job::Priority;
-use crate::sync::{Arc, Parker, Unparker, with_parker};
+use crate::sync::{Arc, Parker, with_parker};
 use crate::time::Timestamp;
-use crate::waitgraph::{self, Hold, Share, Sleeper, Thing, WaitGraph};
+use crate::waitgraph::{self, Entered, Hold, Item, Share, Sleeper, Stopped, Thing, WaitGraph};
 use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -103,9 +103,14 @@ impl<K> Session<K> {
         name.name().raw.weaken(from, to, || self.inner.clock.now().as_nanos(), &mut unpark);
     }
 
+    /// Whether it holds nothing.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.held.borrow().is_empty()
+    }
+
     /// Whether it holds nothing, and its manager is gone but for it.
     pub(super) fn is_left_over(&self) -> bool {
-        self.held.borrow().is_empty() && Arc::strong_count(&self.inner) == 1
+        self.holds_nothing() && Arc::strong_count(&self.inner) == 1
     }
 }
 
@@ -253,7 +258,7 @@ impl<K: LockName> Session<K> {
             return Err(LockError::WouldBlock);
         }
         let class = self.class(ask, by);
-        self.wait(name, mode, ask, by, place, |parker, now, park| {
+        self.wait(name, (mode, false), ask, by, place, |parker, now, park| {
             name.raw.enter(mode, class, self.number, now, (parker, park), &mut unpark)
         })
     }
@@ -283,7 +288,7 @@ impl<K: LockName> Session<K> {
             }
             _ if matches!(ask, Ask::Now) => return Err(LockError::WouldBlock),
             _ => {
-                self.wait(&name, Mode::Exclusive, ask, by, place, |parker, now, park| {
+                self.wait(&name, (Mode::Exclusive, true), ask, by, place, |parker, now, park| {
                     name.raw.upgrade(now, parker, park, &mut unpark)
                 })?;
             }
@@ -300,9 +305,23 @@ impl<K: LockName> Session<K> {
     fn wait(
         &self,
         name: &Arc<Name<K>>,
-        mode: Mode,
+        (mode, is_upgrade): (Mode, bool),
         ask: Ask<'_>,
         by: Option<&By<'_>>,
+        place: &'static Location<'static>,
+        enter: impl FnOnce(&Parker, &dyn Fn() -> u64, &mut Park<'_>) -> Result<(), Left>,
+    ) -> Result<(), LockError> {
+        waitgraph::with_item(by.and_then(|by| by.item), |item| {
+            self.wait_in(name, (mode, is_upgrade), ask, (by, item), place, enter)
+        })
+    }
+
+    fn wait_in(
+        &self,
+        name: &Arc<Name<K>>,
+        want: (Mode, bool),
+        ask: Ask<'_>,
+        (by, item): (Option<&By<'_>>, Option<&dyn Item>),
         place: &'static Location<'static>,
         enter: impl FnOnce(&Parker, &dyn Fn() -> u64, &mut Park<'_>) -> Result<(), Left>,
     ) -> Result<(), LockError> {
@@ -321,7 +340,7 @@ impl<K: LockName> Session<K> {
         let (outcome, verdict) = with_parker(|parker| {
             // Entered before the first look at what ends the wait, so that one of the two sees the other.
             let _cancel = cancel.map(|cancel| cancel.enter(parker.unparker()));
-            let item = by.and_then(|by| by.item).map(|item| Entered::new(item, parker));
+            let entered = item.map(|item| Entered::new(item, parker));
             let mut seat = None;
             let outcome = enter(parker, &|| clock.now().as_nanos(), &mut |parker, rise| {
                 slept = true;
@@ -329,15 +348,16 @@ impl<K: LockName> Session<K> {
                     stopped = Some(LockError::Cancelled);
                     return false;
                 }
-                let beat = match item.as_ref().map_or(Ok(None), Entered::look) {
-                    Ok(beat) => beat,
-                    Err(stop) => {
-                        stopped = Some(stop);
+                let beat = match entered.as_ref().map_or(Ok(None), Entered::look) {
+                    Ok(beat) => beat.map(|within| clock.now() + within),
+                    Err(Stopped) => {
+                        stopped = Some(LockError::Cancelled);
                         return false;
                     }
                 };
                 if detects {
-                    let seat = seat.get_or_insert_with(|| self.enter_graph(name, mode, by, place, parker));
+                    let seat =
+                        seat.get_or_insert_with(|| self.enter_graph(name, want, (by, item), place, parker));
                     if seat.is_victim() {
                         return false;
                     }
@@ -363,7 +383,7 @@ impl<K: LockName> Session<K> {
             (Ok(()), ..) => Ok(()),
             (Err(Left::Full), ..) => return Err(LockError::TooManyReaders),
             (Err(Left::GaveUp), Some(stop), _) => Err(stop),
-            (Err(Left::GaveUp), None, Some(deadlock)) => Err(LockError::Deadlock(deadlock)),
+            (Err(Left::GaveUp), None, Some(verdict)) => Err(LockError::Deadlock(verdict.named())),
             (Err(Left::GaveUp), None, None) => Err(LockError::TimedOut { waited }),
         };
         if slept {
@@ -383,13 +403,12 @@ impl<K: LockName> Session<K> {
     fn enter_graph(
         &self,
         name: &Arc<Name<K>>,
-        mode: Mode,
-        by: Option<&By<'_>>,
+        (mode, is_upgrade): (Mode, bool),
+        (by, item): (Option<&By<'_>>, Option<&dyn Item>),
         place: &'static Location<'static>,
         parker: &Parker,
     ) -> waitgraph::Seat<'static> {
-        let item = by.and_then(|by| by.item);
-        let runs = item.map_or_else(waitgraph::running, |item| Some(item.runs()));
+        let runs = item.map(Item::runs);
         let (mut holds, mut who, mut ticket) = (Vec::new(), self.who(), (self.ticket, 0));
         if self.of_thread {
             // What the thread holds is asked by the graph.
@@ -397,8 +416,9 @@ impl<K: LockName> Session<K> {
         } else {
             self.tell(&mut holds);
         }
-        let mut lowest = self.priority.class();
+        let (mut lowest, mut party) = (self.priority.class(), 0);
         if let Some(runs) = runs {
+            party = runs.party;
             if self.of_thread {
                 (ticket, lowest) = (runs.ticket, runs.class);
             }
@@ -407,6 +427,8 @@ impl<K: LockName> Session<K> {
         let thing: Arc<dyn Thing> = Arc::clone(name) as _;
         WaitGraph::shared().enter(waitgraph::Ask {
             who,
+            party,
+            is_upgrade,
             class: lowest,
             ticket,
             holds,
@@ -435,49 +457,4 @@ pub(crate) struct By<'a> {
     pub(crate) class: usize,
     /// The item that asks, where that is known.
     pub(crate) item: Option<&'a dyn Item>,
-}
-
-/// An item that runs, as who waits in it needs it.
-pub(crate) trait Item {
-    /// Wakes this thread when the item shall stop; told once.
-    fn enter(&self, me: &Unparker);
-
-    /// Not any more.
-    fn leave(&self, me: &Unparker);
-
-    /// Whether it shall; and when it is to be asked again at the latest. Who was woken has been taken out, and enters anew
-    /// before it is asked.
-    ///
-    /// # Errors
-    ///
-    /// What the wait ends with.
-    fn look(&self) -> Result<Option<Timestamp>, LockError>;
-
-    /// What it is in the wait graph.
-    fn runs(&self) -> waitgraph::Running;
-}
-
-/// A sleeper that is told when it shall stop; not any more when this is dropped.
-struct Entered<'a> {
-    item: &'a dyn Item,
-    me: Unparker,
-}
-
-impl<'a> Entered<'a> {
-    fn new(item: &'a dyn Item, parker: &Parker) -> Self {
-        let me = parker.unparker();
-        item.enter(&me);
-        Entered { item, me }
-    }
-
-    fn look(&self) -> Result<Option<Timestamp>, LockError> {
-        self.item.enter(&self.me);
-        self.item.look()
-    }
-}
-
-impl Drop for Entered<'_> {
-    fn drop(&mut self) {
-        self.item.leave(&self.me);
-    }
 }

@@ -16,34 +16,56 @@ use crate::sync::{Arc, OnceLock};
 use crate::time::Deadline;
 use crate::waitgraph::{self, Hold};
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::rc::Rc;
 use std::thread_local;
 
+type Sessions = RefCell<Vec<Rc<Session<String>>>>;
+
 thread_local! {
-    static SESSIONS: RefCell<Vec<Rc<Session<String>>>> = const { RefCell::new(Vec::new()) };
+    static SESSIONS: Sessions = const { RefCell::new(Vec::new()) };
+    /// Of a thread whose storage is being destroyed. It has no destructor, and what is there goes as soon as it holds nothing.
+    static LATE: ManuallyDrop<Sessions> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
-/// This thread's session with a manager; a fresh one where thread-local storage is gone already.
+fn with_sessions<R>(f: impl FnOnce(&Sessions) -> R) -> R {
+    let mut f = Some(f);
+    let mut call = |sessions: &Sessions| f.take().map(|f| f(sessions));
+    let result = SESSIONS.try_with(&mut call).unwrap_or_else(|_| LATE.with(|late| call(late)));
+    result.expect("one of the two is there")
+}
+
+/// This thread's session with a manager.
 fn session(inner: &Arc<Inner<String>>) -> Rc<Session<String>> {
-    let found = SESSIONS.try_with(|sessions| {
+    let (session, _left) = with_sessions(|sessions| {
         let mut sessions = sessions.borrow_mut();
         if let Some(session) = sessions.iter().find(|session| Arc::ptr_eq(&session.inner, inner)) {
             return (Rc::clone(session), Vec::new());
         }
-        waitgraph::tell_holdings(held);
+        waitgraph::tell_locks(held);
         let left: Vec<_> = sessions.extract_if(.., |session| session.is_left_over()).collect();
         let session = Rc::new(Session::of_thread(inner));
         sessions.push(Rc::clone(&session));
         (session, left)
     });
-    found.map_or_else(|_| Rc::new(Session::of_thread(inner)), |(session, _left)| session)
+    session
+}
+
+/// A guard of this session is gone. Where this thread's storage is gone, too, nobody else drops the session.
+pub(super) fn let_go(session: &Rc<Session<String>>) {
+    if session.holds_nothing() && SESSIONS.try_with(|_| ()).is_err() {
+        let left = LATE.with(|late| {
+            let at = late.borrow().iter().position(|there| Rc::ptr_eq(there, session));
+            at.map(|at| late.borrow_mut().swap_remove(at))
+        });
+        drop(left);
+    }
 }
 
 /// All that this thread holds.
 fn held(all: &mut Vec<Hold>) {
-    // Gone: who holds something nevertheless has a session of its own, which is not known here.
-    let _ = SESSIONS.try_with(|sessions| sessions.borrow().iter().for_each(|session| session.tell(all)));
+    with_sessions(|sessions| sessions.borrow().iter().for_each(|session| session.tell(all)));
 }
 
 impl LockManager<String> {

@@ -32,13 +32,15 @@ use crate::core::waitlist::{self, Claim, MAX_PARTS, Refused, Unmet};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Parker, with_parker};
 use crate::time::Timestamp;
-use crate::waitgraph;
+use crate::waitgraph::{self, Entered, Item, Stopped};
 use std::panic::Location;
 
 /// A demand in the manager's own numbers.
 pub(super) struct Resolved<'a> {
     pub(super) needs: waitlist::Demand,
     paces: Vec<Pace<'a>>,
+    /// Where it was asked for.
+    place: &'static Location<'static>,
 }
 
 /// Permits that were taken and are nobody's yet: they go back if nothing comes of it.
@@ -63,7 +65,11 @@ impl Drop for Counted<'_> {
 }
 
 impl Inner {
-    pub(super) fn resolve<'a>(&'a self, d: &'a Demand) -> Result<Resolved<'a>, AcquireError> {
+    pub(super) fn resolve<'a>(
+        &'a self,
+        d: &'a Demand,
+        place: &'static Location<'static>,
+    ) -> Result<Resolved<'a>, AcquireError> {
         let mut needs = waitlist::Demand::new();
         let asked = d.needs().count();
         for (kind, n) in d.needs() {
@@ -75,7 +81,7 @@ impl Inner {
         }
         let paces = paces(&self.rates, d)?;
         self.still_open(&paces)?;
-        Ok(Resolved { needs, paces })
+        Ok(Resolved { needs, paces, place })
     }
 
     pub(super) fn try_acquire(
@@ -85,7 +91,7 @@ impl Inner {
         place: &'static Location<'static>,
     ) -> Result<Permit, AcquireError> {
         checked_lease(wait.lease)?;
-        let want = this.resolve(d)?;
+        let want = this.resolve(d, place)?;
         let taken = this.take_now(&want.needs, wait).and_then(|taken| {
             pay_now(this, &want.paces)?;
             Ok(taken)
@@ -107,7 +113,7 @@ impl Inner {
         place: &'static Location<'static>,
     ) -> Result<Permit, AcquireError> {
         checked_lease(wait.lease)?;
-        let want = this.resolve(d)?;
+        let want = this.resolve(d, place)?;
         // Permits first and without waiting: most calls end here, and never look at the clock for a deadline.
         if let Ok(taken) = this.take_now(&want.needs, wait) {
             if pay_now(this, &want.paces).is_ok() {
@@ -200,7 +206,7 @@ impl Inner {
             let (held, place) = (self.kind(kind), held.place.to_string());
             return Err(AcquireError::WouldHoldAndWait { kind: short, held, place });
         }
-        match self.wait_in(&want.needs, claim, (wait, inside), until)? {
+        match self.wait_in(want, claim, (wait, inside), until)? {
             Ok(()) => Ok(Taken { inner: self, needs: &want.needs }),
             Err(Unmet::Refused(Refused::Short { .. })) => {
                 Err(AcquireError::QueueFull { most: self.max_waiters })
@@ -266,22 +272,46 @@ impl Inner {
     /// Sleeps in the list until it grants.
     fn wait_in(
         self: &Arc<Self>,
-        d: &waitlist::Demand,
+        want: &Resolved<'_>,
         claim: Claim,
         (wait, inside): (&Wait, Option<&Inside<'_>>),
         until: Option<Timestamp>,
     ) -> Result<Result<(), Unmet>, AcquireError> {
+        // Whoever waits in an item, for whatever it is, stops with that. `inside` does so itself.
+        waitgraph::with_item(None, |item| {
+            let item = item.filter(|_| inside.is_none());
+            self.wait_for(want, claim, (wait, inside, item), until)
+        })
+    }
+
+    fn wait_for(
+        self: &Arc<Self>,
+        want: &Resolved<'_>,
+        claim: Claim,
+        (wait, inside, item): (&Wait, Option<&Inside<'_>>, Option<&dyn Item>),
+        until: Option<Timestamp>,
+    ) -> Result<Result<(), Unmet>, AcquireError> {
+        let d = &want.needs;
+        let detects = inside.is_none() && waitgraph::is_of_interest();
         let (mut stopped, mut queued) = (None, false);
         let (outcome, verdict) = with_parker(|parker| {
             // Entered before the first look at what ends the wait, so that one of the two sees the other.
             let _asleep = crate::sync::Entry::new(&self.asleep, parker.unparker());
             let _cancel = wait.cancel.as_ref().map(|cancel| cancel.enter(parker.unparker()));
             let _inside = inside.map(|inside| inside.enter(parker));
+            let item_here = item.map(|item| Entered::new(item, parker));
             let start = self.clock.now().as_nanos();
             let mut seat = None;
             let park = |parker: &Parker| {
                 // Read before the sign of life that `look` gives, so that the next one is not late.
-                let beat = inside.and_then(|inside| inside.next_beat(self.clock.now()));
+                let mut beat = inside.and_then(|inside| inside.next_beat(self.clock.now()));
+                match item_here.as_ref().map_or(Ok(None), Entered::look) {
+                    Ok(within) => beat = beat.or(within.map(|within| self.clock.now() + within)),
+                    Err(Stopped) => {
+                        stopped = Some(AcquireError::Cancelled);
+                        return false;
+                    }
+                }
                 if let Some(inside) = inside {
                     stopped = inside.look(parker, d);
                     if stopped.is_some() {
@@ -297,10 +327,13 @@ impl Inner {
                     return false;
                 }
                 if let Some(graph) = inside.and_then(|inside| inside.graph) {
-                    let seat = seat.get_or_insert_with(|| graph(self.wants(d, claim.class()), parker));
-                    if seat.is_victim() {
-                        return false;
-                    }
+                    seat.get_or_insert_with(|| graph(self.wants(d, claim.class()), parker));
+                } else if detects {
+                    let enter = || self.enter_graph((d, claim.class()), wait, item, want.place, parker);
+                    seat.get_or_insert_with(enter);
+                }
+                if seat.as_ref().is_some_and(waitgraph::Seat::is_victim) {
+                    return false;
                 }
                 let look_at = seat.as_ref().and_then(waitgraph::Seat::look_at);
                 let lapse = begin(self.holders.soonest());
@@ -326,7 +359,7 @@ impl Inner {
         });
         match (outcome, stopped, verdict) {
             (Err(Unmet::TimedOut), Some(stop), _) => Err(stop),
-            (Err(Unmet::TimedOut), None, Some(deadlock)) => Err(deadlock.into()),
+            (Err(Unmet::TimedOut), None, Some(verdict)) => Err(verdict.named().into()),
             (outcome, ..) => Ok(outcome),
         }
     }

@@ -4,12 +4,15 @@ use super::demand::Demand;
 use super::error::AcquireError;
 use super::kind::ResourceKind;
 use super::lapse::OnExpiry;
+use super::manager::Inner;
 use super::manager::ResourceManager;
 use super::owner::Owner;
 use super::permit::Permit;
 use super::wait::Wait;
+use crate::sync::Arc;
 use crate::sync::OnceLock;
 use crate::time::Deadline;
+use crate::waitgraph::{self, Hold};
 
 static GLOBAL: OnceLock<ResourceManager> = OnceLock::new();
 
@@ -114,7 +117,21 @@ pub fn allocate_by(
 #[doc(alias = "allocate_resource")]
 #[track_caller]
 pub fn allocate_with(demand: &Demand, owner: &Owner, wait: &Wait) -> Result<Permit, AcquireError> {
+    // Who waits for something else, later, is known to hold this.
+    waitgraph::tell_units(held_here);
     let mut wait = wait.clone().owned_by(owner);
     wait.on_expiry.get_or_insert(OnExpiry::Reclaim);
     global().acquire_with(demand, &wait)
+}
+
+/// Whether this is the process's own manager.
+pub(super) fn is_global(inner: &Arc<Inner>) -> bool {
+    GLOBAL.get().is_some_and(|global| Arc::ptr_eq(&global.inner, inner))
+}
+
+/// All that this thread holds of it.
+fn held_here(all: &mut Vec<Hold>) {
+    if let Some(global) = GLOBAL.get() {
+        global.inner.held_here(None, all);
+    }
 }

@@ -48,6 +48,17 @@ pub(crate) enum OwnerId {
     Attempt(u64, u64),
 }
 
+impl OwnerId {
+    /// As the wait graph tells owners apart.
+    pub(crate) fn party(self) -> u64 {
+        match self {
+            OwnerId::Owner(owner) => owner,
+            // Far more attempts than one process lives to see are apart.
+            OwnerId::Attempt(worker, attempt) => (worker + 1) << 40 ^ attempt,
+        }
+    }
+}
+
 /// A permit, as the reports see it.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -360,10 +371,20 @@ impl Holders {
         highest
     }
 
-    /// All that an attempt holds, and where it was taken.
-    pub(super) fn all_of(&self, attempt: OwnerId) -> Vec<(Demand, &'static Location<'static>)> {
+    /// All that an attempt or this thread holds, and where it was taken.
+    pub(super) fn all_of(
+        &self,
+        attempt: Option<OwnerId>,
+        thread: ThreadId,
+    ) -> Vec<(Demand, &'static Location<'static>)> {
         let mut all = Vec::new();
-        self.each_of(attempt, |entry| (entry.demand, entry.place), |_, _, part| all.push(part));
+        self.each(|number| {
+            let look = |_, _, entry: &mut Entry| {
+                let mine = entry.thread == Some(thread) || attempt.is_some() && entry.owner_id == attempt;
+                (mine && !entry.demand.is_empty()).then_some((entry.demand, entry.place))
+            };
+            all.extend(self.see(number).look(look).flatten());
+        });
         all
     }
 

@@ -9,6 +9,7 @@
 
 use super::Demand;
 use super::acquire::Resolved;
+use super::caller::Caller;
 use super::error::AcquireError;
 use super::holders::{Entry, Lapsed, OwnerId};
 use super::kind::ResourceKind;
@@ -18,12 +19,12 @@ use super::permit::Permit;
 use super::wait::Wait;
 use crate::core::lease::NEVER;
 use crate::core::lockline::Hastened;
-use crate::core::waitlist::{self, Refused, WaitList, Waiter};
+use crate::core::waitlist::{self, CLASSES, Refused, WaitList, Waiter};
 use crate::job::Priority;
 use crate::lock::{Levelled, house};
 use crate::sync::{Arc, Parker, Unparker, thread};
 use crate::time::Timestamp;
-use crate::waitgraph::{self, Hold, Share, Sleeper, Thing};
+use crate::waitgraph::{self, Hold, Item, Share, Sleeper, Thing, WaitGraph};
 use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
@@ -55,11 +56,18 @@ pub(crate) type EnterGraph<'a> =
 struct Units {
     inner: Arc<Inner>,
     kind: u16,
+    /// Whose reserves apply, of who waits for it.
+    class: usize,
 }
 
 impl Thing for Units {
     fn number(&self) -> usize {
         self.inner.list.word(self.kind).map_or(0, |word| std::ptr::from_ref(word).addr())
+    }
+
+    fn limit(&self) -> Option<u64> {
+        let floor = self.inner.list.word(self.kind).map_or(0, |word| word.floor(self.class));
+        Some(self.inner.list.limit(self.kind).saturating_sub(floor))
     }
 
     fn label(&self) -> String {
@@ -148,35 +156,76 @@ impl Inner {
         d: &waitlist::Demand,
         class: usize,
     ) -> Vec<(Arc<dyn Thing>, Share)> {
-        let floor = |kind| self.list.word(kind).map_or(0, |word| word.floor(class));
         let part = |(kind, n)| {
-            let limit = self.list.limit(kind).saturating_sub(floor(kind));
-            (self.thing(kind), Share::Units { n, limit })
+            let thing = self.thing(kind, class);
+            let limit = thing.limit().unwrap_or(0);
+            (thing, Share::Units { n, limit })
         };
         d.parts().map(part).collect()
     }
 
-    fn thing(self: &Arc<Self>, kind: u16) -> Arc<dyn Thing> {
-        Arc::new(Units { inner: Arc::clone(self), kind })
+    fn thing(self: &Arc<Self>, kind: u16, class: usize) -> Arc<dyn Thing> {
+        Arc::new(Units { inner: Arc::clone(self), kind, class })
+    }
+
+    /// What an attempt or this thread holds, as it counts in the wait graph.
+    pub(super) fn held_here(self: &Arc<Self>, attempt: Option<OwnerId>, holds: &mut Vec<Hold>) {
+        for (demand, place) in self.holders.all_of(attempt, Caller::id()) {
+            self.add_holds(&demand, Some(place), holds);
+        }
+    }
+
+    fn add_holds(
+        self: &Arc<Self>,
+        demand: &waitlist::Demand,
+        at: Option<&'static Location<'static>>,
+        holds: &mut Vec<Hold>,
+    ) {
+        holds.extend(demand.parts().map(|(kind, n)| Hold {
+            thing: self.thing(kind, CLASSES - 1),
+            share: Share::Units { n, limit: self.list.limit(kind) },
+            at,
+        }));
+    }
+
+    /// Enters a thread that waits here, beside whatever it holds or runs elsewhere.
+    pub(super) fn enter_graph(
+        self: &Arc<Self>,
+        (d, class): (&waitlist::Demand, usize),
+        wait: &Wait,
+        item: Option<&dyn Item>,
+        at: &'static Location<'static>,
+        parker: &Parker,
+    ) -> waitgraph::Seat<'static> {
+        let mut ask = waitgraph::Ask {
+            who: wait.name.clone().unwrap_or_else(Caller::name),
+            party: 0,
+            class: wait.priority.class(),
+            ticket: (WaitGraph::ticket(), 0),
+            holds: Vec::new(),
+            wants: self.wants(d, class),
+            is_upgrade: false,
+            at,
+            clock: self.clock.clone(),
+            sleeper: Sleeper { owner: 0, thread: parker.unparker() },
+        };
+        if let Some(runs) = item.map(Item::runs) {
+            (ask.party, ask.class, ask.ticket, ask.holds) = (runs.party, runs.class, runs.ticket, runs.holds);
+        }
+        // What it holds of the process's own manager it tells itself.
+        if !super::global::is_global(self) {
+            self.held_here(None, &mut ask.holds);
+        }
+        WaitGraph::shared().enter(ask)
     }
 }
 
 impl ResourceManager {
     /// What an attempt holds, as it counts in the wait graph: from the manager, and what its batch `needs`.
     pub(crate) fn holds_of(&self, attempt: OwnerId, needs: &waitlist::Demand) -> Vec<Hold> {
-        let inner = &self.inner;
         let mut holds = Vec::new();
-        let mut add = |demand: &waitlist::Demand, at| {
-            holds.extend(demand.parts().map(|(kind, n)| Hold {
-                thing: inner.thing(kind),
-                share: Share::Units { n, limit: inner.list.limit(kind) },
-                at,
-            }));
-        };
-        add(needs, None);
-        for (demand, place) in inner.holders.all_of(attempt) {
-            add(&demand, Some(place));
-        }
+        self.inner.add_holds(needs, None, &mut holds);
+        self.inner.held_here(Some(attempt), &mut holds);
         holds
     }
 

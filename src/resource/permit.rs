@@ -170,7 +170,7 @@ impl Permit {
     /// [`NotNow`](PermitError::NotNow), [`Expired`](PermitError::Expired). It is as it was before.
     pub fn extend(&mut self, more: &Demand) -> Result<(), PermitError> {
         let inner = &*self.inner;
-        let more = inner.resolve(more)?;
+        let more = inner.resolve(more, std::panic::Location::caller())?;
         let stands = || match inner.holders.standing(self.handle) {
             Standing::Gone => Err(self.expired()),
             Standing::Held(_) | Standing::Overdue => Ok(()),

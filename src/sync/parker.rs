@@ -57,6 +57,11 @@ impl Unparker {
         self.inner.unpark();
     }
 
+    /// The same for all of one parker, as long as one of them is there.
+    pub(crate) fn id(&self) -> usize {
+        std::ptr::from_ref(&*self.inner).addr()
+    }
+
     /// Whether both wake the same parker.
     pub(crate) fn same(&self, other: &Unparker) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)

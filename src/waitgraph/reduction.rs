@@ -16,6 +16,8 @@
 
 use super::report::Share;
 use crate::core::lockword::Mode;
+use std::cmp::Reverse;
+use std::collections::HashMap;
 
 /// A lock, or a kind of units, by its number.
 pub(super) type Number = usize;
@@ -26,8 +28,10 @@ pub(crate) type Ticket = (u64, u64);
 /// One who is blocked.
 #[derive(Clone, Debug)]
 pub(super) struct Blocked {
-    /// For reports and verdicts.
+    /// Which wait this is: the later, the higher.
     pub(super) owner: u64,
+    /// Whose wait: units are the party's, whichever of its threads waits. Locks are the thread's.
+    pub(super) party: u64,
     /// 0 for the lowest.
     pub(super) class: usize,
     /// The higher, the younger.
@@ -35,6 +39,8 @@ pub(super) struct Blocked {
     pub(super) holds: Vec<(Number, Share)>,
     /// All of it at a time.
     pub(super) wants: Vec<(Number, Share)>,
+    /// It holds the lock that it wants, upgradable.
+    pub(super) is_upgrade: bool,
     /// Its place in the queue for what it wants, the lower, the sooner. Who upgrades stands in none.
     pub(super) place: usize,
 }
@@ -46,22 +52,22 @@ pub(super) struct Edge {
     pub(super) from: usize,
     /// For which of its wishes.
     pub(super) wish: usize,
-    /// For whom: itself, where it wants more units than there are beside its own.
+    /// For whom: itself, where it wants more units than there are beside its own, or what its thread holds already.
     pub(super) to: usize,
 }
 
 impl Blocked {
-    /// It holds what it wants more of.
-    pub(super) fn upgrades(&self, thing: Number) -> bool {
-        self.holds.iter().any(|(held, share)| *held == thing && matches!(share, Share::Lock(_)))
-    }
-
     fn units_of(&self, thing: Number) -> u64 {
         let units = |(held, share): &(Number, Share)| match share {
             Share::Units { n, .. } if *held == thing => *n,
             _ => 0,
         };
         self.holds.iter().map(units).fold(0, u64::saturating_add)
+    }
+
+    fn holds_against(&self, thing: Number, mode: Mode) -> bool {
+        let conflicts = |share: &Share| matches!(share, Share::Lock(held) if conflict(*held, mode));
+        self.holds.iter().any(|(held, share)| *held == thing && conflicts(share))
     }
 }
 
@@ -73,59 +79,156 @@ fn conflict(a: Mode, b: Mode) -> bool {
     }
 }
 
+const MODES: [Mode; 3] = [Mode::Shared, Mode::Upgradable, Mode::Exclusive];
+
+/// Those who hold a thing, and those who want it, in the order of its queue.
+#[derive(Default)]
+struct Around {
+    holders: Vec<usize>,
+    /// Who, and which of its wishes.
+    waiters: Vec<(usize, usize)>,
+}
+
 /// Which of them will never go on, by hard edges, and with `soft` by the order of the queues as well. Those who are
 /// `spared` go on in any case.
 pub(super) fn stuck(all: &[Blocked], soft: bool, spared: &[usize]) -> Vec<bool> {
+    let mut things: HashMap<Number, Around> = HashMap::new();
+    for (at, one) in all.iter().enumerate() {
+        one.holds.iter().for_each(|(thing, _)| things.entry(*thing).or_default().holders.push(at));
+        for (wish, (thing, _)) in one.wants.iter().enumerate() {
+            things.entry(*thing).or_default().waiters.push((at, wish));
+        }
+    }
+    for around in things.values_mut() {
+        around.waiters.sort_by_key(|(at, _)| (!all[*at].is_upgrade, all[*at].place));
+    }
     let mut left = vec![true; all.len()];
     spared.iter().for_each(|at| left[*at] = false);
-    while let Some(next) = (0..all.len()).find(|at| left[*at] && edge(all, &left, *at, soft).is_none()) {
-        left[next] = false;
+    loop {
+        // Who has one wish goes on at once, so that a queue that moves is gone through once.
+        let mut held_up = vec![false; all.len()];
+        let mut moved = false;
+        for (thing, around) in &things {
+            around.pass(
+                *thing,
+                all,
+                &mut left,
+                soft,
+                |at, left| {
+                    if all[at].wants.len() == 1 {
+                        left[at] = false;
+                        moved = true;
+                    }
+                },
+                &mut held_up,
+            );
+        }
+        for at in 0..all.len() {
+            if left[at] && !held_up[at] {
+                left[at] = false;
+                moved = true;
+            }
+        }
+        if !moved {
+            return left;
+        }
     }
-    left
 }
 
-/// For whom of those `left` this one waits; `None`: with what the others give back it can go on.
-fn edge(all: &[Blocked], left: &[bool], at: usize, soft: bool) -> Option<Edge> {
-    let wishes = 0..all[at].wants.len();
-    wishes.into_iter().find_map(|wish| {
-        let to = held_up_by(all, left, at, wish, soft)?;
+impl Around {
+    /// Goes through the queue once: who is held up is marked, and `goes_on` is told of the others.
+    fn pass(
+        &self,
+        thing: Number,
+        all: &[Blocked],
+        left: &mut [bool],
+        soft: bool,
+        mut goes_on: impl FnMut(usize, &mut [bool]),
+        held_up: &mut [bool],
+    ) {
+        // Wishes before, which have to be served first.
+        let (mut modes, mut units) = ([false; 3], false);
+        for (at, wish) in &self.waiters {
+            if !left[*at] {
+                continue;
+            }
+            let share = all[*at].wants[*wish].1;
+            let behind = soft
+                && !all[*at].is_upgrade
+                && match share {
+                    Share::Lock(mode) => {
+                        MODES.iter().any(|before| modes[*before as usize] && conflict(*before, mode))
+                    }
+                    Share::Units { .. } => units,
+                };
+            if behind || self.held_against(thing, all, left, *at, share).is_some() {
+                held_up[*at] = true;
+                match share {
+                    Share::Lock(mode) => modes[mode as usize] = true,
+                    Share::Units { .. } => units = true,
+                }
+            } else {
+                goes_on(*at, left);
+                // Still there, if another of its wishes may hold it up.
+                if left[*at] && matches!(share, Share::Units { .. }) {
+                    units = true;
+                }
+            }
+        }
+    }
+
+    /// Who of those `left` holds what this one wants.
+    fn held_against(
+        &self,
+        thing: Number,
+        all: &[Blocked],
+        left: &[bool],
+        at: usize,
+        share: Share,
+    ) -> Option<usize> {
+        let me = &all[at];
+        let there = || self.holders.iter().copied().filter(|holder| left[*holder]);
+        match share {
+            Share::Lock(mode) => {
+                // The first that is not itself: it is to be told of itself only if nobody else is in the way.
+                let mut against = there().filter(|holder| all[*holder].holds_against(thing, mode));
+                let itself = |holder: usize| holder == at;
+                let first = against.next()?;
+                let other = if itself(first) { against.find(|holder| !itself(*holder)) } else { Some(first) };
+                other.or((!me.is_upgrade).then_some(at))
+            }
+            Share::Units { n, limit } => {
+                let mut parties: Vec<u64> = Vec::new();
+                let mut held = 0_u64;
+                for holder in there() {
+                    if !parties.contains(&all[holder].party) {
+                        parties.push(all[holder].party);
+                        held = held.saturating_add(all[holder].units_of(thing));
+                    }
+                }
+                if held.saturating_add(n) <= limit {
+                    return None;
+                }
+                // Who holds most, for whoever gives up shall help; itself, if nobody else does.
+                let others = there().filter(|holder| all[*holder].party != me.party);
+                let most = others.max_by_key(|holder| all[*holder].units_of(thing));
+                // Nobody here: the wish could never be met, and is refused elsewhere.
+                most.or((me.units_of(thing) > 0).then_some(at))
+            }
+        }
+    }
+}
+
+/// For whom of those `left` this one waits, by what they hold; `None`: with what the others give back it can go on.
+fn edge(all: &[Blocked], left: &[bool], at: usize) -> Option<Edge> {
+    let wishes = all[at].wants.iter().enumerate();
+    wishes.into_iter().find_map(|(wish, (thing, share))| {
+        let holds = |one: &Blocked| one.holds.iter().any(|(held, _)| held == thing);
+        let holders = (0..all.len()).filter(|holder| holds(&all[*holder])).collect();
+        let around = Around { holders, waiters: Vec::new() };
+        let to = around.held_against(*thing, all, left, at, *share)?;
         Some(Edge { from: at, wish, to })
     })
-}
-
-fn held_up_by(all: &[Blocked], left: &[bool], at: usize, wish: usize, soft: bool) -> Option<usize> {
-    let me = &all[at];
-    let (thing, wanted) = me.wants[wish];
-    let others = || (0..all.len()).filter(|other| *other != at && left[*other]);
-    let hard = match wanted {
-        Share::Lock(mode) => others().find(|other| {
-            let conflicts = |share: &Share| matches!(share, Share::Lock(held) if conflict(*held, mode));
-            all[*other].holds.iter().any(|(held, share)| *held == thing && conflicts(share))
-        }),
-        Share::Units { n, limit } => {
-            let mine = me.units_of(thing);
-            let held = others().map(|other| all[other].units_of(thing)).fold(mine, u64::saturating_add);
-            // Who holds most, for whoever gives up shall help; itself, if nobody else does.
-            let most = || others().filter(|other| all[*other].units_of(thing) > 0);
-            let most = || most().max_by_key(|other| all[*other].units_of(thing));
-            (held.saturating_add(n) > limit).then(|| most().or((mine > 0).then_some(at))).flatten()
-        }
-    };
-    hard.or_else(|| others().find(|other| soft && is_before(&all[*other], me, thing)))
-}
-
-/// Whether `other` stands before `me` in the queue for this thing, and has to be served first. Who upgrades stands in no
-/// queue, and before all.
-fn is_before(other: &Blocked, me: &Blocked, thing: Number) -> bool {
-    let share_of = |one: &Blocked| one.wants.iter().find(|(wanted, _)| *wanted == thing).map(|wish| wish.1);
-    let (Some(theirs), Some(mine)) = (share_of(other), share_of(me)) else { return false };
-    if me.upgrades(thing) || !(other.place < me.place || other.upgrades(thing)) {
-        return false;
-    }
-    match (theirs, mine) {
-        (Share::Lock(theirs), Share::Lock(mine)) => conflict(theirs, mine),
-        _ => true,
-    }
 }
 
 /// A circle among those `left`: each waits for the next, the last for the first.
@@ -136,7 +239,7 @@ pub(super) fn circle(all: &[Blocked], left: &[bool]) -> Vec<Edge> {
         if let Some(first) = way.iter().position(|seen| seen.from == at) {
             return way.split_off(first);
         }
-        let Some(edge) = edge(all, left, at, false) else { return Vec::new() };
+        let Some(edge) = edge(all, left, at) else { return Vec::new() };
         way.push(edge);
         at = edge.to;
     }
@@ -144,7 +247,7 @@ pub(super) fn circle(all: &[Blocked], left: &[bool]) -> Vec<Edge> {
 
 /// Who is to give up, so that nobody is stuck any more, and of which circle.
 pub(super) fn victims(all: &[Blocked]) -> Vec<(usize, Vec<Edge>)> {
-    let rank = |at: usize| (all[at].class, std::cmp::Reverse(all[at].ticket));
+    let rank = |at: usize| (all[at].class, Reverse((all[at].ticket, all[at].owner)));
     let mut victims: Vec<(usize, Vec<Edge>)> = Vec::new();
     let names = |victims: &[(usize, Vec<Edge>)]| victims.iter().map(|victim| victim.0).collect::<Vec<_>>();
     loop {
@@ -154,7 +257,7 @@ pub(super) fn victims(all: &[Blocked]) -> Vec<(usize, Vec<Edge>)> {
         victims.push((victim, circle));
     }
     // The most urgent first.
-    victims.sort_by_key(|victim| std::cmp::Reverse(rank(victim.0)));
+    victims.sort_by_key(|victim| Reverse(rank(victim.0)));
     let mut at = 0;
     while at < victims.len() {
         let mut others = names(&victims);
@@ -171,7 +274,7 @@ pub(super) fn victims(all: &[Blocked]) -> Vec<(usize, Vec<Edge>)> {
 /// Whom to let past its queue: of those stuck by the order of queues alone one that no other of them holds up otherwise, and
 /// that has not been `tried`.
 pub(super) fn to_hasten(all: &[Blocked], left: &[bool], tried: &[u64]) -> Option<usize> {
-    let by_order = |at: usize| left[at] && edge(all, left, at, false).is_none();
+    let by_order = |at: usize| left[at] && edge(all, left, at).is_none();
     (0..all.len()).find(|at| by_order(*at) && !tried.contains(&all[*at].owner))
 }
 
@@ -180,7 +283,6 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    const MODES: [Mode; 3] = [Mode::Shared, Mode::Upgradable, Mode::Exclusive];
     const MOST_LOCKS: usize = 3;
     /// The thing after the locks.
     const UNITS: Number = MOST_LOCKS;
@@ -293,7 +395,8 @@ mod tests {
             None => Vec::new(),
         };
         let age = owner as u64;
-        Blocked { owner: age, class: 0, ticket: (0, age), holds, wants, place: owner }
+        let is_upgrade = matches!(of.wants, Some(Wish::Lock(lock, _)) if of.locks[lock].is_some());
+        Blocked { owner: age, party: age, class: 0, ticket: (0, age), holds, wants, is_upgrade, place: owner }
     }
 
     /// Who upgrades, and so keeps newcomers out.
@@ -453,14 +556,77 @@ mod tests {
         let units = |n| Share::Units { n, limit: 5 };
         let one = |owner: u64, class, holds, wants| Blocked {
             owner,
+            party: owner,
             class,
             ticket: (owner, 0),
             holds: vec![(7, units(holds))],
             wants: vec![(7, units(wants))],
+            is_upgrade: false,
             place: 0,
         };
         let all = [one(0, 1, 1, 3), one(1, 1, 1, 1), one(2, 1, 3, 1)];
         let victims: Vec<usize> = victims(&all).into_iter().map(|victim| victim.0).collect();
         assert_eq!(victims, [2]);
+    }
+
+    /// One party's units count once, however many of its threads wait; and it does not wait for itself.
+    #[test]
+    fn threads_of_one_party_hold_its_units_together() {
+        let units = |n| Share::Units { n, limit: 2 };
+        let one = |owner: u64, party| Blocked {
+            owner,
+            party,
+            class: 0,
+            ticket: (owner, 0),
+            holds: vec![(7, units(1))],
+            wants: vec![(7, units(1))],
+            is_upgrade: false,
+            place: owner as usize,
+        };
+        assert_eq!(victims(&[one(0, 5), one(1, 5)]), [], "who runs has the other one");
+        assert_eq!(victims(&[one(0, 5), one(1, 6)]).len(), 1);
+    }
+
+    /// A thread that asks under another name for what it holds.
+    #[test]
+    fn who_waits_for_its_own_lock_is_a_circle() {
+        let one = |held, wanted| Blocked {
+            owner: 0,
+            party: 0,
+            class: 0,
+            ticket: (0, 0),
+            holds: vec![(7, Share::Lock(held))],
+            wants: vec![(7, Share::Lock(wanted))],
+            is_upgrade: false,
+            place: 0,
+        };
+        for (held, wanted, is) in [
+            (Mode::Exclusive, Mode::Exclusive, true),
+            (Mode::Shared, Mode::Exclusive, true),
+            (Mode::Upgradable, Mode::Upgradable, true),
+            (Mode::Shared, Mode::Shared, false),
+            (Mode::Shared, Mode::Upgradable, false),
+        ] {
+            assert_eq!(!victims(&[one(held, wanted)]).is_empty(), is, "{held:?}, {wanted:?}");
+        }
+    }
+
+    /// Each holds a lock of its own and waits in one long queue for what a running one holds.
+    #[test]
+    fn a_long_queue_is_gone_through_once() {
+        let all: Vec<Blocked> = (0..20_000)
+            .map(|owner: u64| Blocked {
+                owner,
+                party: owner,
+                class: 0,
+                ticket: (owner, 0),
+                holds: vec![(owner as usize + 10, Share::Lock(Mode::Exclusive))],
+                wants: vec![(7, Share::Lock(Mode::Exclusive))],
+                is_upgrade: false,
+                place: owner as usize,
+            })
+            .collect();
+        // (Ten thousand times as long, if each were looked for among all the others.)
+        assert!(!stuck(&all, true, &[]).contains(&true));
     }
 }

@@ -16,6 +16,15 @@ pub struct Deadlock {
     pub waits: Vec<Waits>,
     /// Who was told to give up: one of these.
     pub victim: Arc<str>,
+    /// All of them are waits of one.
+    pub(crate) of_one: bool,
+}
+
+impl Deadlock {
+    /// Whether it waited for itself alone: to try again would not help.
+    pub fn of_one(&self) -> bool {
+        self.of_one
+    }
 }
 
 /// How something is held, or wanted.

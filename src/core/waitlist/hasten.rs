@@ -1,4 +1,4 @@
-//! Who waits inside is let past the others inside: where their order alone would hold it up for ever.
+//! A thread that waits is let past all others: where their order alone would hold it up for ever.
 //!
 //! Who holds a lock, or permits that it took out of order, can be waited for by the first of those inside; if it stands
 //! behind that one for a kind of which there is enough, the two wait for each other by the order of the line. The
@@ -14,15 +14,13 @@ impl WaitList {
         queue.lines.threads(queue.now)
     }
 
-    /// Puts the thread that waits inside before all others, those that were put there before among them. False: no such
-    /// thread waits inside.
+    /// Puts a thread that waits before all others, those that were put there before among them: from then on it waits as who
+    /// is inside. False: no such thread waits.
     pub(crate) fn hasten(&self, who: &Unparker, now: u64, wake: &mut impl FnMut(&Waiter)) -> bool {
         let mut queue = self.enter(now);
         let mut found = None;
         queue.lines.each(|seat| {
-            let is_it = seat.with(|e| {
-                e.is_inside() && matches!(&e.waiter, Some(Waiter::Thread(thread)) if thread.same(who))
-            });
+            let is_it = seat.with(|e| matches!(&e.waiter, Some(Waiter::Thread(thread)) if thread.same(who)));
             found = found.or(is_it.then_some(seat));
             found.is_none()
         });

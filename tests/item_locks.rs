@@ -534,7 +534,7 @@ fn who_waits_for_the_processes_own_lock_stops_with_its_item() {
         let engine = engine(1).open().unwrap();
         let held = exclusive_lock("item_locks: stops", "outside").unwrap();
         let (tell, told) = channel();
-        let (begin, begun) = channel();
+        let (begin, begins) = channel();
         let batch = engine
             .batch("cancelled")
             .submit([()], move |(), _| {
@@ -543,8 +543,7 @@ fn who_waits_for_the_processes_own_lock_stops_with_its_item() {
                 Ok(())
             })
             .unwrap();
-        // Not before: an item that has not begun does not.
-        begun.recv().unwrap();
+        begins.recv().unwrap();
         batch.cancel();
         let ended = told.recv().unwrap();
         assert!(matches!(ended, Err(LockError::Cancelled)), "{ended:?}");

@@ -138,3 +138,37 @@ fn peers_are_taken_in_one_order_by_all() {
         assert_eq!(all.into_iter().map(RwLock::into_inner).sum::<u64>(), 40_000);
     });
 }
+
+/// Named locks are a level of their own, whose place among an order's is learned.
+#[test]
+fn named_locks_stand_in_the_order() {
+    batchyard::lock_order! { Outside: Ledger }
+    batchyard::lock_order! { Inside: Cache }
+    let (ledger, cache) = (Mutex::<_, Ledger>::of(0), Mutex::<_, Cache>::of(0));
+    let named = || batchyard::exclusive_lock("lock_order: named", "one");
+    {
+        let _ledger = ledger.lock().unwrap();
+        let _named = named().unwrap();
+        let _cache = cache.lock().unwrap();
+    }
+    {
+        let mut held = named().unwrap();
+        let error = ledger.lock().unwrap_err();
+        assert!(matches!(error, LockError::Order(_)), "{error}");
+        held.downgrade(batchyard::lock::Mode::Shared);
+        assert!(matches!(ledger.lock(), Err(LockError::Order(_))));
+        let other = batchyard::lock::global().session();
+        drop(other.lock("lock_order: another name", batchyard::lock::Mode::Exclusive).unwrap());
+    }
+    {
+        let _cache = cache.lock().unwrap();
+        assert!(matches!(named(), Err(LockError::Order(_))));
+        let session = batchyard::lock::global().session();
+        let error = session.lock("lock_order: named", batchyard::lock::Mode::Shared).unwrap_err();
+        assert!(
+            error.to_string().contains("`NamedLocks::AnyName` is to be taken before `Inside::Cache`"),
+            "{error}"
+        );
+    }
+    drop((ledger.lock().unwrap(), named().unwrap()));
+}

@@ -471,6 +471,7 @@ impl RawLock {
         seat.with(|e| e.waiter = Some(Waiter::Thread(parker.unparker())));
         seat.publish(NodeState::Waiting, Ordering::Relaxed);
         line.drainer = Some(seat);
+        line.tally.waits += 1;
         // The last reader may have left in between, and found nobody: it is at the latch now, behind us.
         Enqueued::Waiting
     }
@@ -517,7 +518,7 @@ impl RawLock {
             Self::publish(seat, NodeState::Idle);
             self.word.drop_upgrade();
         } else {
-            line.told.take_if(|told| *told == seat);
+            self.untell(&mut line, seat, armed!(mutant = "lockline_told_clears_late"));
             self.take_out(&mut line, seat, NodeState::Idle);
         }
         if armed!(mutant = "lockline_leaver_silent") {
@@ -638,7 +639,7 @@ impl RawLock {
             if !self.word.enter_for(mode, owner) {
                 continue; // a newcomer was faster: there is another word to go by
             }
-            line.told.take_if(|told| *told == seat);
+            self.untell(line, seat, armed!(mutant = "lockline_granted_clears_late"));
             if is_mine {
                 self.take_out(line, seat, NodeState::Idle);
                 *entered = true;
@@ -649,6 +650,14 @@ impl RawLock {
             if mode == Mode::Exclusive {
                 return false;
             }
+        }
+    }
+
+    /// One that was told will not come: the word says so before anybody looks at it for others, and before the node is its
+    /// owner's again. Who gives the lock back trusts to one that is told, and would look at nothing.
+    fn untell(&self, line: &mut Line, seat: Seat, late: bool) {
+        if line.told.take_if(|told| *told == seat).is_some() && !late {
+            self.tell_word(line);
         }
     }
 

@@ -70,7 +70,7 @@ impl Context {
             run: self.run,
             seq: 0,
             key: None,
-            outer: Some((self.seq, self.key.clone())),
+            outer: self.outer.clone().or_else(|| Some((self.seq, self.key.clone()))),
             tries: 0,
             lost: 0,
             deferrals: 0,

@@ -179,6 +179,10 @@ impl<K> Pinned<K> {
         unsafe { self.0.as_ref() }
     }
 
+    pub(super) fn address(&self) -> usize {
+        self.0.addr().get()
+    }
+
     pub(super) fn is(&self, name: &Arc<Name<K>>) -> bool {
         self.0.as_ptr().cast_const() == Arc::as_ptr(name)
     }

@@ -2,8 +2,15 @@
 //!
 //! A session waits for one lock at a time. It queues in that lock's line; if it has to sleep there, it enters itself in the
 //! [wait graph](crate::waitgraph) with what it holds, and leaves it before that changes.
+//!
+//! *Beside levelled locks.* Those are not in the graph: they are taken in their order. So named locks stand in that, too, at
+//! one level of their own: whether an order's locks are taken inside named ones, or these inside those, is learned as it is
+//! of any two orders, and the other way about is a violation. (That a session holds a named lock is seen of the threads'
+//! own sessions only: others may go to another thread meanwhile.)
 
 use super::error::LockError;
+use super::held::{self, Entry};
+use super::level::{self, Level, LevelInfo};
 use super::manager::{Deadlocks, Inner, LockName, Name, Pinned};
 use super::named::NamedGuard;
 use super::rwlock::{Ask, Park, unpark};
@@ -20,6 +27,18 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::hash::Hash;
 use std::panic::Location;
+
+lock_order! {
+    /// Named locks, among the orders that a thread climbs: one level, for which of them comes first nobody can say.
+    NamedLocks: AnyName
+}
+
+impl AnyName {
+    const LEVEL: &'static LevelInfo = match <AnyName as Level>::INFO {
+        Some(level) => level,
+        None => unreachable!(),
+    };
+}
 
 /// One who holds locks of a [`LockManager`](super::LockManager): a job, which may go from thread to thread. What it holds
 /// comes back when it is dropped.
@@ -62,6 +81,9 @@ impl<K> Session<K> {
     }
 
     fn give_back(&self, held: &Held<K>) {
+        if self.of_thread {
+            held::pop(held.name.address(), held.mode);
+        }
         if self.inner.times_holds() {
             self.inner.held_for(self.inner.clock.now() - held.since);
         }
@@ -100,6 +122,9 @@ impl<K> Session<K> {
         let from = std::mem::replace(&mut held.mode, to);
         let name = held.name;
         drop(all);
+        if self.of_thread && to == Mode::Shared {
+            held::share(name.address());
+        }
         name.name().raw.weaken(from, to, || self.inner.clock.now().as_nanos(), &mut unpark);
     }
 
@@ -201,6 +226,10 @@ impl<K: LockName> Session<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
+        if !held::is_empty() {
+            // All names are of one level: which of them wait for each other, the graph finds out.
+            level::check(AnyName::LEVEL, true, place)?;
+        }
         let name = match self.inner.enter(name, (mode, self.class(ask, by)), self.number) {
             Ok(name) => name,
             Err((name, miss)) => {
@@ -213,6 +242,9 @@ impl<K: LockName> Session<K> {
             name.name().count();
         }
         let since = if self.inner.times_holds() { self.inner.clock.now() } else { Timestamp::ZERO };
+        if self.of_thread {
+            held::push(Entry::new(name.address(), mode, Some(AnyName::LEVEL), place));
+        }
         let id = self.ids.get() + 1;
         self.ids.set(id);
         self.held.borrow_mut().push(Held { name, mode, place, id, since });

@@ -703,8 +703,9 @@ fn a_victim_inside_an_item_is_the_outer_items() {
             })
             .unwrap();
         let tries: Vec<_> = out.into_iter().map(|out| out.unwrap()).collect();
-        assert_eq!(tries, [(1, 0), (1, 1)], "the later one is tried again for free");
-        assert_eq!(inner.load(Ordering::Relaxed), 3, "and the inner item only with it");
+        // Once more, if it was back before the other had woken.
+        let [(1, 0), (1, free @ 1..)] = tries[..] else { panic!("{tries:?}") };
+        assert_eq!(inner.load(Ordering::Relaxed), 2 + free, "the inner item was tried again only with it");
     });
 }
 
@@ -773,7 +774,8 @@ fn a_lock_whose_guard_is_forgotten_ends_with_its_item() {
                 .remove(0)
                 .is_ok()
         });
-        assert!(out.join().unwrap() && is_free());
+        assert!(out.join().unwrap());
+        until("its thread has ended it", is_free);
         // Who panics.
         let out = engine.batch("panics").retry(ONCE).map([()], |(), ctx| {
             std::mem::forget(ctx.lock("l", X)?);

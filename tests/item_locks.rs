@@ -497,7 +497,7 @@ fn promise_23_a_lower_limit_is_seen() {
         let outside = permits.acquire(&resource::Demand::new().need("k", 2)).unwrap();
         let (wait, waits) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
         let (there, there_too) = (Arc::clone(&wait), Arc::clone(&waits));
-        let first = AtomicU32::new(0);
+        let (first, taken) = (AtomicU32::new(0), Barrier::new(2));
         let batch = engine
             .batch("lower")
             .retry(ONCE)
@@ -506,11 +506,15 @@ fn promise_23_a_lower_limit_is_seen() {
                 if *n == 0 {
                     let _k = ctx.acquire("k")?;
                     if is_first {
+                        taken.wait();
                         there.wait();
                         there_too.wait();
                     }
                     let _lock = ctx.lock("l", X)?;
                 } else {
+                    if is_first {
+                        taken.wait();
+                    }
                     let _lock = ctx.lock("l", X)?;
                     let _k = ctx.acquire("k")?;
                 }

@@ -15,7 +15,7 @@
 //! | an upgrade's drain: the last reader, the deadline, a new reader | `an_upgrade_that_gives_up_leaves_all_as_it_was`, `an_upgrade_waits_for_the_readers` | `lockword_upgrade_writes_back` (boost #362, parking_lot #465: a saved count is written back), `lockword_drained_relaxed` |
 //! | an upgrade that needs no waiting, in its quick, slow and timed form | `who_upgrades_sees_that_the_readers_are_gone` (`lockword`), and both above | `lockword_upgrade_relaxed` (parking_lot's `try_upgrade_slow` and `_for`) |
 //! | a downgrade against a writer and readers that wait | `a_downgrade_lets_readers_in`, `a_downgrade_beside_both` | `lockline_downgrade_silent`, `lockword_weaken_relaxed` |
-//! | one that was told, one that barges, and the deadline | `a_barger_and_one_that_was_told`, `who_comes_too_late_lets_in_who_may_enter` | `lockline_come_keeps_told`, `lockline_come_silent` |
+//! | one that was told, one that barges, and the deadline | `a_barger_and_one_that_was_told`, `who_comes_too_late_lets_in_who_may_enter`, `who_was_told_gives_up_beside_a_barger`, `who_was_told_is_handed_the_lock` | `lockline_come_keeps_told`, `lockline_come_silent`, `lockline_told_clears_late`, `lockline_granted_clears_late` |
 //! | a cancel, as it comes to victims of a deadlock, against a grant and a deadline | `a_cancel_ends_a_wait`, `a_cancel_against_a_grant_and_a_deadline` | `cancel_wakes_first` |
 //! | who enters the list of those who wait, and leaves it, against a walk | `of_two_in_a_circle_one_is_told`, `what_is_looked_at_stands_still` (`roll`) | `roll_looks_first`, `roll_tells_silently`, `roll_stays` |
 //! | a node's life: what its granter does with it comes before its end | all; `a_node_is_its_owners_when_it_is_granted` | `lockline_publishes_first` |
@@ -361,6 +361,54 @@ fn who_comes_too_late_lets_in_who_may_enter() {
         },
     )
     .exactly_together([true, false]);
+}
+
+/// Of two who wait the first is told, and gives up while a third, who barged, gives the lock back: it is not to trust to the
+/// one that was told, for the second would wait for ever. At least one of the two has had the lock.
+#[test]
+fn who_was_told_gives_up_beside_a_barger() {
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Exclusive]).waiting(Exclusive, 4).waiting(Exclusive, 3),
+        &[
+            |y: &Yard| {
+                y.end(Exclusive);
+                let barges = y.lock.word().try_enter(Exclusive, 1, 9).is_ok();
+                if barges {
+                    y.end(Exclusive);
+                }
+                barges
+            },
+            |y: &Yard| y.wait(0, Exclusive, true, None).is_ok(),
+        ],
+        |y, seen| {
+            y.wait(1, Exclusive, false, None).expect("untimed");
+            y.at_rest();
+            (seen[0], seen[1])
+        },
+    )
+    .exactly_together([(true, true), (true, false), (false, true)]);
+}
+
+/// One was told and has not come; who looks at the line late hands it the lock. It is told no longer when it gives that
+/// back, or the second would be forgotten. How many were handed it: the second is, unless it was told after the look.
+#[test]
+fn who_was_told_is_handed_the_lock() {
+    explore_bounded(
+        BOUND,
+        || {
+            let yard = Yard::held(&[Exclusive]).waiting(Exclusive, 4).waiting(Exclusive, 3);
+            yard.lock.leave_alone(Exclusive);
+            yard
+        },
+        &[|y: &Yard| y.lock.look_late(), |y: &Yard| y.wait(0, Exclusive, false, None).expect("untimed")],
+        |y, _| {
+            y.wait(1, Exclusive, false, None).expect("untimed");
+            y.at_rest();
+            y.lock.tally().handed
+        },
+    )
+    .exactly_together([1, 2]);
 }
 
 /// Nobody gives the lock back: only the cancel can end it.

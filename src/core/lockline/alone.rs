@@ -48,6 +48,11 @@ impl RawLock {
         self.hasten(owner, 0, &mut WaitList::unpark)
     }
 
+    /// Looks at the line at a time when all who wait have waited long enough to be handed the lock.
+    pub fn look_late(&self) {
+        self.look(FAIR_AFTER, false, &mut WaitList::unpark);
+    }
+
     /// Queues somebody, who must not enter at once.
     pub fn queue_up(&self, mode: Mode, class: usize, owner: u32) -> Place {
         let place = Place { node: Box::default(), parker: Parker::new(), want: mode, is_upgrade: false };

@@ -6,11 +6,12 @@
 mod support;
 
 use batchyard::lock::{
-    Cancel, Deadlocks, LockError, LockManager, LockManagerBuilder, LockWait, Mode, Session, global,
+    Cancel, Deadlock, Deadlocks, LockError, LockManager, LockManagerBuilder, LockWait, Mode, Session, Share,
+    global,
 };
 use batchyard::{ManualClock, Priority, exclusive_lock, secs, shared_lock};
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::thread;
 use support::{Rng, until, within};
 
@@ -299,6 +300,39 @@ fn random_programs_end() {
 }
 
 /// How many deadlocks there were in the programs of these numbers.
+/// What an owner of a random program holds and waits for, by its own account.
+#[derive(Default)]
+struct Shadow {
+    holds: Vec<(u64, Mode)>,
+    wants: Option<(u64, Mode)>,
+}
+
+/// What a victim is told is a circle that it stands in; of two owners, both of whom stand still until it gives something
+/// back, it is what they say themselves.
+fn check(deadlock: &Deadlock, owner: u64, shadows: &[Mutex<Shadow>]) {
+    let me = format!("p{owner}");
+    assert_eq!(&*deadlock.victim, me);
+    assert!(deadlock.waits.len() > 1, "{deadlock}");
+    let waits = &deadlock.waits;
+    for (nth, wait) in waits.iter().enumerate() {
+        assert_eq!(wait.held_by, waits[(nth + 1) % waits.len()].owner, "{deadlock}");
+        assert_eq!(waits.iter().filter(|other| other.owner == wait.owner).count(), 1, "{deadlock}");
+    }
+    let mine = waits.iter().find(|wait| *wait.owner == *me).expect("it stands in it");
+    let wanted = shadows[owner as usize].lock().unwrap().wants.expect("it waits");
+    assert_eq!((mine.wants.clone(), mine.share), (wanted.0.to_string(), Share::Lock(wanted.1)), "{deadlock}");
+    if shadows.len() == 2 {
+        let conflict = |(held, a): (u64, Mode), (name, b): (u64, Mode)| {
+            held == name && !(a == Mode::Shared && b != X || b == Mode::Shared && a != X)
+        };
+        let [a, b] = [0, 1].map(|at: usize| shadows[at].lock().unwrap());
+        for (one, other) in [(&a, &b), (&b, &a)] {
+            let wants = one.wants.expect("both wait");
+            assert!(other.holds.iter().any(|held| conflict(*held, wants)), "{deadlock}");
+        }
+    }
+}
+
 fn random_programs(seeds: std::ops::Range<u64>) -> u64 {
     let mut found = 0;
     for seed in seeds {
@@ -309,24 +343,51 @@ fn random_programs(seeds: std::ops::Range<u64>) -> u64 {
         let climbs = random.one_in(3);
         let locks: LockManager<u64> = LockManager::new();
         let start = Barrier::new(owners as usize);
+        let shadows: Vec<Mutex<Shadow>> = (0..owners).map(|_| Mutex::default()).collect();
         thread::scope(|scope| {
             for owner in 0..owners {
-                let (locks, start, told) = (&locks, &start, &told);
+                let (locks, start, told, shadows) = (&locks, &start, &told, &shadows);
                 scope.spawn(move || {
                     let mut random = Rng::new(seed * 31 + owner);
-                    let job = locks.session();
+                    let job = locks.session_as(format!("p{owner}"), Priority::Normal);
                     start.wait();
                     for _ in 0..4 {
+                        shadows[owner as usize].lock().unwrap().holds.clear();
                         let mut held = Vec::new();
                         let mut next = 0;
                         for _ in 0..1 + random.below(3) {
                             let name = if climbs { next + random.below(2) } else { random.below(names) };
                             next = name + 1;
                             let mode = [Mode::Shared, Mode::Upgradable, X][random.below(3) as usize];
-                            match job.lock(&name, mode) {
+                            shadows[owner as usize].lock().unwrap().wants = Some((name, mode));
+                            let got = job.lock(&name, mode);
+                            let mut shadow = shadows[owner as usize].lock().unwrap();
+                            match &got {
+                                Err(LockError::Deadlock(deadlock)) => {
+                                    drop(shadow);
+                                    check(deadlock, owner, shadows);
+                                }
+                                _ => {
+                                    shadow.wants = None;
+                                    shadow.holds.extend(got.as_ref().ok().map(|_| (name, mode)));
+                                    drop(shadow);
+                                }
+                            }
+                            match got {
                                 Ok(mut guard) => {
                                     if mode == Mode::Upgradable && random.one_in(2) {
-                                        match guard.upgrade() {
+                                        shadows[owner as usize].lock().unwrap().wants = Some((name, X));
+                                        let upgraded = guard.upgrade();
+                                        if let Err(LockError::Deadlock(deadlock)) = &upgraded {
+                                            check(deadlock, owner, shadows);
+                                        }
+                                        let mut shadow = shadows[owner as usize].lock().unwrap();
+                                        shadow.wants = None;
+                                        if upgraded.is_ok() {
+                                            shadow.holds.push((name, X));
+                                        }
+                                        drop(shadow);
+                                        match upgraded {
                                             // (It may share the lock as well.)
                                             Ok(()) | Err(LockError::Recursive { .. }) => {}
                                             Err(LockError::Deadlock(_)) if !climbs => {
@@ -352,7 +413,7 @@ fn random_programs(seeds: std::ops::Range<u64>) -> u64 {
                 });
             }
         });
-        // Each who was chosen was told, once, and nobody else was.
+        // Each who was chosen was told, once.
         let told = told.into_inner();
         assert_eq!(locks.stats().deadlocks, told, "program {seed}");
         found += told;

@@ -5,9 +5,10 @@
 
 mod support;
 
-use batchyard::lock::{LockError, Mutex, OnViolation, Order, RwLock};
+use batchyard::lock::{LockError, LockWait, Mode, Mutex, OnViolation, Order, RwLock};
 use batchyard::{lock_all, lock_order};
 use std::thread;
+use std::time::Duration;
 use support::within;
 
 lock_order! { Yard: Gate < { Shed | Barn } < Ledger }
@@ -171,4 +172,177 @@ fn named_locks_stand_in_the_order() {
         );
     }
     drop((ledger.lock().unwrap(), named().unwrap()));
+}
+
+/// An upgrade may wait for who shares the lock, and that one may wait, by the order, for what is above.
+#[test]
+fn an_upgrade_is_taken_in_order_as_well() {
+    let (gate, ledger): (RwLock<u8, Gate>, RwLock<u8, Ledger>) = (RwLock::of(0), RwLock::of(0));
+    let look = gate.upgradable().unwrap();
+    let above = ledger.write().unwrap();
+    // Nobody else is there; it is refused all the same.
+    let Err(error) = look.upgrade() else { panic!("against the order") };
+    let LockError::Order(violation) = &error.why else { panic!("{error}") };
+    assert_eq!((&*violation.wanted(), &*violation.held()), ("Yard::Gate", "Yard::Ledger"));
+    assert_eq!(violation.at().file(), file!());
+    let Err(error) = error.guard.try_upgrade() else { panic!("against the order") };
+    assert!(matches!(error.why, LockError::Order(_)));
+    drop(above);
+    let wrote = error.guard.upgrade().unwrap();
+    // What is above may be upgraded, what is below may be held, and what is in no order does not count.
+    let look = ledger.upgradable().unwrap();
+    let free = RwLock::new(0);
+    let (other, own) = (free.upgradable().unwrap(), look.upgrade().unwrap());
+    drop((other.upgrade().unwrap(), own, wrote));
+    // A peer that was taken after it is not to be held, either; one before it may.
+    let peers: [RwLock<u8, Shed>; 2] = [RwLock::of(0), RwLock::of(0)];
+    let (first, second) = lock_all!(upgradable & peers[0], upgradable & peers[1]).unwrap();
+    let Err(error) = first.upgrade() else { panic!("against the order") };
+    assert!(matches!(error.why, LockError::Order(_)));
+    drop((second.upgrade().unwrap(), error));
+}
+
+/// What is of an order that was learned to be inside counts as what is above.
+#[test]
+fn an_upgrade_with_another_order_inside() {
+    lock_order! { Outer: Frame }
+    lock_order! { Inner: Pane }
+    let (frame, pane) = (RwLock::<_, Frame>::of(0), RwLock::<_, Pane>::of(0));
+    let look = frame.upgradable().unwrap();
+    let inside = pane.upgradable().unwrap();
+    let Err(error) = look.upgrade() else { panic!("against the order") };
+    assert!(matches!(error.why, LockError::Order(_)));
+    drop(inside.upgrade().unwrap());
+    drop(error.guard.upgrade().unwrap());
+}
+
+/// To have the right to upgrade one may wait, so to share the lock already is no excuse.
+#[test]
+fn once_more_is_no_excuse_for_the_right_to_upgrade() {
+    let (gate, ledger): (RwLock<u8, Gate>, RwLock<u8, Ledger>) = (RwLock::of(0), RwLock::of(0));
+    let read = gate.read().unwrap();
+    let above = ledger.write().unwrap();
+    assert!(matches!(gate.upgradable().map(drop), Err(LockError::Order(_))));
+    drop((gate.read().unwrap(), above));
+    drop((gate.upgradable().unwrap(), read));
+}
+
+/// Peers are beside each other within one call, not beside those of the one before.
+#[test]
+fn a_peer_once_more_lets_no_other_one_in() {
+    let [a, c, b]: [RwLock<u8, Shed>; 3] = Default::default();
+    let mut locks = [&a, &b, &c];
+    locks.sort_by_key(|lock| std::ptr::from_ref(*lock).addr());
+    let [a, c, b] = locks;
+    let held = lock_all!(read a, write b).unwrap();
+    assert!(matches!(lock_all!(read a, write c).map(drop), Err(LockError::Order(_))));
+    assert!(c.try_write().is_err() && c.mode().is_none());
+    drop(held);
+    drop(lock_all!(read a, write c).unwrap());
+}
+
+/// Whoever prints a lock's value holds the lock meanwhile.
+#[test]
+fn a_lock_that_is_printed_is_held() {
+    struct Prints<F>(F);
+    impl<F: Fn() -> String> std::fmt::Debug for Prints<F> {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(&(self.0)())
+        }
+    }
+    static GATE: Mutex<u8, Gate> = Mutex::of(7);
+    let below = || GATE.lock().map_or_else(|error| error.to_string(), |value| value.to_string());
+    let ledger: RwLock<_, Ledger> = RwLock::of(Prints(below));
+    let wanted = "`Yard::Gate` is to be taken before `Yard::Ledger`";
+    assert!(format!("{ledger:?}").contains(wanted), "{ledger:?}");
+    let ledger: Mutex<_, Ledger> = Mutex::of(Prints(below));
+    assert!(format!("{ledger:?}").contains(wanted), "{ledger:?}");
+    assert_eq!(below(), "7", "it is held no longer");
+
+    // The same lock.
+    type Own = Prints<fn() -> String>;
+    static OWN: RwLock<Own, Ledger> = RwLock::of(Prints(|| {
+        drop(OWN.read().unwrap());
+        OWN.write_by(Duration::from_secs(1)).map_or_else(|error| error.to_string(), |_| "had".into())
+    }));
+    assert!(format!("{OWN:?}").contains("would wait for itself"), "{OWN:?}");
+    static ALONE: Mutex<Own> = Mutex::new(Prints(|| {
+        ALONE.lock_by(Duration::from_secs(1)).map_or_else(|error| error.to_string(), |_| "had".into())
+    }));
+    assert!(format!("{ALONE:?}").contains("would wait for itself"), "{ALONE:?}");
+    drop((OWN.write().unwrap(), ALONE.lock().unwrap()));
+}
+
+/// Nothing is told, and nobody panics, for what is no matter of order.
+#[test]
+fn the_same_lock_once_more_under_every_policy() {
+    lock_order! { Twice: Under < Over }
+    let (under, over): (RwLock<u8, Under>, RwLock<u8, Over>) = (RwLock::of(0), RwLock::of(0));
+    let held = (under.read().unwrap(), over.read().unwrap());
+    for policy in [OnViolation::Error, OnViolation::Log, OnViolation::Panic] {
+        Twice::on_violation(policy);
+        drop((under.read().unwrap(), over.read().unwrap()));
+        assert!(matches!(over.write().map(drop), Err(LockError::Recursive { .. })));
+    }
+    drop(held);
+}
+
+/// Its thread holds it for good, whatever comes to lie where it lay.
+#[test]
+fn a_forgotten_guard_excuses_no_other_lock() {
+    enum Either {
+        Low(RwLock<u8, Gate>),
+        High(RwLock<u8, Shed>),
+    }
+    within(|| {
+        let ledger: RwLock<u8, Ledger> = RwLock::of(0);
+        let mut place = Either::Low(RwLock::of(0));
+        let Either::Low(low) = &place else { unreachable!() };
+        let was = std::ptr::from_ref(low).addr();
+        std::mem::forget(low.read().unwrap());
+        place = Either::High(RwLock::of(0));
+        let Either::High(high) = &place else { unreachable!() };
+        assert_eq!(std::ptr::from_ref(high).addr(), was);
+        let held = ledger.read().unwrap();
+        assert!(matches!(high.read().map(drop), Err(LockError::Order(_))));
+        drop(held);
+        drop(high.write().unwrap());
+        // It stands in the order for ever.
+        std::mem::forget(ledger.read().unwrap());
+        assert!(matches!(high.read().map(drop), Err(LockError::Order(_))));
+    });
+}
+
+/// A guard by a token turns into others, and has the token all the while.
+#[test]
+fn by_token_up_and_down() {
+    let (gate, ledger): (RwLock<u8, Gate>, RwLock<u8, Ledger>) = (RwLock::of(1), RwLock::of(0));
+    Yard::enter(|mut token| {
+        let (look, mut above) = gate.upgradable_in(&mut token)?;
+        let (read, _) = ledger.read_in(&mut above)?;
+        let Err(error) = look.try_upgrade() else { panic!("against the order") };
+        assert!(matches!(error.why, LockError::Order(_)));
+        drop(read);
+        let mut write = error.guard.upgrade_with(&LockWait::new()).map_err(|error| error.why)?;
+        *write += 1;
+        assert_eq!(gate.mode(), Some(Mode::Exclusive));
+        let look = write.downgrade_to_upgradable();
+        assert_eq!(gate.mode(), Some(Mode::Upgradable));
+        let read = look.upgrade().map_err(|error| error.why)?.downgrade();
+        assert_eq!((gate.mode(), *read), (Some(Mode::Shared), 2));
+        let (wrote, _) = ledger.write_in(&mut above)?;
+        drop((read, wrote));
+        Ok::<(), LockError>(())
+    })
+    .unwrap()
+    .unwrap();
+    Yard::enter(|mut token| {
+        let (look, _) = gate.upgradable_in(&mut token)?;
+        let read = look.downgrade();
+        assert_eq!((gate.mode(), *read), (Some(Mode::Shared), 2));
+        Ok::<(), LockError>(())
+    })
+    .unwrap()
+    .unwrap();
+    assert_eq!(gate.mode(), None);
 }

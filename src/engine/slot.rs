@@ -212,7 +212,6 @@ impl Slot {
     }
 
     /// Whether this attempt is the one in hand.
-    #[cfg(feature = "sqlite")]
     pub(crate) fn is_in_hand(&self, attempt: Epoch) -> bool {
         self.hot.attempt.is_current(attempt)
     }

@@ -5,6 +5,7 @@
 
 use super::error::LockError;
 use super::guard::{ReadGuard, UpgradableGuard, WriteGuard};
+use super::held;
 use super::level::Level;
 use super::mutex::{Mutex, MutexGuard};
 use super::poison::Poison;
@@ -23,7 +24,7 @@ pub trait Peer {
     #[doc(hidden)]
     fn mode(&self) -> Mode;
     #[doc(hidden)]
-    fn take(&self, beside: bool, place: &'static Location<'static>) -> Result<Self::Guard, LockError>;
+    fn take(&self, peers: usize, place: &'static Location<'static>) -> Result<Self::Guard, LockError>;
 }
 
 /// How a lock is to be taken with its peers.
@@ -55,10 +56,10 @@ macro_rules! peers {
                 Mode::$mode
             }
 
-            fn take(&self, beside: bool, place: &'static Location<'static>) -> Result<$guard, LockError> {
+            fn take(&self, peers: usize, place: &'static Location<'static>) -> Result<$guard, LockError> {
                 let $lock = self.0;
                 let lock: &'a RwLock<T, L, P> = $rw;
-                let hold = lock.take_peer(beside, place)?;
+                let hold = lock.take_peer(peers, place)?;
                 // SAFETY: the hold is one of this lock.
                 Ok(unsafe { $new(hold, lock.data()) })
             }
@@ -95,9 +96,11 @@ macro_rules! tuples {
                     return Err(LockError::Recursive { held, wanted, place });
                 }
                 let mut guards = ($(None::<$peer::Guard>,)+);
-                for (nth, (_, at)) in order.into_iter().enumerate() {
+                // What is taken from here on is a peer of the rest; what was held before is none.
+                let peers = held::count();
+                for (_, at) in order {
                     match at {
-                        $($at => guards.$at = Some(self.$at.take(nth > 0, place)?),)+
+                        $($at => guards.$at = Some(self.$at.take(peers, place)?),)+
                         _ => {}
                     }
                 }

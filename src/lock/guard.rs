@@ -11,9 +11,19 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
+use std::panic::Location;
 use std::ptr::NonNull;
 
 /// A lock that is shared, or a part of what it guards. Gives it back when dropped.
+/// It stays on its thread:
+///
+/// ```compile_fail,E0277
+/// let lock = batchyard::lock::RwLock::new(1);
+/// let guard = lock.read().unwrap();
+/// std::thread::scope(|scope| {
+///     scope.spawn(move || drop(guard)); // not `Send`
+/// });
+/// ```
 #[must_use = "dropped at once, the lock is free again"]
 pub struct ReadGuard<'a, T: ?Sized> {
     hold: Hold<'a, Sharing>,
@@ -22,6 +32,15 @@ pub struct ReadGuard<'a, T: ?Sized> {
 }
 
 /// A lock that is shared, by the one who may upgrade. Gives it back when dropped.
+/// It stays on its thread:
+///
+/// ```compile_fail,E0277
+/// let lock = batchyard::lock::RwLock::new(1);
+/// let guard = lock.upgradable().unwrap();
+/// std::thread::scope(|scope| {
+///     scope.spawn(move || drop(guard)); // not `Send`
+/// });
+/// ```
 #[must_use = "dropped at once, the lock is free again"]
 pub struct UpgradableGuard<'a, T: ?Sized, P: Poison = NoPoison> {
     hold: Hold<'a, Looking>,
@@ -30,6 +49,15 @@ pub struct UpgradableGuard<'a, T: ?Sized, P: Poison = NoPoison> {
 }
 
 /// A lock that is held alone. Gives it back when dropped.
+/// It stays on its thread:
+///
+/// ```compile_fail,E0277
+/// let lock = batchyard::lock::RwLock::new(1);
+/// let guard = lock.write().unwrap();
+/// std::thread::scope(|scope| {
+///     scope.spawn(move || drop(guard)); // not `Send`
+/// });
+/// ```
 #[must_use = "dropped at once, the lock is free again"]
 pub struct WriteGuard<'a, T: ?Sized, P: Poison = NoPoison> {
     hold: Hold<'a, Alone>,
@@ -137,15 +165,15 @@ unsafe impl<T: ?Sized + Sync, P: Poison> Sync for MappedWriteGuard<'_, T, P> {}
 #[derive(thiserror::Error)]
 #[error("{why}")]
 #[non_exhaustive]
-pub struct UpgradeError<'a, T: ?Sized, P: Poison = NoPoison> {
+pub struct UpgradeError<G> {
     /// The lock is shared as before.
-    pub guard: UpgradableGuard<'a, T, P>,
+    pub guard: G,
     /// Why.
     #[source]
     pub why: LockError,
 }
 
-impl<T: ?Sized, P: Poison> fmt::Debug for UpgradeError<'_, T, P> {
+impl<G> fmt::Debug for UpgradeError<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UpgradeError").field("why", &self.why).finish_non_exhaustive()
     }
@@ -210,10 +238,13 @@ impl<'a, T: ?Sized, P: Poison> UpgradableGuard<'a, T, P> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Recursive`]: this thread shares the lock once more, and would wait for itself. The guard comes back.
+    /// [`LockError::Recursive`]: this thread shares the lock once more, and would wait for itself. [`LockError::Order`]: it has
+    /// taken a lock since that is not to be held when this one is taken; so it is, too, if nobody shares this one. The guard
+    /// comes back.
+    #[track_caller]
     #[inline]
-    pub fn upgrade(self) -> Result<WriteGuard<'a, T, P>, UpgradeError<'a, T, P>> {
-        self.upgrade_as(Ask::Wait)
+    pub fn upgrade(self) -> Result<WriteGuard<'a, T, P>, UpgradeError<Self>> {
+        self.upgrade_as(Ask::Wait, Location::caller())
     }
 
     /// Has the lock alone if nobody else shares it.
@@ -221,9 +252,10 @@ impl<'a, T: ?Sized, P: Poison> UpgradableGuard<'a, T, P> {
     /// # Errors
     ///
     /// [`LockError::WouldBlock`], and as [`upgrade`](Self::upgrade).
+    #[track_caller]
     #[inline]
-    pub fn try_upgrade(self) -> Result<WriteGuard<'a, T, P>, UpgradeError<'a, T, P>> {
-        self.upgrade_as(Ask::Now)
+    pub fn try_upgrade(self) -> Result<WriteGuard<'a, T, P>, UpgradeError<Self>> {
+        self.upgrade_as(Ask::Now, Location::caller())
     }
 
     /// As [`upgrade`](Self::upgrade), until then.
@@ -231,11 +263,12 @@ impl<'a, T: ?Sized, P: Poison> UpgradableGuard<'a, T, P> {
     /// # Errors
     ///
     /// [`LockError::TimedOut`], and as [`upgrade`](Self::upgrade).
+    #[track_caller]
     pub fn upgrade_by(
         self,
         deadline: impl Into<Deadline>,
-    ) -> Result<WriteGuard<'a, T, P>, UpgradeError<'a, T, P>> {
-        self.upgrade_as(Ask::By(deadline.into()))
+    ) -> Result<WriteGuard<'a, T, P>, UpgradeError<Self>> {
+        self.upgrade_as(Ask::By(deadline.into()), Location::caller())
     }
 
     /// As [`upgrade`](Self::upgrade), waiting as `wait` says. The priority is no matter: there is one who may upgrade.
@@ -243,13 +276,18 @@ impl<'a, T: ?Sized, P: Poison> UpgradableGuard<'a, T, P> {
     /// # Errors
     ///
     /// [`LockError::TimedOut`], [`LockError::Cancelled`], and as [`upgrade`](Self::upgrade).
-    pub fn upgrade_with(self, wait: &LockWait) -> Result<WriteGuard<'a, T, P>, UpgradeError<'a, T, P>> {
-        self.upgrade_as(Ask::With(wait))
+    #[track_caller]
+    pub fn upgrade_with(self, wait: &LockWait) -> Result<WriteGuard<'a, T, P>, UpgradeError<Self>> {
+        self.upgrade_as(Ask::With(wait), Location::caller())
     }
 
     #[inline]
-    fn upgrade_as(self, ask: Ask<'_>) -> Result<WriteGuard<'a, T, P>, UpgradeError<'a, T, P>> {
-        match self.hold.body.upgrade(self.hold.number(), ask) {
+    pub(super) fn upgrade_as(
+        self,
+        ask: Ask<'_>,
+        place: &'static Location<'static>,
+    ) -> Result<WriteGuard<'a, T, P>, UpgradeError<Self>> {
+        match self.hold.body.upgrade(self.hold.number(), ask, place) {
             Ok(()) => Ok(WriteGuard { hold: self.hold.turned::<P, _>(), data: self.data, kind: PhantomData }),
             Err(why) => Err(UpgradeError { guard: self, why }),
         }

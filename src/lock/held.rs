@@ -5,7 +5,8 @@
 //! destructor, so there is no time in a thread's life at which it is gone. What goes beyond [`INLINE`] locks at a time is
 //! on the heap, and freed when that is over.
 //!
-//! An entry may outlive its lock: a guard that is forgotten leaves it, and another lock may come to lie at that address.
+//! An entry may outlive its lock: a guard that is forgotten leaves it, and another lock may come to lie at that address. It
+//! stands in the order for good, and is taken for one of the new lock only if that has the same level.
 //! Whoever follows an entry therefore asks the lock's word, too (see
 //! [`share_again`](crate::core::lockword::LockWord::share_again)); what is decided by an entry alone is an error and no
 //! access.
@@ -58,6 +59,15 @@ impl Entry {
     /// The lock's address.
     pub(super) fn lock(&self) -> usize {
         self.hold.0 & !Hold::SHARED
+    }
+
+    /// It is one of this lock, which has this level.
+    pub(super) fn is_of(&self, lock: usize, level: Option<&'static LevelInfo>) -> bool {
+        self.lock() == lock
+            && match (self.level, level) {
+                (Some(own), Some(level)) => own.is(level),
+                (own, level) => own.is_none() && level.is_none(),
+            }
     }
 
     /// Others may hold it likewise.
@@ -224,7 +234,6 @@ pub(super) fn share(lock: usize) {
 }
 
 /// How many locks this thread holds.
-#[cfg(test)]
 pub(super) fn count() -> usize {
     STACK.with(|stack| stack.len.get())
 }
@@ -238,9 +247,29 @@ pub(super) fn number() -> u32 {
     })
 }
 
-/// In what way this thread holds a lock; if it shares it, it does no more.
-pub(super) fn find(lock: usize) -> Option<Entry> {
-    find_as(lock, Mode::Exclusive).or_else(|| find_as(lock, Mode::Shared))
+/// In what way this thread holds a lock of this level; if it shares it, it does no more. What a lock of another level left
+/// behind at that address is none of it.
+pub(super) fn find(lock: usize, level: Option<&'static LevelInfo>) -> Option<Entry> {
+    let find =
+        |shares| look(|entry| (entry.is_of(lock, level) && entry.shares() == shares).then_some(*entry));
+    find(false).or_else(|| find(true))
+}
+
+/// Whether this lock, which this thread holds otherwise than shared, is the last that it took. False also if it does not know.
+#[inline]
+pub(super) fn is_last(lock: usize) -> bool {
+    STACK.with(|stack| {
+        let top = stack.first.get(stack.len.get().wrapping_sub(1));
+        top.is_some_and(|top| top.hold.get() == Hold::new(lock, Mode::Exclusive))
+    })
+}
+
+/// This lock, which this thread holds otherwise than shared, and how many it held before it.
+pub(super) fn find_own(lock: usize) -> Option<(usize, Entry)> {
+    STACK.with(|stack| {
+        let at = stack.find(Hold::new(lock, Mode::Exclusive))?;
+        Some((at, stack.get(at)?))
+    })
 }
 
 /// As which entry this thread shares a lock, or holds it otherwise.
@@ -250,7 +279,14 @@ pub(super) fn find_as(lock: usize, mode: Mode) -> Option<Entry> {
 
 /// The first held one, from the last taken on, of which `says` says something.
 pub(super) fn look<R>(mut says: impl FnMut(&Entry) -> Option<R>) -> Option<R> {
-    STACK.with(|stack| (0..stack.len.get()).rev().find_map(|at| stack.get(at).and_then(|entry| says(&entry))))
+    look_by_place(|_, entry| says(entry))
+}
+
+/// The same; `says` is told how many were held before each, too.
+pub(super) fn look_by_place<R>(mut says: impl FnMut(usize, &Entry) -> Option<R>) -> Option<R> {
+    STACK.with(|stack| {
+        (0..stack.len.get()).rev().find_map(|at| stack.get(at).and_then(|entry| says(at, &entry)))
+    })
 }
 
 #[cold]
@@ -282,7 +318,7 @@ mod tests {
     }
 
     fn shares(lock: usize) -> Option<bool> {
-        find(8 * lock).map(|entry| entry.shares())
+        find(8 * lock, None).map(|entry| entry.shares())
     }
 
     fn all() -> Vec<(usize, bool)> {

@@ -178,6 +178,11 @@ impl LevelInfo {
     pub(super) fn is_of(&self, order: &OrderInfo) -> bool {
         std::ptr::eq(self.order, order)
     }
+
+    /// Whether it is the same level. By its name, as one constant may lie at several addresses.
+    pub(super) fn is(&self, other: &LevelInfo) -> bool {
+        self.is_of(other.order) && self.name == other.name
+    }
 }
 
 impl fmt::Display for LevelInfo {
@@ -186,17 +191,38 @@ impl fmt::Display for LevelInfo {
     }
 }
 
-/// Whether this thread, which holds locks, may take one of a level now. `peer`: of a group that is taken in one go, and not
-/// its first.
+/// Whether this thread, which holds locks, may take one of a level now. `peer`: beside others of that level.
 pub(super) fn check(
     level: &'static LevelInfo,
     peer: bool,
     place: &'static Location<'static>,
 ) -> Result<(), Box<OrderViolation>> {
-    match held::look(|held| offends(held, level, peer).then_some(*held)) {
+    match offender(level, if peer { 0 } else { ALONE }) {
         None => Ok(()),
         Some(held) => violated(held, level, place),
     }
+}
+
+/// A depth of the stack that is never reached: no lock that is held is a peer.
+pub(super) const ALONE: usize = usize::MAX;
+
+/// What this thread holds that is not to be held when it takes a lock of this level. Those of the level itself may be held
+/// if they are its peers, which were taken at this depth of the stack or above.
+pub(super) fn offender(level: &'static LevelInfo, peers: usize) -> Option<held::Entry> {
+    held::look_by_place(|at, held| offends(held, level, at >= peers).then_some(*held))
+}
+
+/// The same, of what was taken at depth `since` or above, and but for holds of the lock itself.
+pub(super) fn other_offender(
+    lock: usize,
+    level: &'static LevelInfo,
+    peers: usize,
+    since: usize,
+) -> Option<held::Entry> {
+    held::look_by_place(|at, held| {
+        let other = at >= since && !held.is_of(lock, Some(level));
+        (other && offends(held, level, at >= peers)).then_some(*held)
+    })
 }
 
 #[inline]
@@ -242,8 +268,13 @@ fn learn(outer: &'static OrderInfo, inner: &'static OrderInfo) -> bool {
     true
 }
 
+/// Does about it what the order says.
+///
+/// # Errors
+///
+/// Unless the lock is to be taken all the same.
 #[cold]
-fn violated(
+pub(super) fn violated(
     held: held::Entry,
     level: &'static LevelInfo,
     place: &'static Location<'static>,
@@ -270,8 +301,13 @@ fn tell(violation: &OrderViolation) {
 /// Declares an order of locks: a chain of levels, each to be taken after those before it. Levels in braces are peers:
 /// they stand at one place in the chain, and none is taken after another.
 ///
+/// A chain of more than some forty levels needs a higher `#![recursion_limit]` in the crate that declares it.
+///
 /// The names become types. A lock has its level in its type; [`Order::on_violation`](crate::lock::Order::on_violation) says
 /// what becomes of who goes against the order.
+///
+/// Of two orders, which one is inside the other is learned when they first meet. That goes for the first 64 orders of a process
+/// that meet any other: of those that come later, each is checked in itself, and not against others.
 ///
 /// ```
 /// use batchyard::lock::{LockError, Mutex, RwLock};

@@ -3,6 +3,10 @@
 //! [`RwLock`] and [`Mutex`] guard data. Their level, a type, places them in an [order](crate::lock_order) that a thread
 //! may only climb; [`Unlevelled`] ones stand in none. A wait may have a deadline, a priority and a [`Cancel`]: see
 //! [`LockWait`].
+//!
+//! A guard that is forgotten ([`std::mem::forget`]) is never given back: its thread counts as one that holds the lock for
+//! good, also in the order. It can take nothing any more that is not above the lock's level, even when the lock itself is
+//! gone.
 
 // Its macro is used below.
 #[macro_use]

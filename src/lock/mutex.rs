@@ -32,6 +32,15 @@ struct Alone<T: ?Sized>(T);
 unsafe impl<T: ?Sized + Send, L: Level, P: Poison> Sync for Alone<RwLock<T, L, P>> {}
 
 /// A [`Mutex`] that is held. Gives it back when dropped.
+/// It stays on its thread:
+///
+/// ```compile_fail,E0277
+/// let lock = batchyard::lock::Mutex::new(1);
+/// let guard = lock.lock().unwrap();
+/// std::thread::scope(|scope| {
+///     scope.spawn(move || drop(guard)); // not `Send`
+/// });
+/// ```
 #[must_use = "dropped at once, the lock is free again"]
 pub struct MutexGuard<'a, T: ?Sized, P: Poison = NoPoison>(WriteGuard<'a, T, P>);
 

@@ -20,7 +20,12 @@ pub struct NamedGuard<'s, K> {
 
 /// A named lock that a thread holds, in the name of an owner: from [`exclusive_lock`](crate::exclusive_lock),
 /// [`shared_lock`](crate::shared_lock) or [`Context::lock`](crate::Context::lock). Gives it back when dropped, and stays on
-/// its thread.
+/// its thread:
+///
+/// ```compile_fail,E0277
+/// let guard = batchyard::exclusive_lock("orders", "me").unwrap();
+/// std::thread::spawn(move || drop(guard)); // not `Send`
+/// ```
 #[must_use = "dropped at once, the lock is free again"]
 pub struct OwnedGuard<'a> {
     session: Rc<Session<String>>,

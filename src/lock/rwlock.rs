@@ -145,18 +145,18 @@ impl Body {
         &self,
         mode: Mode,
         level: Option<&'static LevelInfo>,
-        peer: bool,
+        peers: usize,
         ask: Ask<'_>,
         place: &'static Location<'static>,
     ) -> Result<u32, LockError> {
         if let Some(level) = level
             && !held::is_empty()
         {
-            self.check(level, peer, place)?;
+            self.check(mode, level, peers, place)?;
         }
         let owner = if mode == Mode::Shared { 0 } else { held::number() };
         if !self.raw.word().try_enter_at_once(mode, owner) {
-            self.enter_slowly(mode, owner, ask)?;
+            self.enter_slowly(mode, level, owner, ask)?;
         }
         held::push(Entry::new(self.id(), mode, level, place));
         if mode == Mode::Exclusive {
@@ -168,16 +168,25 @@ impl Body {
     #[inline(never)]
     fn check(
         &self,
+        mode: Mode,
         level: &'static LevelInfo,
-        peer: bool,
+        peers: usize,
         place: &'static Location<'static>,
     ) -> Result<(), LockError> {
-        match level::check(level, peer, place) {
-            Ok(()) => Ok(()),
-            // Once more the same lock is no matter of order.
-            Err(_) if held::find(self.id()).is_some() => Ok(()),
-            Err(violation) => Err(violation.into()),
-        }
+        let Some(held) = level::offender(level, peers) else { return Ok(()) };
+        let held = match held::find(self.id(), Some(level)) {
+            None => held,
+            // Once more the same lock does not wait, so it is no matter of order. But for the right to upgrade, who shares the
+            // lock may have to wait.
+            Some(own) if mode == Mode::Upgradable && own.shares() => {
+                match level::other_offender(self.id(), level, peers, 0) {
+                    None => return Ok(()),
+                    Some(held) => held,
+                }
+            }
+            Some(_) => return Ok(()),
+        };
+        Ok(level::violated(held, level, place)?)
     }
 
     #[inline]
@@ -187,9 +196,15 @@ impl Body {
     }
 
     #[cold]
-    fn enter_slowly(&self, mode: Mode, owner: u32, ask: Ask<'_>) -> Result<(), LockError> {
+    fn enter_slowly(
+        &self,
+        mode: Mode,
+        level: Option<&'static LevelInfo>,
+        owner: u32,
+        ask: Ask<'_>,
+    ) -> Result<(), LockError> {
         let Err(miss) = self.raw.word().try_enter(mode, ask.class(), owner) else { return Ok(()) };
-        if let Some(entry) = held::find(self.id()) {
+        if let Some(entry) = held::find(self.id(), level) {
             let held = match self.raw.word().look() {
                 _ if entry.shares() => Mode::Shared,
                 word if word.is_exclusive() => Mode::Exclusive,
@@ -263,11 +278,31 @@ impl Body {
 
     /// From upgradable to exclusive.
     #[inline]
-    pub(super) fn upgrade(&self, owner: u32, ask: Ask<'_>) -> Result<(), LockError> {
+    pub(super) fn upgrade(
+        &self,
+        owner: u32,
+        ask: Ask<'_>,
+        place: &'static Location<'static>,
+    ) -> Result<(), LockError> {
+        if !held::is_last(self.id()) {
+            self.check_upgrade(place)?;
+        }
         if !self.raw.word().try_upgrade_at_once(owner) {
             self.upgrade_slowly(ask)?;
         }
         self.count();
+        Ok(())
+    }
+
+    /// It may wait for who shares the lock, and that one for what this thread has taken since.
+    #[cold]
+    fn check_upgrade(&self, place: &'static Location<'static>) -> Result<(), LockError> {
+        if let Some((depth, own)) = held::find_own(self.id())
+            && let Some(level) = own.level
+            && let Some(held) = level::other_offender(self.id(), level, level::ALONE, depth)
+        {
+            level::violated(held, level, place)?;
+        }
         Ok(())
     }
 
@@ -427,26 +462,26 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
         ask: Ask<'_>,
         place: &'static Location<'static>,
     ) -> Result<Hold<'_, M>, LockError> {
-        self.sound(self.hold(false, ask, place)?)
+        self.sound(self.hold(level::ALONE, ask, place)?)
     }
 
-    /// As one of several of its level; `beside`: not the first of them.
+    /// As one of several of its level, which this thread began to take at this depth of its stack.
     pub(super) fn take_peer<M: HeldAs>(
         &self,
-        beside: bool,
+        peers: usize,
         place: &'static Location<'static>,
     ) -> Result<Hold<'_, M>, LockError> {
-        self.sound(self.hold(beside, Ask::Wait, place)?)
+        self.sound(self.hold(peers, Ask::Wait, place)?)
     }
 
     #[inline]
     fn hold<M: HeldAs>(
         &self,
-        peer: bool,
+        peers: usize,
         ask: Ask<'_>,
         place: &'static Location<'static>,
     ) -> Result<Hold<'_, M>, LockError> {
-        let owner = self.body.enter(M::MODE, L::INFO, peer, ask, place)?;
+        let owner = self.body.enter(M::MODE, L::INFO, peers, ask, place)?;
         let hold = Hold::new::<P>(&self.body, owner);
         let timed = self.body.more.as_ref().is_some_and(|more| more.holds.is_some());
         Ok(if timed { hold.timed() } else { hold })
@@ -506,7 +541,7 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
     /// ```
     #[track_caller]
     pub fn recover<R>(&self, mend: impl FnOnce(&mut T) -> R) -> Result<R, LockError> {
-        let hold = self.hold(false, Ask::Wait, Location::caller())?;
+        let hold = self.hold(level::ALONE, Ask::Wait, Location::caller())?;
         // SAFETY: it has just been taken so.
         let mut guard: WriteGuard<'_, T, P> = unsafe { WriteGuard::new(hold, &self.data) };
         let mended = mend(&mut guard);
@@ -555,7 +590,8 @@ impl<T: ?Sized + fmt::Debug, L: Level, P: Poison> fmt::Debug for RwLock<T, L, P>
     }
 }
 
-/// A hold for a look at the value, for whoever prints it: in no order, and with no entry in the thread's stack.
+/// A hold for a look at the value, for whoever prints it. It does not wait, so its order is not checked; what the value takes while
+/// it is printed is.
 pub(super) struct Seen<'a, T: ?Sized> {
     body: &'a Body,
     mode: Mode,
@@ -565,6 +601,7 @@ pub(super) struct Seen<'a, T: ?Sized> {
 impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
     fn look(&self, mode: Mode) -> Option<Seen<'_, T>> {
         self.body.raw.word().try_enter(mode, Priority::Normal.class(), 0).ok()?;
+        held::push(Entry::new(self.body.id(), mode, L::INFO, Location::caller()));
         // SAFETY: it is held until the value is dropped; where it is shared, the caller has `&RwLock`, which is `Sync` if
         // it is shared by threads.
         Some(Seen { body: &self.body, mode, value: unsafe { &*self.data.get() } })
@@ -586,6 +623,7 @@ impl<T: ?Sized> std::ops::Deref for Seen<'_, T> {
 
 impl<T: ?Sized> Drop for Seen<'_, T> {
     fn drop(&mut self) {
+        held::pop(self.body.id(), self.mode);
         self.body.raw.leave(self.mode, false, || self.body.now(), &mut unpark);
     }
 }

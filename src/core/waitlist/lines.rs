@@ -5,9 +5,10 @@
 //! sorted by age as it stands, so its head has its highest tier, and a walk compares the heads.
 //!
 //! Before all classes stand those who wait *inside*: who runs already, and may hold permits. They are in a line of their
-//! own, who holds the higher kind first. Nobody inside waits for a kind that is not higher than all he holds, so the
+//! own, who holds the higher kind first. Where nobody inside waits for a kind that is not higher than all he holds, the
 //! first of the line waits only for who does not wait here: with what is set aside for the others, a circle would close
-//! over the order of the queue alone (W stands before A for a kind that A wants, and wants one that A holds).
+//! over the order of the queue alone (W stands before A for a kind that A wants, and wants one that A holds). Where they wait
+//! in any order, such a circle is found by who looks for deadlocks, and one of it is [put first](super::hasten).
 
 use super::demand::Demand;
 use super::{NodeState, Refused, Waiter};

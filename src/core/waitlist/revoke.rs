@@ -9,7 +9,9 @@
 //! *Why the first of those inside is served.* It waits only for kinds above all that the others inside hold (`lines`), and no
 //! untaken grant holds any of them. So all that it waits for is with who runs, or with outsiders, or free; and none stands
 //! before it. Who takes beside those inside, a thread or a worker for the item that it is about to run, takes what is
-//! left over, and runs.
+//! left over, and runs. (Where those inside wait for kinds in any order, they may wait for each other in a circle; that is for
+//! the detector to find. No untaken grant is part of one: whoever waits inside has taken back what overlaps with its demand,
+//! and no lane is granted such kinds as long as it waits.)
 //!
 //! `Granted` to `Waiting` and `Granted` to `Idle` are CASes on the node's state, so a grant is taken or taken back:
 //!

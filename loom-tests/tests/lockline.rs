@@ -423,7 +423,7 @@ fn who_was_told_gives_up_beside_a_barger() {
 }
 
 /// One was told and has not come; who looks at the line late hands it the lock. It is told no longer when it gives that
-/// back, or the second would be forgotten. How many were handed it: the second is, unless it was told after the look.
+/// back, or the second would be forgotten. How many were handed it: the second always is, the first unless it came by itself.
 #[test]
 fn who_was_told_is_handed_the_lock() {
     explore_bounded(

@@ -123,11 +123,12 @@ impl<'a, M: HeldAs> Hold<'a, M> {
         (self.owner & !(POISONS | TIMED)) as u32
     }
 
-    /// The same, timed from now on.
+    /// The same, timed from now on if somebody has asked for that.
     #[cold]
     pub(super) fn timed(mut self) -> Self {
-        self.body.begin_time();
-        self.owner |= TIMED;
+        if self.body.begin_time() {
+            self.owner |= TIMED;
+        }
         self
     }
 

@@ -119,11 +119,9 @@ impl Body {
         self.more.get_or_insert_with(|| Box::new(More::new()))
     }
 
-    /// This thread has taken it.
-    pub(super) fn begin_time(&self) {
-        if let Some(more) = &self.more {
-            more.begin(self.id());
-        }
+    /// This thread has taken it. Whether that is timed.
+    pub(super) fn begin_time(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.begin(self.id()))
     }
 
     /// It is about to give it back.
@@ -456,7 +454,7 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
         WriteGuard<P>: write try_write write_by write_with, "alone";
     }
 
-    #[inline]
+    #[inline(always)] // with what it calls: see `Body::enter`
     fn take<M: HeldAs>(
         &self,
         ask: Ask<'_>,
@@ -474,7 +472,7 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
         self.sound(self.hold(peers, Ask::Wait, place)?)
     }
 
-    #[inline]
+    #[inline(always)]
     fn hold<M: HeldAs>(
         &self,
         peers: usize,
@@ -483,12 +481,11 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
     ) -> Result<Hold<'_, M>, LockError> {
         let owner = self.body.enter(M::MODE, L::INFO, peers, ask, place)?;
         let hold = Hold::new::<P>(&self.body, owner);
-        let timed = self.body.more.as_ref().is_some_and(|more| more.holds.is_some());
-        Ok(if timed { hold.timed() } else { hold })
+        Ok(if self.body.more.is_some() { hold.timed() } else { hold })
     }
 
     /// What was taken goes back if it is poisoned.
-    #[inline]
+    #[inline(always)]
     fn sound<'a, M: HeldAs>(&self, hold: Hold<'a, M>) -> Result<Hold<'a, M>, LockError> {
         if P::REMEMBERS && self.body.raw.word().look().poisoned() {
             Err(LockError::Poisoned)

@@ -26,10 +26,12 @@ impl More {
         More { clock: Clock::os(), holds: None }
     }
 
-    /// This thread has taken the lock. Where thread-local storage is gone the hold is not counted.
-    pub(super) fn begin(&self, lock: usize) {
-        let now = self.clock.now();
-        let _ = SINCE.try_with(|since| since.borrow_mut().push((lock, now)));
+    /// This thread has taken the lock. False: that is not timed, or thread-local storage is gone.
+    pub(super) fn begin(&self, lock: usize) -> bool {
+        self.holds.is_some() && {
+            let now = self.clock.now();
+            SINCE.try_with(|since| since.borrow_mut().push((lock, now))).is_ok()
+        }
     }
 
     /// It is about to give it back.

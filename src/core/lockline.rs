@@ -43,8 +43,10 @@
 
 #[cfg(any(loom, shuttle))]
 mod alone;
+mod hasten;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod laws;
+mod waits;
 
 #[cfg(any(loom, shuttle))]
 pub use {self::alone::Place, crate::sync::Cancel};
@@ -99,64 +101,6 @@ pub enum Hastened {
     First,
     /// It has entered, beside an upgrade that waits.
     Entered,
-}
-
-/// A node in a line, to be taken out whatever happens, an unwinding `park` or `wake` included.
-struct Seated<'a, N: Fn() -> u64, W: FnMut(&Waiter)> {
-    lock: &'a RawLock,
-    node: &'a Node,
-    want: Mode,
-    is_upgrade: bool,
-    now: &'a N,
-    wake: &'a mut W,
-    /// When it rises next.
-    rise: Option<u64>,
-    left: bool,
-}
-
-impl<N: Fn() -> u64, W: FnMut(&Waiter)> Seated<'_, N, W> {
-    fn wait(
-        mut self,
-        parker: &Parker,
-        mut park: impl FnMut(&Parker, Option<u64>) -> bool,
-    ) -> Result<(), Left> {
-        loop {
-            match self.node.state() {
-                NodeState::Granted => break,
-                NodeState::Told if self.lock.come(self.node, (self.now)(), self.wake) => break,
-                NodeState::Told => {}
-                _ if park(parker, self.rise) => {
-                    if self.rise.is_some_and(|rise| (self.now)() >= rise) {
-                        self.rise = self.lock.rise(self.node, (self.now)(), self.wake);
-                    }
-                }
-                _ => {
-                    let granted = self.lock.cancel(self.node, (self.now)(), self.wake);
-                    self.left = true;
-                    return if granted && !armed!(mutant = "lockline_loser_drops") {
-                        Ok(())
-                    } else {
-                        Err(Left::GaveUp)
-                    };
-                }
-            }
-        }
-        self.left = true;
-        Ok(())
-    }
-}
-
-impl<N: Fn() -> u64, W: FnMut(&Waiter)> Drop for Seated<'_, N, W> {
-    fn drop(&mut self) {
-        if self.left || !self.lock.cancel(self.node, (self.now)(), self.wake) {
-            return;
-        }
-        if self.is_upgrade {
-            self.lock.weaken(Mode::Exclusive, Mode::Upgradable, self.now, self.wake);
-        } else {
-            self.lock.leave(self.want, false, self.now, self.wake);
-        }
-    }
 }
 
 /// How a lock has been waited for. Counted under the latch, so exact at rest.
@@ -267,157 +211,6 @@ impl RawLock {
     #[cold]
     fn look_after_weaken(&self, from: Mode, now: u64, wake: &mut impl FnMut(&Waiter)) {
         self.look(now, from == Mode::Exclusive, wake);
-    }
-
-    /// Takes the lock, waiting for it as long as `park` does: see [`WaitList`](super::waitlist::WaitList)'s; and it is to wake
-    /// at the time that it is given. `now` reads the clock.
-    ///
-    /// # Errors
-    ///
-    /// `park` gave up, or there is no room for another.
-    pub(crate) fn enter(
-        &self,
-        mode: Mode,
-        class: usize,
-        owner: u32,
-        now: impl Fn() -> u64,
-        (parker, park): (&Parker, impl FnMut(&Parker, Option<u64>) -> bool),
-        wake: &mut impl FnMut(&Waiter),
-    ) -> Result<(), Left> {
-        if self.enter_soon(mode, class, owner)? {
-            return Ok(());
-        }
-        self.wait_in_line(mode, class, owner, now, (parker, park), wake)
-    }
-
-    /// Takes the lock if it becomes free while one looks again a few times. False: it does not.
-    ///
-    /// # Errors
-    ///
-    /// There is no room for another.
-    pub(crate) fn enter_soon(&self, mode: Mode, class: usize, owner: u32) -> Result<bool, Left> {
-        let looks = if class < HIGH { LOOKS } else { PAUSES };
-        for look in 1..=looks {
-            if look <= PAUSES {
-                (0..1 << look).for_each(|_| hint::spin_loop());
-            } else {
-                thread::yield_now();
-            }
-            match self.word.try_enter(mode, class, owner) {
-                Ok(()) => return Ok(true),
-                Err(Miss::Full) => return Err(Left::Full),
-                Err(Miss::Busy) => {}
-            }
-        }
-        Ok(false)
-    }
-
-    /// As [`enter`](Self::enter), for who has looked often enough.
-    pub(crate) fn wait_in_line(
-        &self,
-        mode: Mode,
-        class: usize,
-        owner: u32,
-        now: impl Fn() -> u64,
-        (parker, park): (&Parker, impl FnMut(&Parker, Option<u64>) -> bool),
-        wake: &mut impl FnMut(&Waiter),
-    ) -> Result<(), Left> {
-        let node = Node::new();
-        let since = now();
-        let rise = next_rise(class, since, since);
-        let mut seated = Seated {
-            lock: self,
-            node: &node,
-            want: mode,
-            is_upgrade: false,
-            now: &now,
-            wake,
-            rise,
-            left: false,
-        };
-        // SAFETY: the node lies in this frame and is not moved; `seated`, which is dropped before it, sees to it that it is
-        // in no line when the frame ends. The lock is borrowed for longer than that.
-        let enqueued = unsafe { self.enqueue(&node, (mode, owner), class, since, parker, seated.wake)? };
-        if enqueued == Enqueued::Entered {
-            seated.left = true;
-            return Ok(());
-        }
-        seated.wait(parker, park)
-    }
-
-    /// From upgradable to exclusive, waiting for the readers as long as `park` does.
-    ///
-    /// # Errors
-    ///
-    /// `park` gave up; the caller is the upgradable holder as before.
-    pub(crate) fn upgrade(
-        &self,
-        now: impl Fn() -> u64,
-        parker: &Parker,
-        park: impl FnMut(&Parker, Option<u64>) -> bool,
-        wake: &mut impl FnMut(&Waiter),
-    ) -> Result<(), Left> {
-        if self.word.try_upgrade() {
-            return Ok(());
-        }
-        let node = Node::new();
-        let want = Mode::Exclusive;
-        let mut seated = Seated {
-            lock: self,
-            node: &node,
-            want,
-            is_upgrade: true,
-            now: &now,
-            wake,
-            rise: None,
-            left: false,
-        };
-        // SAFETY: as in `enter`.
-        let enqueued = unsafe { self.begin_upgrade(&node, parker) };
-        if enqueued == Enqueued::Entered {
-            seated.left = true;
-            return Ok(());
-        }
-        seated.wait(parker, park)
-    }
-
-    /// Lets who waits as this owner past all others, now or as soon as the holders leave it room; who wants to share the lock
-    /// also past an upgrade that waits for the readers, of whom it is one more. For who is held up by the order of the line
-    /// alone, and holds the others up in turn.
-    pub(crate) fn hasten(&self, owner: u32, now: u64, wake: &mut impl FnMut(&Waiter)) -> Hastened {
-        let mut line = self.latch(now);
-        let mut found = None;
-        line.lines.each(|seat| {
-            if found.is_none() && seat.with(|e| e.want.1 == owner) {
-                found = Some(seat);
-            }
-            found.is_none()
-        });
-        let Some(seat) = found else { return Hastened::Nobody };
-        if self.word.look().drains()
-            && seat.with(|e| e.want.0 == Mode::Shared)
-            && (armed!(mutant = "lockline_hasten_uncounted") || self.word.share_again().is_ok())
-        {
-            let mut wakes = Wakes::default();
-            line.tally.handed += 1;
-            line.told.take_if(|told| *told == seat);
-            wakes.push(self.take_out(&mut line, seat, NodeState::Granted));
-            self.settle_with(line, false, None, wakes, wake);
-            return Hastened::Entered;
-        }
-        line.lines.put_first(seat);
-        if armed!(mutant = "lockline_hasten_silent") {
-            self.tell_word(&line);
-            return Hastened::First;
-        }
-        self.settle(line, false, None, wake);
-        Hastened::First
-    }
-
-    /// The threads that wait in line, in the order in which they would be served now.
-    pub(crate) fn queue(&self, now: u64) -> Vec<Unparker> {
-        let line = self.latch(now);
-        line.lines.threads(line.now)
     }
 
     /// Queues `node`, or enters at once.

@@ -1,5 +1,6 @@
 //! Blocking calls for the models, which cannot make a parker.
 
+use super::waits::Seated;
 use super::*;
 use crate::core::waitlist::WaitList;
 use crate::sync::Cancel;

@@ -432,9 +432,11 @@ fn promise_23_whatever_permits_an_items_thread_holds_count() {
                 .batch("elsewhere")
                 .retry(ONCE)
                 .submit(0..2_u32, move |n, ctx| {
+                    // (What it has comes back when it is gone.)
+                    let owner = resource::Owner::new(format!("item {n}"));
                     if *n == 0 {
                         let _k = match of_process {
-                            true => allocate(ResourceKind::NetworkSocket, &resource::Owner::new("first"))?,
+                            true => allocate(ResourceKind::NetworkSocket, &owner)?,
                             false => permits.acquire(&"k".into())?,
                         };
                         meeting.meet(ctx);
@@ -443,7 +445,7 @@ fn promise_23_whatever_permits_an_items_thread_holds_count() {
                         let _lock = ctx.lock("l", X)?;
                         meeting.meet(ctx);
                         let _k = match of_process {
-                            true => allocate(ResourceKind::NetworkSocket, &resource::Owner::new("second"))?,
+                            true => allocate(ResourceKind::NetworkSocket, &owner)?,
                             false => ctx.acquire("k")?,
                         };
                     }

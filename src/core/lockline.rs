@@ -64,10 +64,14 @@ use std::fmt;
 pub const AGEING: u64 = 10_000_000;
 /// Who has waited for 1 ms (in nanoseconds) is handed the lock. About thirty times what it costs to wake a thread.
 pub const FAIR_AFTER: u64 = 1_000_000;
+/// Who gives the lock back, and sees that somebody was told 50 µs (in nanoseconds) ago and has not come, yields its processor
+/// once: it may be what that one waits for. (A scheduler may leave who wakes behind who runs for some milliseconds, and another
+/// processor idle.)
+pub const MAKE_WAY_AFTER: u64 = 50_000;
 /// Who has been told so often, and found the lock taken, is handed it.
 pub const LOSSES: u32 = 3;
-/// How often a newcomer looks again before it queues: after pauses that double, for a lock is held for less than a yield
-/// takes, then after yields. (parking_lot's spin; see `waitlist/acquire.rs`, too.)
+/// How often a newcomer looks again before it queues, and who was passed before it sleeps again: after pauses that double, for a
+/// lock is held for less than a yield takes, then after yields. (parking_lot's spin; see `waitlist/acquire.rs`, too.)
 const LOOKS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 10 };
 /// The first of them are after 2, 4 and 8 pauses. Who shall go before others queues then: it is no use to yield to them.
 const PAUSES: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 3 };
@@ -128,6 +132,8 @@ struct Line {
     lines: Lines,
     /// Who was told and has not come.
     told: Option<Seat>,
+    /// When it was, or when somebody made way for it.
+    told_at: u64,
     /// Who holds the lock and waits for the readers to leave.
     drainer: Option<Seat>,
     /// The latest time that anybody came in with.
@@ -163,6 +169,7 @@ impl RawLock {
             let line = Line {
                 lines: Lines::ageing(AGEING),
                 told: None,
+                told_at: 0,
                 drainer: None,
                 now: 0,
                 tally: Tally { waits: 0, handed: 0, barged: 0, gave_up: 0 },
@@ -197,7 +204,19 @@ impl RawLock {
             After::Nothing => {}
             After::Look => self.look(now, false, wake),
             After::HandOver => self.hand_over(now, wake),
+            After::MakeWay if self.is_overdue(now) => thread::yield_now(),
+            After::MakeWay => {}
         }
+    }
+
+    /// Whether one that was told has not come for long; it is so once in that time.
+    fn is_overdue(&self, now: u64) -> bool {
+        let mut line = self.latch(now);
+        let overdue = line.told.is_some() && line.now.saturating_sub(line.told_at) >= MAKE_WAY_AFTER;
+        if overdue {
+            line.told_at = line.now;
+        }
+        overdue
     }
 
     /// From exclusive or upgradable to a weaker mode, with nobody in between; those enter who now may.
@@ -472,7 +491,7 @@ impl RawLock {
 
     /// Tells a waiter that the lock is free. It stays in its line.
     fn tell(&self, line: &mut Line, seat: Seat) -> Option<Waiter> {
-        line.told = Some(seat);
+        (line.told, line.told_at) = (Some(seat), line.now);
         // Before the state: the waiter may be gone as soon as that is seen. It keeps its handle, to be told again.
         let waiter = seat.with(|e| e.waiter.clone());
         seat.publish(NodeState::Told, Ordering::Release);

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  63        40 39          16 15   12 11    9 8     6     5      4       3       2     1   0
-//! [ owner : 24 | readers : 24 |   0   | solo:3 | bar : 3 | poison | told | queued | drain | U | X ]
+//! [ owner : 24 | readers : 24 | passes| solo:3 | bar : 3 | poison | told | queued | drain | U | X ]
 //! ```
 //!
 //! | X | U | drain | readers | means | S may enter | U may | X may |
@@ -25,6 +25,9 @@
 //!
 //! *Queued, told, bar, solo* change under the latch only. `told`: the head of the queue was told that the lock is free and has not
 //! been at the latch since; it will look for itself, so who gives the lock back meanwhile need not.
+//!
+//! *Passes*: how often, of 16, the lock was given back by an exclusive holder while somebody was told: who does it the sixteenth
+//! time is to look at the time. 0 when nobody is told.
 //!
 //! *No wake-up is lost.* A waiter sets `queued` (an RMW), then tests whether it can enter; who gives the lock back changes
 //! the word (an RMW) and looks at the `queued` it replaced. Both act on one word: one of the two sees the other.
@@ -53,6 +56,9 @@ const BAR_SHIFT: u32 = 6;
 const BAR_MASK: u64 = 7 << BAR_SHIFT;
 const SOLO_SHIFT: u32 = 9;
 const SOLO_MASK: u64 = 7 << SOLO_SHIFT;
+const PASS_SHIFT: u32 = 12;
+const PASS_ONE: u64 = 1 << PASS_SHIFT;
+const PASS_MASK: u64 = 15 << PASS_SHIFT;
 const READER_SHIFT: u32 = 16;
 const READER_ONE: u64 = 1 << READER_SHIFT;
 const READER_MASK: u64 = ((1 << 24) - 1) << READER_SHIFT;
@@ -148,6 +154,11 @@ impl Word {
         ((self.0 & SOLO_MASK) >> SOLO_SHIFT) as u32
     }
 
+    /// How often who was told has been passed, of 16 times.
+    pub fn passes(self) -> u32 {
+        ((self.0 & PASS_MASK) >> PASS_SHIFT) as u32
+    }
+
     /// Whether an exclusive holder has unwound.
     pub fn poisoned(self) -> bool {
         self.0 & POISON != 0
@@ -208,6 +219,7 @@ impl fmt::Debug for Word {
             .field("told", &self.told())
             .field("bar", &self.bar())
             .field("solo", &self.solo())
+            .field("passes", &self.passes())
             .field("poisoned", &self.poisoned())
             .finish()
     }
@@ -219,6 +231,8 @@ impl fmt::Debug for Word {
 pub enum After {
     /// Nothing.
     Nothing,
+    /// Who was told has been passed often, and may want the caller's processor.
+    MakeWay,
     /// Somebody waits who may enter now: the queue is to be looked at.
     Look,
     /// Somebody waits, and nothing was released yet: that is to be done under the latch, so that nobody comes between.
@@ -367,7 +381,8 @@ impl LockWord {
                 return After::HandOver;
             }
             let apart = armed!(mutant = "lockword_poison_apart");
-            let new = old.0 & !(X | OWNER_MASK) | if apart { 0 } else { poison };
+            let passes = if old.told() { (old.0 + PASS_ONE) & PASS_MASK } else { 0 };
+            let new = old.0 & !(X | OWNER_MASK | PASS_MASK) | passes | if apart { 0 } else { poison };
             // ORDERING: Release pairs with the Acquire of who enters next: it sees what we wrote.
             let release = ordering!(Release, mutant = "lockword_leave_exclusive_relaxed");
             match self.0.compare_exchange_weak(old.0, new, release, Ordering::Relaxed) {
@@ -375,7 +390,7 @@ impl LockWord {
                     if apart {
                         self.0.fetch_or(poison, Ordering::Relaxed);
                     }
-                    return After::Nothing;
+                    return if old.told() && passes == 0 { After::MakeWay } else { After::Nothing };
                 }
                 Err(now) => old = Word(now),
             }
@@ -539,7 +554,7 @@ impl LockWord {
         let mut old = self.look();
         loop {
             let entered = old.entered(mode, owner);
-            let new = Word(entered.unwrap_or(old).0 & !TOLD);
+            let new = Word(entered.unwrap_or(old).0 & !(TOLD | PASS_MASK));
             match self.swing(old, new) {
                 Ok(()) => return entered.is_ok(),
                 Err(now) => old = now,
@@ -551,9 +566,11 @@ impl LockWord {
     pub fn set_line(&self, queued: bool, told: bool, (bar, solo): (u32, u32)) {
         let bars = u64::from(bar) << BAR_SHIFT | u64::from(solo) << SOLO_SHIFT;
         let line = if queued { QUEUED } else { 0 } | if told { TOLD } else { 0 } | bars;
+        // Whoever is told anew has not been passed yet, or is the one that was told before.
+        let mask = LINE_MASK | if told { 0 } else { PASS_MASK };
         let mut old = self.look();
-        while old.0 & LINE_MASK != line {
-            let new = old.0 & !LINE_MASK | line;
+        while old.0 & mask != line {
+            let new = old.0 & !mask | line;
             // Relaxed: it publishes nothing, and as an RMW it carries the releases on.
             match self.0.compare_exchange_weak(old.0, new, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return,

@@ -4,7 +4,7 @@ use super::error::LockError;
 use super::poison::{NoPoison, Poison};
 use super::rwlock::{Ask, Body};
 use super::wait::LockWait;
-use crate::core::lockword::Mode;
+use crate::core::lockword::{MAX_OWNER, Mode};
 use crate::time::Deadline;
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -96,60 +96,107 @@ impl HeldAs for Alone {
     const MODE: Mode = Mode::Exclusive;
 }
 
+/// What a hold is given back with: the thread's number in the lock's word, where that has it; where it was entered in the
+/// thread's stack, if it was; and what is to be done besides.
+#[derive(Clone, Copy)]
+pub(super) struct Tag(u32);
+
+impl Tag {
+    /// A panic that comes while it is held leaves the lock poisoned.
+    const POISONS: u32 = 1 << 31;
+    /// Somebody has asked how long it is held.
+    const TIMED: u32 = 1 << 30;
+    /// It is entered first in the stack.
+    const FIRST: u32 = 1 << 29;
+    /// It is entered elsewhere in the stack.
+    const ABOVE: u32 = 1 << 28;
+
+    #[inline]
+    pub(super) fn new(owner: u32) -> Self {
+        debug_assert!(owner <= MAX_OWNER, "{owner}");
+        Tag(owner)
+    }
+
+    /// The same, entered: what [`push`](super::held::push) said.
+    #[inline]
+    pub(super) fn entered(self, first: bool) -> Self {
+        Tag(self.0 | if first { Self::FIRST } else { Self::ABOVE })
+    }
+
+    #[inline]
+    pub(super) fn owner(self) -> u32 {
+        self.0 & MAX_OWNER
+    }
+
+    /// Whether there is no more to do than to give the lock back, and to clear the first entry if that is its own.
+    #[inline]
+    pub(super) fn is_plain(self) -> bool {
+        self.0 & (Self::POISONS | Self::TIMED | Self::ABOVE) == 0
+    }
+
+    #[inline]
+    pub(super) fn is_first(self) -> bool {
+        self.0 & Self::FIRST != 0
+    }
+
+    #[inline]
+    pub(super) fn is_entered(self) -> bool {
+        self.0 & (Self::FIRST | Self::ABOVE) != 0
+    }
+
+    /// The same, timed.
+    pub(super) fn timed(self) -> Self {
+        Tag(self.0 | Self::TIMED)
+    }
+
+    #[inline]
+    pub(super) fn is_timed(self) -> bool {
+        self.0 & Self::TIMED != 0
+    }
+
+    #[inline]
+    pub(super) fn poisons(self) -> bool {
+        self.0 & Self::POISONS != 0
+    }
+}
+
 /// A hold of a lock, by this thread. Not `Send`, by its pointer: it stands in the thread's stack.
 pub(super) struct Hold<'a, M: HeldAs> {
     body: &'a Body,
-    /// The thread's number in the lock's word, where that has it; and [`POISONS`] and [`TIMED`].
-    owner: usize,
+    tag: Tag,
     thread: PhantomData<(*const (), M)>,
 }
-
-/// In a hold's owner: a panic that comes while it is held leaves the lock poisoned.
-const POISONS: usize = 1 << 31;
-/// In a hold's owner: somebody has asked how long it is held.
-const TIMED: usize = 1 << 30;
 
 impl<'a, M: HeldAs> Hold<'a, M> {
     /// It has just been taken so.
     #[inline]
-    pub(super) fn new<P: Poison>(body: &'a Body, owner: u32) -> Self {
-        let poisons = P::REMEMBERS && M::MODE == Mode::Exclusive && !std::thread::panicking();
-        let owner = owner as usize | if poisons { POISONS } else { 0 };
-        Hold { body, owner, thread: PhantomData }
-    }
-
-    #[inline]
-    fn number(&self) -> u32 {
-        (self.owner & !(POISONS | TIMED)) as u32
-    }
-
-    /// The same, timed from now on if somebody has asked for that.
-    #[cold]
-    pub(super) fn timed(mut self) -> Self {
-        if self.body.begin_time() {
-            self.owner |= TIMED;
+    pub(super) fn new<P: Poison>(body: &'a Body, mut tag: Tag) -> Self {
+        if P::REMEMBERS && M::MODE == Mode::Exclusive && !std::thread::panicking() {
+            tag.0 |= Tag::POISONS;
         }
-        self
+        Hold { body, tag, thread: PhantomData }
     }
 
-    /// The same hold; the lock says already that it is of this mode.
+    /// The same hold; the word says already that it is of this mode, and the tag how it is entered.
     #[inline]
-    fn turned<P: Poison, N: HeldAs>(self) -> Hold<'a, N> {
+    fn turned<P: Poison, N: HeldAs>(self, mut tag: Tag) -> Hold<'a, N> {
         let this = ManuallyDrop::new(self);
-        let mut turned = Hold::new::<P>(this.body, this.number());
-        turned.owner |= this.owner & TIMED;
-        turned
+        tag.0 &= !Tag::POISONS;
+        Hold::new::<P>(this.body, tag)
+    }
+
+    /// In a weaker mode.
+    #[inline]
+    fn weakened<P: Poison, N: HeldAs>(self) -> Hold<'a, N> {
+        let tag = self.body.weaken(M::MODE, N::MODE, self.tag);
+        self.turned::<P, N>(tag)
     }
 }
 
 impl<M: HeldAs> Drop for Hold<'_, M> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        let poison = self.owner & POISONS != 0 && std::thread::panicking();
-        if self.owner & TIMED != 0 {
-            self.body.end_time();
-        }
-        self.body.leave(M::MODE, self.number(), poison);
+        self.body.leave(M::MODE, self.tag);
     }
 }
 
@@ -288,8 +335,11 @@ impl<'a, T: ?Sized, P: Poison> UpgradableGuard<'a, T, P> {
         ask: Ask<'_>,
         place: &'static Location<'static>,
     ) -> Result<WriteGuard<'a, T, P>, UpgradeError<Self>> {
-        match self.hold.body.upgrade(self.hold.number(), ask, place) {
-            Ok(()) => Ok(WriteGuard { hold: self.hold.turned::<P, _>(), data: self.data, kind: PhantomData }),
+        let tag = self.hold.tag;
+        match self.hold.body.upgrade(tag, ask, place) {
+            Ok(()) => {
+                Ok(WriteGuard { hold: self.hold.turned::<P, _>(tag), data: self.data, kind: PhantomData })
+            }
             Err(why) => Err(UpgradeError { guard: self, why }),
         }
     }
@@ -297,8 +347,7 @@ impl<'a, T: ?Sized, P: Poison> UpgradableGuard<'a, T, P> {
     /// Shares the lock like any other; another may have the right to upgrade.
     #[inline]
     pub fn downgrade(self) -> ReadGuard<'a, T> {
-        self.hold.body.weaken(Mode::Upgradable, Mode::Shared);
-        ReadGuard { hold: self.hold.turned::<P, _>(), data: self.data, kind: PhantomData }
+        ReadGuard { hold: self.hold.weakened::<P, _>(), data: self.data, kind: PhantomData }
     }
 }
 
@@ -325,15 +374,13 @@ impl<'a, T: ?Sized, P: Poison> WriteGuard<'a, T, P> {
     /// ```
     #[inline]
     pub fn downgrade(self) -> ReadGuard<'a, T> {
-        self.hold.body.weaken(Mode::Exclusive, Mode::Shared);
-        ReadGuard { hold: self.hold.turned::<P, _>(), data: self.data, kind: PhantomData }
+        ReadGuard { hold: self.hold.weakened::<P, _>(), data: self.data, kind: PhantomData }
     }
 
     /// Shares the lock from now on, with the right to upgrade again.
     #[inline]
     pub fn downgrade_to_upgradable(self) -> UpgradableGuard<'a, T, P> {
-        self.hold.body.weaken(Mode::Exclusive, Mode::Upgradable);
-        UpgradableGuard { hold: self.hold.turned::<P, _>(), data: self.data, kind: PhantomData }
+        UpgradableGuard { hold: self.hold.weakened::<P, _>(), data: self.data, kind: PhantomData }
     }
 
     /// A guard of a part. Not a method: `T` may have one of that name.

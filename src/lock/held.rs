@@ -5,6 +5,8 @@
 //! destructor, so there is no time in a thread's life at which it is gone. What goes beyond [`INLINE`] locks at a time is
 //! on the heap, and freed when that is over.
 //!
+//! A lock that is in no order, and is not shared, has no entry: its word says which thread holds it (see `rwlock.rs`).
+//!
 //! An entry may outlive its lock: a guard that is forgotten leaves it, and another lock may come to lie at that address. It
 //! stands in the order for good, and is taken for one of the new lock only if that has the same level.
 //! Whoever follows an entry therefore asks the lock's word, too (see
@@ -19,8 +21,8 @@ use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::thread_local;
 
-/// Locks that a thread holds without a heap allocation.
-const INLINE: usize = 16;
+/// Locks that a thread holds without a heap allocation, beside the first.
+const INLINE: usize = 15;
 
 /// One lock that this thread holds.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +38,8 @@ pub(super) struct Entry {
 struct Hold(usize);
 
 impl Hold {
+    /// No lock.
+    const NONE: Hold = Hold(0);
     const SHARED: usize = 1;
 
     #[inline]
@@ -85,7 +89,7 @@ struct Place {
 
 impl Place {
     const fn empty() -> Self {
-        Place { hold: Cell::new(Hold(0)), level: Cell::new(None), place: Cell::new(Location::caller()) }
+        Place { hold: Cell::new(Hold::NONE), level: Cell::new(None), place: Cell::new(Location::caller()) }
     }
 
     #[inline]
@@ -100,22 +104,31 @@ impl Place {
     }
 }
 
-/// What one thread holds, and its number.
+/// What one thread holds, and its number. Each entry has a place, by which it is known what was taken since; what lies above
+/// one that is taken out sinks by one.
+///
+/// The place of all, 0, is for the one that is taken when the thread holds none, which is the common case: that one never
+/// moves, so its end is a store, and it is not asked for before. (If the place were found by what was stored last,
+/// a lock would wait for these stores to come back, four of them in a row.) It is empty while it is over and others that
+/// came later are not.
+#[repr(C, align(64))]
 struct Stack {
-    /// How many there are; those beyond the array are in `more`.
-    len: Cell<usize>,
-    first: [Place; INLINE],
-    /// Without its destructor, so that the stack has none: it is empty when the thread holds few.
-    more: ManuallyDrop<RefCell<Vec<Entry>>>,
+    first: Place,
+    /// How many there are beside the first; those beyond the array are in `more`.
+    above: Cell<usize>,
     /// This thread's number in lock words; 0: none yet.
     number: Cell<u32>,
+    array: [Place; INLINE],
+    /// Without its destructor, so that the stack has none: it is empty when the thread holds few.
+    more: ManuallyDrop<RefCell<Vec<Entry>>>,
 }
 
 thread_local! {
     static STACK: Stack = const {
         Stack {
-            len: Cell::new(0),
-            first: [const { Place::empty() }; INLINE],
+            first: Place::empty(),
+            above: Cell::new(0),
+            array: [const { Place::empty() }; INLINE],
             more: ManuallyDrop::new(RefCell::new(Vec::new())),
             number: Cell::new(0),
         }
@@ -124,52 +137,54 @@ thread_local! {
 
 impl Stack {
     #[inline]
-    fn push(&self, entry: Entry) {
-        let len = self.len.get();
-        match self.first.get(len) {
-            Some(cell) => cell.set(entry),
-            None => self.push_more(entry.hold, entry.level, entry.place),
+    fn is_empty(&self) -> bool {
+        self.first.hold.get() == Hold::NONE && self.above.get() == 0
+    }
+
+    /// The place of the next one.
+    fn len(&self) -> usize {
+        if self.is_empty() { 0 } else { 1 + self.above.get() }
+    }
+
+    fn push(&self, entry: Entry) -> bool {
+        if self.is_empty() {
+            self.first.set(entry);
+            return true;
         }
-        self.len.set(len + 1);
+        let above = self.above.get();
+        match self.array.get(above) {
+            Some(place) => place.set(entry),
+            None => self.more.borrow_mut().push(entry),
+        }
+        self.above.set(above + 1);
+        false
     }
 
-    /// By parts, which fit into registers.
-    #[cold]
-    #[inline(never)]
-    fn push_more(&self, hold: Hold, level: Option<&'static LevelInfo>, place: &'static Location<'static>) {
-        self.more.borrow_mut().push(Entry { hold, level, place });
-    }
-
-    #[inline]
     fn pop(&self, hold: Hold) {
-        let last = self.len.get().wrapping_sub(1);
-        if self.first.get(last).is_some_and(|top| top.hold.get() == hold) {
-            self.len.set(last);
+        let last = self.above.get().wrapping_sub(1);
+        if self.array.get(last).is_some_and(|top| top.hold.get() == hold) {
+            self.above.set(last);
         } else {
             self.take_out(hold);
         }
     }
 
-    #[inline]
-    fn change(&self, from: Hold, to: Hold) {
-        match self.first.get(self.len.get().wrapping_sub(1)) {
-            Some(top) if top.hold.get() == from => top.hold.set(to),
-            _ => self.change_below(from, to),
-        }
-    }
-
     fn get(&self, at: usize) -> Option<Entry> {
-        match self.first.get(at) {
-            Some(cell) => Some(cell.get()),
-            None => self.more.borrow().get(at - INLINE).copied(),
+        let Some(above) = at.checked_sub(1) else {
+            return Some(self.first.get()).filter(|first| first.hold != Hold::NONE);
+        };
+        match self.array.get(above) {
+            Some(place) => Some(place.get()),
+            None => self.more.borrow().get(above - INLINE).copied(),
         }
     }
 
     fn set(&self, at: usize, entry: Entry) {
-        match self.first.get(at) {
-            Some(cell) => cell.set(entry),
+        let Some(above) = at.checked_sub(1) else { return self.first.set(entry) };
+        match self.array.get(above) {
+            Some(place) => place.set(entry),
             None => {
-                if let Some(there) = self.more.borrow_mut().get_mut(at - INLINE) {
+                if let Some(there) = self.more.borrow_mut().get_mut(above - INLINE) {
                     *there = entry;
                 }
             }
@@ -177,11 +192,10 @@ impl Stack {
     }
 
     fn find(&self, hold: Hold) -> Option<usize> {
-        (0..self.len.get()).rev().find(|at| self.get(*at).is_some_and(|entry| entry.hold == hold))
+        (0..self.len()).rev().find(|at| self.get(*at).is_some_and(|entry| entry.hold == hold))
     }
 
-    #[cold]
-    fn change_below(&self, from: Hold, to: Hold) {
+    fn change(&self, from: Hold, to: Hold) {
         if let Some(at) = self.find(from)
             && let Some(entry) = self.get(at)
         {
@@ -192,16 +206,20 @@ impl Stack {
     #[cold]
     fn take_out(&self, hold: Hold) {
         let Some(at) = self.find(hold) else { return };
-        let len = self.len.get();
+        if at == 0 {
+            return self.first.hold.set(Hold::NONE);
+        }
+        let len = self.len();
         for above in at + 1..len {
             if let Some(entry) = self.get(above) {
                 self.set(above - 1, entry);
             }
         }
-        self.len.set(len - 1);
-        if len > INLINE {
+        let above = self.above.get() - 1;
+        self.above.set(above);
+        if above >= INLINE {
             let mut more = self.more.borrow_mut();
-            more.truncate(len - 1 - INLINE);
+            more.truncate(above - INLINE);
             if more.is_empty() {
                 *more = Vec::new();
             }
@@ -212,19 +230,35 @@ impl Stack {
 /// Whether this thread holds no lock.
 #[inline]
 pub(super) fn is_empty() -> bool {
-    STACK.with(|stack| stack.len.get() == 0)
+    STACK.with(Stack::is_empty)
 }
 
-/// This thread has come to hold a lock.
-#[inline]
-pub(super) fn push(entry: Entry) {
-    STACK.with(|stack| stack.push(entry));
+/// This thread has come to hold a lock. Whether it holds none beside it: then [`pop_first`] is for it.
+pub(super) fn push(entry: Entry) -> bool {
+    STACK.with(|stack| stack.push(entry))
 }
 
 /// It holds it no longer.
-#[inline]
 pub(super) fn pop(lock: usize, mode: Mode) {
     STACK.with(|stack| stack.pop(Hold::new(lock, mode)));
+}
+
+/// As [`push`], for a thread that holds none.
+#[inline]
+pub(super) fn push_first(entry: Entry) {
+    STACK.with(|stack| {
+        debug_assert!(stack.is_empty(), "not the first");
+        stack.first.set(entry);
+    });
+}
+
+/// As [`pop`], of what was pushed first.
+#[inline]
+pub(super) fn pop_first(lock: usize, mode: Mode) {
+    STACK.with(|stack| {
+        debug_assert_eq!(stack.first.hold.get(), Hold::new(lock, mode), "another's");
+        stack.first.hold.set(Hold::NONE);
+    });
 }
 
 /// What it held otherwise it shares now.
@@ -233,9 +267,9 @@ pub(super) fn share(lock: usize) {
     STACK.with(|stack| stack.change(Hold::new(lock, Mode::Exclusive), Hold::new(lock, Mode::Shared)));
 }
 
-/// How many locks this thread holds.
+/// The place in the order of what this thread holds that the next one will have.
 pub(super) fn count() -> usize {
-    STACK.with(|stack| stack.len.get())
+    STACK.with(Stack::len)
 }
 
 /// This thread's number in lock words. 0 for all threads after the sixteen-millionth.
@@ -245,6 +279,12 @@ pub(super) fn number() -> u32 {
         0 => new_number(&stack.number),
         number => number,
     })
+}
+
+/// The same, if it has one by now; else 0.
+#[inline]
+pub(super) fn number_if_any() -> u32 {
+    STACK.with(|stack| stack.number.get())
 }
 
 /// In what way this thread holds a lock of this level; if it shares it, it does no more. What a lock of another level left
@@ -259,12 +299,13 @@ pub(super) fn find(lock: usize, level: Option<&'static LevelInfo>) -> Option<Ent
 #[inline]
 pub(super) fn is_last(lock: usize) -> bool {
     STACK.with(|stack| {
-        let top = stack.first.get(stack.len.get().wrapping_sub(1));
+        let last = stack.above.get().wrapping_sub(1);
+        let top = if last == usize::MAX { Some(&stack.first) } else { stack.array.get(last) };
         top.is_some_and(|top| top.hold.get() == Hold::new(lock, Mode::Exclusive))
     })
 }
 
-/// This lock, which this thread holds otherwise than shared, and how many it held before it.
+/// This lock, which this thread holds otherwise than shared, and its place in the order.
 pub(super) fn find_own(lock: usize) -> Option<(usize, Entry)> {
     STACK.with(|stack| {
         let at = stack.find(Hold::new(lock, Mode::Exclusive))?;
@@ -282,11 +323,9 @@ pub(super) fn look<R>(mut says: impl FnMut(&Entry) -> Option<R>) -> Option<R> {
     look_by_place(|_, entry| says(entry))
 }
 
-/// The same; `says` is told how many were held before each, too.
+/// The same; `says` is told the place of each in the order, too.
 pub(super) fn look_by_place<R>(mut says: impl FnMut(usize, &Entry) -> Option<R>) -> Option<R> {
-    STACK.with(|stack| {
-        (0..stack.len.get()).rev().find_map(|at| stack.get(at).and_then(|entry| says(at, &entry)))
-    })
+    STACK.with(|stack| (0..stack.len()).rev().find_map(|at| stack.get(at).and_then(|entry| says(at, &entry))))
 }
 
 #[cold]
@@ -333,12 +372,12 @@ mod tests {
 
     #[test]
     fn what_was_taken_last_need_not_be_given_back_first() {
-        let many = INLINE + 5;
+        let many = INLINE + 6;
         (0..many).for_each(|lock| push(lock, Mode::Shared));
         assert_eq!(count(), many);
         // From the middle of the array, then of the rest, then all.
         let mut left: Vec<_> = (0..many).collect();
-        for lock in [3, INLINE + 2, 0, INLINE, 7].into_iter().chain((0..many).rev()) {
+        for lock in [3, INLINE + 3, 0, INLINE + 1, 7].into_iter().chain((0..many).rev()) {
             pop(lock, Mode::Shared);
             left.retain(|there| *there != lock);
             assert_eq!(all(), left.iter().map(|lock| (*lock, true)).collect::<Vec<_>>());

@@ -1,7 +1,7 @@
 //! [`RwLock`].
 
 use super::error::LockError;
-use super::guard::{HeldAs, Hold, ReadGuard, UpgradableGuard, WriteGuard};
+use super::guard::{HeldAs, Hold, ReadGuard, Tag, UpgradableGuard, WriteGuard};
 use super::held::{self, Entry};
 use super::level::{self, Level, LevelInfo, Unlevelled};
 use super::levelled::Levelled;
@@ -16,7 +16,7 @@ use crate::job::Priority;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{OnceLock, Parker, with_parker};
 use crate::time::{Clock, Deadline, Timestamp};
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
@@ -26,7 +26,8 @@ use std::panic::Location;
 /// - Without waiters, taking it is one read-modify-write of one word, and giving it back is another.
 /// - Who waits does so in four classes, and rises by one for each 10 ms; within a class it is first come, first served.
 ///   Who wants the lock alone may take it, when it is free, before one of its class that was woken for it, up to three times or for
-///   1 ms; then it is handed over. By others, a waiter that wants it alone, or to be the one that may upgrade, is passed only while
+///   1 ms; then it is handed over. Who gives it back yields the processor, once in 50 µs, if one that was woken has not come: it may
+///   wait for that. By others, a waiter that wants it alone, or to be the one that may upgrade, is passed only while
 ///   their class is above what it has risen to: for `(3 - p) · 10 ms` at the most, if p is its class and 3 the highest.
 /// - Readers wait behind a writer that waits, unless their class is above it; after a writer, all readers that wait enter
 ///   together. Neither starves the other. Who holds the lock already, and reads it again, does not wait: it would wait for
@@ -69,6 +70,8 @@ pub(super) struct Body {
     raw: RawLock,
     /// How often it was held exclusively. Written by who holds it so.
     exclusive: AtomicU64,
+    /// Where it was taken by who has no entry in its thread's stack for it. Read and written by that one.
+    place: Cell<&'static Location<'static>>,
 }
 
 /// How a lock is asked for, without owning it.
@@ -101,7 +104,8 @@ pub(super) fn unpark(waiter: &Waiter) {
 
 impl Body {
     const fn new() -> Self {
-        Body { raw: RawLock::new(), exclusive: AtomicU64::new(0), more: None, book: OnceLock::new() }
+        let (exclusive, place) = (AtomicU64::new(0), Cell::new(Location::caller()));
+        Body { raw: RawLock::new(), exclusive, place, more: None, book: OnceLock::new() }
     }
 
     fn id(&self) -> usize {
@@ -119,25 +123,17 @@ impl Body {
         self.more.get_or_insert_with(|| Box::new(More::new()))
     }
 
-    /// This thread has taken it. Whether that is timed.
-    pub(super) fn begin_time(&self) -> bool {
-        self.more.as_ref().is_some_and(|more| more.begin(self.id()))
-    }
-
-    /// It is about to give it back.
-    #[cold]
-    pub(super) fn end_time(&self) {
-        if let Some(more) = &self.more {
-            more.end(self.id());
-        }
-    }
-
     #[cold]
     fn now(&self) -> u64 {
         self.with_clock(|clock| clock.now().as_nanos())
     }
 
-    /// Takes it. The owner's number is what the hold gives back with.
+    /// Takes it. The tag is what the hold gives back with.
+    ///
+    /// Who shares it, and who has it by its level, is entered in the thread's stack. Others are not: in the order of levels
+    /// they do not count, and that it is this thread which holds the lock is said by the word, in which it has its number.
+    ///
+    /// What is to be done most often stands where the lock is taken, and calls nothing; all else is in `enter_with_care`.
     #[inline(always)] // what is left of it where mode and level are known is little
     fn enter(
         &self,
@@ -146,7 +142,42 @@ impl Body {
         peers: usize,
         ask: Ask<'_>,
         place: &'static Location<'static>,
-    ) -> Result<u32, LockError> {
+    ) -> Result<Tag, LockError> {
+        let owner = if mode == Mode::Shared { 0 } else { held::number_if_any() };
+        let is_plain = self.more.is_none() && (mode == Mode::Shared || owner != 0);
+        let enters = Self::is_entered(mode, level, owner);
+        if is_plain && (!enters || held::is_empty()) {
+            if enters {
+                // A processor ends what it has begun before it locks a line: there is less of that between the two times that
+                // a lock costs if the stack is written before the first, and after the second.
+                held::push_first(Entry::new(self.id(), mode, level, place));
+            }
+            if self.raw.word().try_enter_at_once(mode, owner) {
+                if mode == Mode::Exclusive {
+                    self.count();
+                }
+                if !enters {
+                    self.place.set(place);
+                }
+                let tag = Tag::new(owner);
+                return Ok(if enters { tag.entered(true) } else { tag });
+            }
+            if enters {
+                held::pop_first(self.id(), mode);
+            }
+        }
+        self.enter_with_care(mode, level, peers, ask, place)
+    }
+
+    #[inline(never)]
+    fn enter_with_care(
+        &self,
+        mode: Mode,
+        level: Option<&'static LevelInfo>,
+        peers: usize,
+        ask: Ask<'_>,
+        place: &'static Location<'static>,
+    ) -> Result<Tag, LockError> {
         if let Some(level) = level
             && !held::is_empty()
         {
@@ -156,11 +187,23 @@ impl Body {
         if !self.raw.word().try_enter_at_once(mode, owner) {
             self.enter_slowly(mode, level, owner, ask)?;
         }
-        held::push(Entry::new(self.id(), mode, level, place));
         if mode == Mode::Exclusive {
             self.count();
         }
-        Ok(owner)
+        let tag = if Self::is_entered(mode, level, owner) {
+            Tag::new(owner).entered(held::push(Entry::new(self.id(), mode, level, place)))
+        } else {
+            self.place.set(place);
+            Tag::new(owner)
+        };
+        let timed = self.more.as_ref().is_some_and(|more| more.begin(self.id()));
+        Ok(if timed { tag.timed() } else { tag })
+    }
+
+    /// Whether who has it so is entered in the thread's stack.
+    #[inline]
+    fn is_entered(mode: Mode, level: Option<&'static LevelInfo>, owner: u32) -> bool {
+        mode == Mode::Shared || level.is_some() || owner == 0
     }
 
     #[inline(never)]
@@ -202,21 +245,14 @@ impl Body {
         ask: Ask<'_>,
     ) -> Result<(), LockError> {
         let Err(miss) = self.raw.word().try_enter(mode, ask.class(), owner) else { return Ok(()) };
-        if let Some(entry) = held::find(self.id(), level) {
-            let held = match self.raw.word().look() {
-                _ if entry.shares() => Mode::Shared,
-                word if word.is_exclusive() => Mode::Exclusive,
-                _ => Mode::Upgradable,
-            };
+        if let Some((held, place)) = self.own(level) {
             let again = mode == Mode::Shared && held != Mode::Exclusive;
             match if again { self.raw.word().share_again() } else { Err(Miss::Busy) } {
                 Ok(()) => return Ok(()),
                 Err(Miss::Full) => return Err(LockError::TooManyReaders),
                 // The entry is what a forgotten guard left behind.
                 Err(Miss::Busy) if again => {}
-                Err(Miss::Busy) => {
-                    return Err(LockError::Recursive { held, wanted: mode, place: entry.place });
-                }
+                Err(Miss::Busy) => return Err(LockError::Recursive { held, wanted: mode, place }),
             }
         }
         if miss == Miss::Full {
@@ -231,6 +267,21 @@ impl Body {
                 self.raw.wait_in_line(mode, ask.class(), owner, now, (parker, park), &mut unpark)
             }),
             Err(_) => Err(LockError::TooManyReaders),
+        }
+    }
+
+    /// In what way this thread holds it, and where it was taken so; if it shares it, it does no more.
+    fn own(&self, level: Option<&'static LevelInfo>) -> Option<(Mode, &'static Location<'static>)> {
+        let word = self.raw.word().look();
+        let alone = if word.is_exclusive() { Mode::Exclusive } else { Mode::Upgradable };
+        let entry = held::find(self.id(), level);
+        match entry {
+            Some(entry) if !entry.shares() => Some((alone, entry.place)),
+            // No other thread has this number, so it is not by chance that the word has it, and it does not change.
+            _ if level.is_none() && word.owner() != 0 && word.owner() == held::number() => {
+                Some((alone, self.place.get()))
+            }
+            _ => entry.map(|entry| (Mode::Shared, entry.place)),
         }
     }
 
@@ -278,14 +329,14 @@ impl Body {
     #[inline]
     pub(super) fn upgrade(
         &self,
-        owner: u32,
+        tag: Tag,
         ask: Ask<'_>,
         place: &'static Location<'static>,
     ) -> Result<(), LockError> {
-        if !held::is_last(self.id()) {
+        if tag.is_entered() && !held::is_last(self.id()) {
             self.check_upgrade(place)?;
         }
-        if !self.raw.word().try_upgrade_at_once(owner) {
+        if !self.raw.word().try_upgrade_at_once(tag.owner()) {
             self.upgrade_slowly(ask)?;
         }
         self.count();
@@ -319,20 +370,51 @@ impl Body {
         self.wait(ask, |parker, now, park| self.raw.upgrade(now, parker, park, &mut unpark))
     }
 
+    /// From this mode to a weaker one. The tag to give back with from then on.
     #[inline]
-    pub(super) fn weaken(&self, from: Mode, to: Mode) {
+    pub(super) fn weaken(&self, from: Mode, to: Mode, mut tag: Tag) -> Tag {
         if to == Mode::Shared {
-            held::share(self.id());
+            if tag.is_entered() {
+                held::share(self.id());
+            } else {
+                // Only a lock without a level has no entry.
+                tag = tag.entered(held::push(Entry::new(self.id(), to, None, self.place.get())));
+            }
         }
         self.raw.weaken(from, to, || self.now(), &mut unpark);
+        tag
     }
 
-    #[inline]
-    pub(super) fn leave(&self, mode: Mode, owner: u32, poison: bool) {
-        held::pop(self.id(), mode);
+    /// Gives it back. As in `enter`, what is rare is elsewhere.
+    #[inline(always)]
+    pub(super) fn leave(&self, mode: Mode, tag: Tag) {
+        if !tag.is_plain() {
+            return self.leave_with_care(mode, tag);
+        }
+        if tag.is_first() {
+            held::pop_first(self.id(), mode);
+        }
         if mode == Mode::Shared {
             self.raw.leave(mode, false, || self.now(), &mut unpark);
-        } else if poison || !self.raw.word().try_leave_at_once(mode, owner) {
+        } else if !self.raw.word().try_leave_at_once(mode, tag.owner()) {
+            self.leave_slowly(mode, false);
+        }
+    }
+
+    #[inline(never)]
+    fn leave_with_care(&self, mode: Mode, tag: Tag) {
+        let poison = tag.poisons() && std::thread::panicking();
+        if tag.is_timed()
+            && let Some(more) = &self.more
+        {
+            more.end(self.id());
+        }
+        if tag.is_first() {
+            held::pop_first(self.id(), mode);
+        } else if tag.is_entered() {
+            held::pop(self.id(), mode);
+        }
+        if mode == Mode::Shared || poison || !self.raw.word().try_leave_at_once(mode, tag.owner()) {
             self.leave_slowly(mode, poison);
         }
     }
@@ -479,9 +561,8 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
         ask: Ask<'_>,
         place: &'static Location<'static>,
     ) -> Result<Hold<'_, M>, LockError> {
-        let owner = self.body.enter(M::MODE, L::INFO, peers, ask, place)?;
-        let hold = Hold::new::<P>(&self.body, owner);
-        Ok(if self.body.more.is_some() { hold.timed() } else { hold })
+        let tag = self.body.enter(M::MODE, L::INFO, peers, ask, place)?;
+        Ok(Hold::new::<P>(&self.body, tag))
     }
 
     /// What was taken goes back if it is poisoned.

@@ -239,7 +239,7 @@ impl Sim {
                 match self.lock.word.leave(mode, false) {
                     After::HandOver => return self.pending.push(Rest::HandOver(id)),
                     After::Look => self.pending.push(Rest::Look { phase_over: false }),
-                    After::Nothing => {}
+                    After::Nothing | After::MakeWay => {}
                 }
                 self.holders.remove(at);
             }
@@ -347,6 +347,7 @@ impl Sim {
         assert_eq!((word.readers() as usize, word.drains()), (shared, drains));
         assert_eq!(word.mode(), if drains { Some(Exclusive) } else { mode });
         assert_eq!((word.queued(), word.told()), (!self.waiting.is_empty(), self.told().is_some()));
+        assert!(word.told() || word.passes() == 0, "{word:?}");
         // Who was told will come, and look.
         if self.pending.is_empty() && self.told().is_none() {
             assert_eq!(self.fate(false, None), Fate::default(), "somebody was forgotten");
@@ -401,4 +402,27 @@ fn there_is_room_for_so_many_readers_and_no_more() {
     assert_eq!(lock.word.look(), LockWord::shared_by(MAX_READERS).look());
     lock.leave(Shared, false, || 0, &mut nobody);
     assert_eq!(lock.enter(Shared, 1, 0, || 0, (&parker, park), &mut nobody), Ok(()));
+}
+
+/// Who was told, and has not come, is made way for after a while, once each time.
+#[test]
+fn way_is_made_for_one_that_does_not_come() {
+    let (lock, parker, mut nobody) = (RawLock::new(), Parker::new(), |_: &Waiter| {});
+    lock.word.try_enter(Exclusive, 1, 1).expect("free");
+    assert!(!lock.is_overdue(MAKE_WAY_AFTER), "nobody was told");
+    let waits = Box::new(Node::new());
+    // SAFETY: boxed, and kept until it has come.
+    let queued = unsafe { lock.enqueue(&waits, (Exclusive, 2), 1, 7, &parker, &mut nobody) };
+    assert_eq!(queued, Ok(Enqueued::Waiting));
+    let told_at = MAKE_WAY_AFTER;
+    lock.leave(Exclusive, false, || told_at, &mut nobody);
+    assert_eq!(waits.state(), NodeState::Told);
+    let long = MAKE_WAY_AFTER;
+    for (since, overdue) in
+        [(long - 1, false), (long, true), (long + 1, false), (2 * long - 1, false), (2 * long, true)]
+    {
+        assert_eq!(lock.is_overdue(told_at + since), overdue, "{since} ns");
+    }
+    assert!(lock.come(&waits, told_at, &mut nobody));
+    assert!(!lock.is_overdue(u64::MAX), "it has come");
 }

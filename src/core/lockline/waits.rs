@@ -25,7 +25,7 @@ impl<N: Fn() -> u64, W: FnMut(&Waiter)> Seated<'_, N, W> {
             match self.node.state() {
                 NodeState::Granted => break,
                 NodeState::Told if self.lock.come(self.node, (self.now)(), self.wake) => break,
-                NodeState::Told => {}
+                NodeState::Told => self.look_again(),
                 _ if park(parker, self.rise) => {
                     if self.rise.is_some_and(|rise| (self.now)() >= rise) {
                         self.rise = self.lock.rise(self.node, (self.now)(), self.wake);
@@ -44,6 +44,13 @@ impl<N: Fn() -> u64, W: FnMut(&Waiter)> Seated<'_, N, W> {
         }
         self.left = true;
         Ok(())
+    }
+}
+
+impl<N: Fn() -> u64, W: FnMut(&Waiter)> Seated<'_, N, W> {
+    /// It was passed, and will soon be told again: it need not fall asleep for that at once.
+    fn look_again(&self) {
+        looks(LOOKS, || (self.node.state() != NodeState::Waiting).then_some(()));
     }
 }
 
@@ -88,20 +95,13 @@ impl RawLock {
     ///
     /// There is no room for another.
     pub(crate) fn enter_soon(&self, mode: Mode, class: usize, owner: u32) -> Result<bool, Left> {
-        let looks = if class < HIGH { LOOKS } else { PAUSES };
-        for look in 1..=looks {
-            if look <= PAUSES {
-                (0..1 << look).for_each(|_| hint::spin_loop());
-            } else {
-                thread::yield_now();
-            }
-            match self.word.try_enter(mode, class, owner) {
-                Ok(()) => return Ok(true),
-                Err(Miss::Full) => return Err(Left::Full),
-                Err(Miss::Busy) => {}
-            }
-        }
-        Ok(false)
+        let most = if class < HIGH { LOOKS } else { PAUSES };
+        let entered = looks(most, || match self.word.try_enter(mode, class, owner) {
+            Ok(()) => Some(Ok(true)),
+            Err(Miss::Full) => Some(Err(Left::Full)),
+            Err(Miss::Busy) => None,
+        });
+        entered.unwrap_or(Ok(false))
     }
 
     /// As [`enter`](Self::enter), for who has looked often enough.
@@ -172,4 +172,16 @@ impl RawLock {
         }
         seated.wait(parker, park)
     }
+}
+
+/// Looks again so often, unless there is something to see before.
+fn looks<R>(most: u32, mut see: impl FnMut() -> Option<R>) -> Option<R> {
+    (1..=most).find_map(|look| {
+        if look <= PAUSES {
+            (0..1 << look).for_each(|_| hint::spin_loop());
+        } else {
+            thread::yield_now();
+        }
+        see()
+    })
 }

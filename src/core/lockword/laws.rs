@@ -136,3 +136,31 @@ fn a_hold_is_passed_on() {
     word.pass_on(Shared, 0);
     assert_eq!((word.look().owner(), word.look().readers(), word.look().queued()), (0, 1, true));
 }
+
+#[test]
+fn who_passes_one_that_was_told_the_sixteenth_time_looks_at_the_time() {
+    let word = LockWord::new();
+    let pass = || {
+        word.try_enter(Exclusive, NORMAL, 5).unwrap();
+        word.leave(Exclusive, false)
+    };
+    word.set_line(true, true, (2, 2));
+    for turn in 1..40 {
+        let after = if turn % 16 == 0 { After::MakeWay } else { After::Nothing };
+        assert_eq!((pass(), word.look().passes()), (after, turn % 16));
+    }
+    // What is said of the line meanwhile does not begin anew; what comes to its end does.
+    word.set_line(true, true, (3, 3));
+    assert_eq!(word.look().passes(), 7);
+    let nobody_told = |word: Word| !word.told() && word.passes() == 0;
+    assert!(word.come(Exclusive, 6) && nobody_told(word.look()));
+    word.set_line(true, true, (2, 2));
+    assert_eq!((word.leave(Exclusive, false), word.look().passes()), (After::Nothing, 1));
+    word.try_enter(Exclusive, NORMAL, 5).unwrap();
+    assert!(!word.come(Exclusive, 6) && nobody_told(word.look()));
+    word.set_line(true, true, (2, 2));
+    assert_eq!((word.leave(Exclusive, true), word.look().passes()), (After::Nothing, 1));
+    word.clear_poison();
+    word.set_line(false, false, (0, 0));
+    assert_eq!(word.look(), Word::FREE);
+}

@@ -92,6 +92,8 @@ mod policy;
 #[cfg(not(any(loom, shuttle)))]
 pub mod resource;
 #[cfg(not(any(loom, shuttle)))]
+mod seeds;
+#[cfg(not(any(loom, shuttle)))]
 pub mod stats;
 #[cfg(not(any(loom, shuttle)))]
 mod store;

@@ -29,6 +29,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("core", 1),
     ("policy", 1),
     ("meter", 1),
+    ("seeds", 1),
     ("job", 1),
     ("sync", 0),
     ("time", 0),

@@ -33,7 +33,7 @@
 
 mod shard;
 
-use self::shard::{Seeds, Shard, Swept};
+use self::shard::{Shard, Swept};
 use super::builder::{Order, RateLimiterBuilder};
 use super::error::{Denied, LimitError};
 use super::keyed_stats::KeyedStats;
@@ -43,6 +43,7 @@ use super::reservation::{Grant, Refund};
 use crate::core::bucket::{Short, Slot, View};
 use crate::core::latch::{Latch, LatchGuard, Latches};
 use crate::error::Invalid;
+use crate::seeds::Seeds;
 use crate::sync::thread;
 use crate::time::{Clock, Deadline};
 use std::fmt;

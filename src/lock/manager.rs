@@ -23,14 +23,15 @@ use crate::core::lockword::{MAX_OWNER, Miss, Mode};
 use crate::core::waitlist::Waiter;
 use crate::job::Priority;
 use crate::meter::Samples;
+use crate::seeds::Seeds;
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::sync::{Arc, CachePadded, Unparker};
 use crate::time::Clock;
 use crate::waitgraph::{Sleeper, Thing, WaitGraph};
+use hashbrown::HashTable;
 use std::borrow::Borrow;
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::Hash;
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -89,7 +90,7 @@ pub struct LockManagerBuilder {
 }
 
 pub(super) struct Inner<K> {
-    hasher: RandomState,
+    seeds: Seeds,
     shards: Box<[CachePadded<Levelled<Shard<K>, house::LockNames>>]>,
     /// Which numbers sessions have had, and have no more.
     numbers: Levelled<Numbers, house::LockNumbers>,
@@ -105,24 +106,20 @@ struct Numbers {
     free: Vec<u32>,
 }
 
+/// The table is of pointers, so that it is small: what it points to is needed anyway.
+#[repr(C)]
 struct Shard<K> {
-    locks: HashMap<u64, Names<K>, BuildHasherDefault<Taken>>,
-    len: usize,
+    names: HashTable<Arc<Name<K>>>,
     sweep_at: usize,
     /// Of those that were dropped.
     gone: LockStats,
 }
 
-/// Those of one hash. More than one is a rarity.
-struct Names<K> {
-    first: Arc<Name<K>>,
-    more: Vec<Arc<Name<K>>>,
-}
-
 /// A lock and its name. What each take needs lies together.
-#[repr(C)]
+#[repr(C, align(64))]
 pub(super) struct Name<K> {
     pub(super) raw: RawLock,
+    hash: u64,
     pub(super) key: K,
     /// How often it was held exclusively: written by who holds it so.
     exclusive: AtomicU64,
@@ -135,24 +132,6 @@ pub(super) struct Pinned<K>(NonNull<Name<K>>);
 
 /// A lock that is held now, or which one it is.
 type Entered<K> = Result<Pinned<K>, (Arc<Name<K>>, Miss)>;
-
-/// For keys that are hashes.
-#[derive(Default)]
-struct Taken(u64);
-
-impl Hasher for Taken {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        debug_assert!(false, "the key is a number, not {bytes:?}");
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
 
 // SAFETY: it is a shared reference to a `Name<K>`, of which an `Arc` may be made.
 unsafe impl<K: Send + Sync> Send for Pinned<K> {}
@@ -218,9 +197,9 @@ impl<K> Name<K> {
 }
 
 impl<K> Name<K> {
-    fn new(key: K) -> Self {
+    fn new(hash: u64, key: K) -> Self {
         let zero = || AtomicU64::new(0);
-        Name { raw: RawLock::new(), key, exclusive: zero(), repaired: zero() }
+        Name { raw: RawLock::new(), hash, key, exclusive: zero(), repaired: zero() }
     }
 
     /// Under the latch of its part of the table.
@@ -283,15 +262,9 @@ impl fmt::Write for Cut {
     }
 }
 
-impl<K> Names<K> {
-    fn all(&self) -> impl Iterator<Item = &Arc<Name<K>>> {
-        std::iter::once(&self.first).chain(&self.more)
-    }
-}
-
 impl<K> Shard<K> {
     fn new() -> Self {
-        Shard { locks: HashMap::default(), len: 0, sweep_at: FEW, gone: LockStats::default() }
+        Shard { names: HashTable::new(), sweep_at: FEW, gone: LockStats::default() }
     }
 
     #[inline]
@@ -299,46 +272,35 @@ impl<K> Shard<K> {
     where
         K: Borrow<Q>,
     {
-        self.locks.get(&hash)?.all().find(|name| name.key.borrow() == key)
+        self.names.find(hash, |name| name.hash == hash && name.key.borrow() == key)
     }
 
     /// Adds one that is not there. What is idle comes back.
     #[cold]
-    fn add(&mut self, hash: u64, name: &Arc<Name<K>>) -> Vec<Arc<Name<K>>> {
-        let idle = if self.len >= self.sweep_at { self.sweep() } else { Vec::new() };
-        let new = || Names { first: Arc::clone(name), more: Vec::new() };
-        self.len += 1;
-        let names = self.locks.entry(hash).and_modify(|names| names.more.push(Arc::clone(name)));
-        names.or_insert_with(new);
+    fn add(&mut self, name: &Arc<Name<K>>) -> Vec<Arc<Name<K>>> {
+        let idle = if self.names.len() >= self.sweep_at { self.sweep() } else { Vec::new() };
+        self.names.insert_unique(name.hash, Arc::clone(name), |name| name.hash);
         idle
     }
 
     /// Takes out those that nobody holds or waits for: under the latch nobody else gets hold of one. To be dropped behind it, for
     /// their names are the user's.
     fn sweep(&mut self) -> Vec<Arc<Name<K>>> {
-        let (mut idle, mut kept) = (Vec::new(), HashMap::default());
-        for (hash, Names { first, more }) in self.locks.drain() {
-            let is_idle = |name: &Arc<Name<K>>| {
-                if Arc::strong_count(name) > 1 {
-                    return false;
-                }
-                // ORDERING: Acquire pairs with the Release of who gave its count up: it held the lock then, and that is
-                // seen below.
-                fence(Ordering::Acquire);
-                name.raw.word().is_at_rest()
-            };
-            let (gone, mut left): (Vec<_>, Vec<_>) = std::iter::once(first).chain(more).partition(is_idle);
-            for name in &gone {
-                name.tell(&mut self.gone);
+        let is_idle = |name: &mut Arc<Name<K>>| {
+            if Arc::strong_count(name) > 1 {
+                return false;
             }
-            idle.extend(gone);
-            if let Some(first) = left.pop() {
-                kept.insert(hash, Names { first, more: left });
-            }
+            // ORDERING: Acquire pairs with the Release of who gave its count up: it held the lock then, and that is
+            // seen below.
+            fence(Ordering::Acquire);
+            name.raw.word().is_at_rest()
+        };
+        let idle: Vec<_> = self.names.extract_if(is_idle).collect();
+        for name in &idle {
+            name.tell(&mut self.gone);
         }
-        self.locks = kept;
-        self.len -= idle.len();
-        self.sweep_at = (self.len * 2).max(FEW);
+        self.sweep_at = (self.names.len() * 2).max(FEW);
+        self.names.shrink_to(self.sweep_at, |name| name.hash);
         idle
     }
 }
@@ -350,19 +312,19 @@ impl<K: LockName> Inner<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let hash = self.hasher.hash_one(key);
+        let hash = self.seeds.hash(key);
         // The upper bits: the table in the shard goes by the lower ones, and by the topmost seven.
         let shard = &self.shards[(hash >> 32) as usize % SHARDS];
         if let Some(name) = shard.lock().find(hash, key) {
             return name.enter_as((mode, class), owner);
         }
         // The user's, so it is made and dropped under no latch. Another may have been faster.
-        let name = Arc::new(Name::new(key.to_owned()));
+        let name = Arc::new(Name::new(hash, key.to_owned()));
         let mut there = shard.lock();
         if let Some(name) = there.find(hash, key) {
             return name.enter_as((mode, class), owner);
         }
-        let idle = there.add(hash, &name);
+        let idle = there.add(&name);
         let entered = name.enter_as((mode, class), owner);
         drop(there);
         drop(idle);
@@ -449,7 +411,7 @@ impl LockManagerBuilder {
     pub fn build<K: LockName>(self) -> LockManager<K> {
         let shards = std::iter::repeat_with(|| CachePadded::new(Levelled::new(Shard::new())));
         let inner = Inner {
-            hasher: RandomState::new(),
+            seeds: Seeds::random(),
             shards: shards.take(SHARDS).collect(),
             numbers: Levelled::default(),
             clock: self.clock,
@@ -480,7 +442,7 @@ impl<K: LockName> LockManager<K> {
 
     /// How many locks there are now, idle ones that are not swept yet among them.
     pub fn len(&self) -> usize {
-        self.inner.shards.iter().map(|shard| shard.lock().len).sum()
+        self.inner.shards.iter().map(|shard| shard.lock().names.len()).sum()
     }
 
     /// Whether there are none.
@@ -503,7 +465,7 @@ impl<K: LockName> LockManager<K> {
         let mut stats = LockStats::default();
         for shard in &self.inner.shards {
             let shard = shard.lock();
-            for name in shard.locks.values().flat_map(Names::all) {
+            for name in &shard.names {
                 name.tell(&mut stats);
             }
             stats.add_gone(&shard.gone);

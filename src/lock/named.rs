@@ -34,6 +34,7 @@ pub struct OwnedGuard<'a> {
 }
 
 impl<'s, K> NamedGuard<'s, K> {
+    #[inline]
     pub(super) fn new(session: &'s Session<K>, id: u64) -> Self {
         NamedGuard { session, id }
     }
@@ -93,6 +94,7 @@ impl<K> fmt::Debug for NamedGuard<'_, K> {
 }
 
 impl<K> Drop for NamedGuard<'_, K> {
+    #[inline]
     fn drop(&mut self) {
         self.session.release(self.id);
     }

@@ -54,6 +54,8 @@ pub struct Session<K> {
     of_thread: bool,
     held: RefCell<Vec<Held<K>>>,
     ids: Cell<u64>,
+    /// When what it holds was taken, by their ids, if somebody asks for that.
+    since: RefCell<Vec<(u64, Timestamp)>>,
 }
 
 /// What a session holds.
@@ -62,9 +64,15 @@ pub(super) struct Held<K> {
     pub(super) mode: Mode,
     place: &'static Location<'static>,
     id: u64,
-    /// When it was taken, if somebody asks for that.
-    since: Timestamp,
 }
+
+impl<K> Clone for Held<K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K> Copy for Held<K> {}
 
 impl<K> fmt::Debug for Session<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,22 +88,51 @@ impl<K> Session<K> {
         if self.name.is_empty() { format!("session {}", self.ticket).into() } else { Arc::clone(&self.name) }
     }
 
-    fn give_back(&self, held: &Held<K>) {
+    #[inline]
+    fn give_back(&self, name: Pinned<K>, mode: Mode, id: u64) {
         if self.of_thread {
-            held::pop(held.name.address(), held.mode);
+            held::pop(name.address(), mode);
         }
         if self.inner.times_holds() {
-            self.inner.held_for(self.inner.clock.now() - held.since);
+            self.end_time(id);
         }
-        held.name.leave(held.mode, || self.inner.clock.now().as_nanos());
+        name.leave(mode, || self.inner.clock.now().as_nanos());
     }
 
+    #[cold]
+    fn begin_time(&self, id: u64) {
+        self.since.borrow_mut().push((id, self.inner.clock.now()));
+    }
+
+    #[cold]
+    fn end_time(&self, id: u64) {
+        let mut all = self.since.borrow_mut();
+        let Some(at) = all.iter().rposition(|(of, _)| *of == id) else { return };
+        let (_, since) = all.remove(at);
+        drop(all);
+        self.inner.held_for(self.inner.clock.now() - since);
+    }
+
+    #[inline]
     pub(super) fn release(&self, id: u64) {
         let mut all = self.held.borrow_mut();
-        let Some(at) = all.iter().rposition(|held| held.id == id) else { return };
-        let held = all.remove(at);
+        let last = all.len().wrapping_sub(1);
+        let at = match all.last() {
+            Some(held) if held.id == id => last,
+            _ => match all.iter().rposition(|held| held.id == id) {
+                Some(at) => at,
+                None => return,
+            },
+        };
+        // Part by part: it was written so a moment ago, and is not yet there as a whole.
+        let (name, mode) = (all[at].name, all[at].mode);
+        if at == last {
+            all.truncate(last);
+        } else {
+            all.remove(at);
+        }
         drop(all);
-        self.give_back(&held);
+        self.give_back(name, mode, id);
     }
 
     /// Gives all back that it holds, [kept](NamedGuard::keep) locks among it.
@@ -106,7 +143,7 @@ impl<K> Session<K> {
     /// The same, where guards may still know of it: what they release then is nothing.
     pub(super) fn release_everything(&self) {
         for held in self.held.take() {
-            self.give_back(&held);
+            self.give_back(held.name, held.mode, held.id);
         }
     }
 
@@ -157,6 +194,7 @@ impl<K: LockName> Session<K> {
             of_thread: false,
             held: RefCell::default(),
             ids: Cell::new(0),
+            since: RefCell::default(),
         }
     }
 
@@ -174,6 +212,7 @@ impl<K: LockName> Session<K> {
     /// [`LockError::Deadlock`]: it and others would wait for each other; [`LockError::Recursive`]: this session holds the lock
     /// already, in a way that it would wait for; too many readers.
     #[track_caller]
+    #[inline]
     pub fn lock<Q>(&self, name: &Q, mode: Mode) -> Result<NamedGuard<'_, K>, LockError>
     where
         K: Borrow<Q>,
@@ -189,6 +228,7 @@ impl<K: LockName> Session<K> {
     ///
     /// [`LockError::WouldBlock`], and as [`lock`](Self::lock).
     #[track_caller]
+    #[inline]
     pub fn try_lock<Q>(&self, name: &Q, mode: Mode) -> Result<NamedGuard<'_, K>, LockError>
     where
         K: Borrow<Q>,
@@ -214,6 +254,7 @@ impl<K: LockName> Session<K> {
     }
 
     /// `by`: in whose name, where that is not the session's own.
+    #[inline(never)]
     pub(super) fn take<Q>(
         &self,
         name: &Q,
@@ -241,13 +282,15 @@ impl<K: LockName> Session<K> {
         if mode == Mode::Exclusive {
             name.name().count();
         }
-        let since = if self.inner.times_holds() { self.inner.clock.now() } else { Timestamp::ZERO };
         if self.of_thread {
             held::push(Entry::new(name.address(), mode, Some(AnyName::LEVEL), place));
         }
         let id = self.ids.get() + 1;
         self.ids.set(id);
-        self.held.borrow_mut().push(Held { name, mode, place, id, since });
+        if self.inner.times_holds() {
+            self.begin_time(id);
+        }
+        self.held.borrow_mut().push(Held { name, mode, place, id });
         Ok(id)
     }
 

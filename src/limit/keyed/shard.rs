@@ -2,9 +2,8 @@
 //! at the head of [`keyed`](super).
 
 use crate::core::bucket::View;
-use siphasher::sip::SipHasher13;
 use std::collections::{HashMap, hash_map};
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::mem;
 
 /// A shard is not swept before it has this many keys: a sweep drops also those that will come again in a moment, and
@@ -101,24 +100,6 @@ impl<K: Eq> Shard<K> {
 impl<K> Swept<K> {
     pub(super) fn none() -> Self {
         Swept { count: 0, _keys: Vec::new() }
-    }
-}
-
-/// SipHash-1-3 under keys of the standard library's source of them, as its own map has it. Not its own hasher: that one is
-/// handed on by reference, so that each word of a key goes through memory, and costs half as much again.
-pub(super) struct Seeds(u64, u64);
-
-impl Seeds {
-    pub(super) fn random() -> Self {
-        let source = RandomState::new();
-        Seeds(source.hash_one(0), source.hash_one(1))
-    }
-
-    #[inline(always)]
-    pub(super) fn hash(&self, key: &impl Hash) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(self.0, self.1);
-        key.hash(&mut hasher);
-        hasher.finish()
     }
 }
 

@@ -174,6 +174,28 @@ fn named_locks_stand_in_the_order() {
     drop((ledger.lock().unwrap(), named().unwrap()));
 }
 
+/// What a session holds it need not wait for; for an upgrade it may have to.
+#[test]
+fn a_named_lock_once_more_and_its_upgrade() {
+    batchyard::lock_order! { Within: Shelf }
+    let (shelf, locks) = (Mutex::<_, Shelf>::of(0), batchyard::lock::global());
+    let session = locks.session();
+    let (name, other) = ("lock_order: once more", "lock_order: not held");
+    drop((batchyard::exclusive_lock(other, "one").unwrap(), shelf.lock().unwrap())); // so it is learned
+    let mut look = session.lock(name, Mode::Upgradable).unwrap();
+    {
+        let _shelf = shelf.lock().unwrap();
+        drop(session.lock(name, Mode::Shared).unwrap());
+        assert!(matches!(session.lock(other, Mode::Shared), Err(LockError::Order(_))));
+        assert!(matches!(look.try_upgrade(), Err(LockError::Order(_))));
+        assert!(matches!(look.upgrade(), Err(LockError::Order(_))));
+        assert_eq!(look.mode(), Mode::Upgradable);
+    }
+    look.upgrade().unwrap();
+    let _shelf = shelf.lock().unwrap();
+    look.upgrade().unwrap(); // it is: nothing is taken
+}
+
 /// An upgrade may wait for who shares the lock, and that one may wait, by the order, for what is above.
 #[test]
 fn an_upgrade_is_taken_in_order_as_well() {

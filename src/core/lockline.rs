@@ -34,7 +34,8 @@
 //! 5. *Overtaking is bounded.* A waiter that wants the lock for itself, or to be the upgradable holder, is passed by those
 //!    that come later only if their class is above its tier, which is the top one after `(3 - class) * AGEING`; and by its
 //!    equals that barge, while it is told and has not come, [`LOSSES`] times at the most, or until it has waited for
-//!    [`FAIR_AFTER`] and somebody gives the lock back. Newcomers go by the bar in the word, and nobody need look at the line
+//!    [`FAIR_AFTER`] and somebody gives the lock back (who shared it: then one more may slip in before the look, and hands it
+//!    over). Newcomers go by the bar in the word, and nobody need look at the line
 //!    while readers come and go: so who waits wakes when it rises, and looks. One that waits to share is held up only by
 //!    waiters for all of it that come before it, by the order at each rise.
 

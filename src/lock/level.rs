@@ -191,13 +191,17 @@ impl fmt::Display for LevelInfo {
     }
 }
 
-/// Whether this thread, which holds locks, may take one of a level now. `peer`: beside others of that level.
+/// Whether this thread, which holds locks, may take one of a level now.
+///
+/// # Errors
+///
+/// It may not.
+#[cfg(debug_assertions)] // for the latches of the house, which are levelled in such builds only
 pub(super) fn check(
     level: &'static LevelInfo,
-    peer: bool,
     place: &'static Location<'static>,
 ) -> Result<(), Box<OrderViolation>> {
-    match offender(level, if peer { 0 } else { ALONE }) {
+    match offender(level, ALONE) {
         None => Ok(()),
         Some(held) => violated(held, level, place),
     }

@@ -32,7 +32,7 @@ mod held {
         pub(super) fn new(lock: usize, level: Option<&'static LevelInfo>) -> Self {
             let place = Location::caller();
             if let Some(level) = level
-                && let Err(violation) = level::check(level, false, place)
+                && let Err(violation) = level::check(level, place)
                 && !std::thread::panicking()
             {
                 panic!("{violation}");

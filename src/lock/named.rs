@@ -60,7 +60,8 @@ impl<K: LockName> NamedGuard<'_, K> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Deadlock`]; [`LockError::Recursive`]: it is held shared (also), and would wait for itself.
+    /// [`LockError::Deadlock`]; [`LockError::Recursive`]: it is held shared (also), and would wait for itself;
+    /// [`LockError::Order`]: this thread holds a levelled lock that is taken inside named ones.
     #[track_caller]
     pub fn upgrade(&mut self) -> Result<(), LockError> {
         self.session.upgrade(self.id, Ask::Wait, None, Location::caller())
@@ -131,7 +132,8 @@ impl<'a> OwnedGuard<'a> {
     ///
     /// # Errors
     ///
-    /// [`LockError::Deadlock`]; [`LockError::Recursive`]: this thread holds it shared (also), and would wait for itself.
+    /// [`LockError::Deadlock`]; [`LockError::Recursive`]: this thread holds it shared (also), and would wait for itself;
+    /// [`LockError::Order`]: it holds a levelled lock that is taken inside named ones.
     #[track_caller]
     pub fn upgrade(&mut self) -> Result<(), LockError> {
         self.upgrade_as(Ask::Wait, Location::caller())

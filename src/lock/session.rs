@@ -268,8 +268,7 @@ impl<K: LockName> Session<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         if !held::is_empty() {
-            // All names are of one level: which of them wait for each other, the graph finds out.
-            level::check(AnyName::LEVEL, true, place)?;
+            self.check(Some(name), place)?;
         }
         let name = match self.inner.enter(name, (mode, self.class(ask, by)), self.number) {
             Ok(name) => name,
@@ -292,6 +291,22 @@ impl<K: LockName> Session<K> {
         }
         self.held.borrow_mut().push(Held { name, mode, place, id });
         Ok(id)
+    }
+
+    /// All names are of one level: which of them wait for each other, the graph finds out. What this session holds already it
+    /// does not wait for.
+    #[inline(never)]
+    fn check<Q>(&self, name: Option<&Q>, place: &'static Location<'static>) -> Result<(), LockError>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let Some(before) = level::offender(AnyName::LEVEL, 0) else { return Ok(()) };
+        let own = |name: &Q| self.held.borrow().iter().any(|held| held.name.name().key.borrow() == name);
+        if !name.is_some_and(own) {
+            level::violated(before, AnyName::LEVEL, place)?;
+        }
+        Ok(())
     }
 
     fn class(&self, ask: Ask<'_>, by: Option<&By<'_>>) -> usize {
@@ -351,6 +366,9 @@ impl<K: LockName> Session<K> {
             let Some(at) = find(&all) else { return Ok(()) };
             (all[at].name.arc(), all[at].mode)
         };
+        if mode == Mode::Upgradable && !held::is_empty() {
+            self.check::<K>(None, place)?;
+        }
         let shares = |held: &Held<K>| held.name.is(&name) && held.mode == Mode::Shared;
         let shared = self.held.borrow().iter().find(|held| shares(held)).map(|held| (held.mode, held.place));
         match mode {

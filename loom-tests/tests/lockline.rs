@@ -443,6 +443,36 @@ fn who_was_told_is_handed_the_lock() {
     .exactly_together([1, 2]);
 }
 
+/// One comes and goes between the look that tells who waits and what the word says of that: it finds nobody told, and hands the
+/// lock over. Who was handed it is told no longer. Whether somebody barged, and how many were handed the lock.
+#[test]
+fn who_is_handed_the_lock_is_told_no_longer() {
+    explore_bounded(
+        BOUND,
+        || Yard::held(&[Shared]).waiting(Exclusive, 4),
+        &[
+            |y: &Yard| {
+                y.end(Shared);
+                false
+            },
+            |y: &Yard| {
+                let barges = y.lock.word().try_enter(Exclusive, 1, HOLDER).is_ok();
+                if barges {
+                    y.touch(Exclusive);
+                    y.lock.leave_late(Exclusive);
+                }
+                barges
+            },
+        ],
+        |y, seen| {
+            y.wait(0, Exclusive, false, None).expect("untimed");
+            y.at_rest();
+            (seen[1], y.lock.tally().handed)
+        },
+    )
+    .exactly_together([(false, 0), (true, 0), (true, 1)]);
+}
+
 /// An upgrade as the locks do it, tries first, against the only reader's leave.
 #[test]
 fn an_upgrade_tries_first() {

@@ -18,7 +18,8 @@
 //! | `Granted` | in no line; the word names it, or counts it | its owner: to `Idle`, with the lock |
 //!
 //! **To tell or to grant.** Who wants the lock for itself is told that it is free, and until it comes others may barge: a
-//! lock that is always handed over waits for the next one to get a processor, each time. It is granted the lock when it
+//! lock that is always handed over waits for the next one to get a processor, each time. (If it does not come, others
+//! make way for it: [`MAKE_WAY_AFTER`].) It is granted the lock when it
 //! has lost [`LOSSES`] times or waited for [`FAIR_AFTER`]. Who shares is always granted: what it holds up is only others
 //! who want the lock for themselves. A grant is in the word before it is in the node.
 //!
@@ -33,10 +34,10 @@
 //!    an upgrade up is the upgradable holder as before, and lets in whom it kept out.
 //! 5. *Overtaking is bounded.* A waiter that wants the lock for itself, or to be the upgradable holder, is passed by those
 //!    that come later only if their class is above its tier, which is the top one after `(3 - class) * AGEING`; and by its
-//!    equals that barge, while it is told and has not come, [`LOSSES`] times at the most, or until it has waited for
-//!    [`FAIR_AFTER`] and somebody gives the lock back (who shared it: then one more may slip in before the look, and hands it
-//!    over). Newcomers go by the bar in the word, and nobody need look at the line
-//!    while readers come and go: so who waits wakes when it rises, and looks. One that waits to share is held up only by
+//!    equals that barge: until it has come [`LOSSES`] times and found the lock taken, or has waited for [`FAIR_AFTER`] and come
+//!    then, or the lock was given back sixteen times since it was told, the last time after [`FAIR_AFTER`]; and by one more, who
+//!    finds the lock free before it is looked at, and hands it over. Newcomers go by the bar in the word, and nobody need look at
+//!    the line while readers come and go: so who waits wakes when it rises, and looks. One that waits to share is held up only by
 //!    waiters for all of it that come before it, by the order at each rise.
 
 // The models reach this module from outside; parkers stay inside.
@@ -65,16 +66,16 @@ use std::fmt;
 pub const AGEING: u64 = 10_000_000;
 /// Who has waited for 1 ms (in nanoseconds) is handed the lock. About thirty times what it costs to wake a thread.
 pub const FAIR_AFTER: u64 = 1_000_000;
-/// Who gives the lock back, and sees that somebody was told 50 µs (in nanoseconds) ago and has not come, yields its processor
-/// once: it may be what that one waits for. (A scheduler may leave who wakes behind who runs for some milliseconds, and another
-/// processor idle.)
+/// Who gives the lock back, the sixteenth time that somebody was passed who was told, and sees that this was 50 µs (in nanoseconds)
+/// ago, yields its processor once: it may be what that one waits for. (A scheduler may leave who wakes behind who runs for some
+/// milliseconds, and another processor idle.)
 pub const MAKE_WAY_AFTER: u64 = 50_000;
 /// Who has been told so often, and found the lock taken, is handed it.
 pub const LOSSES: u32 = 3;
 /// How often a newcomer looks again before it queues, and who was passed before it sleeps again: after pauses that double, for a
 /// lock is held for less than a yield takes, then after yields. (parking_lot's spin; see `waitlist/acquire.rs`, too.)
 const LOOKS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 10 };
-/// The first of them are after 2, 4 and 8 pauses. Who shall go before others queues then: it is no use to yield to them.
+/// The first of them are after 2, 4 and 8 pauses. Who shall go before others queues then, or sleeps: it is no use to yield to them.
 const PAUSES: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 3 };
 /// The lowest class that shall.
 const HIGH: usize = CLASSES / 2;
@@ -205,15 +206,23 @@ impl RawLock {
             After::Nothing => {}
             After::Look => self.look(now, false, wake),
             After::HandOver => self.hand_over(now, wake),
-            After::MakeWay if self.is_overdue(now) => thread::yield_now(),
+            After::MakeWay if self.make_way(now, wake) => thread::yield_now(),
             After::MakeWay => {}
         }
     }
 
-    /// Whether one that was told has not come for long; it is so once in that time.
-    fn is_overdue(&self, now: u64) -> bool {
+    /// For one that was told and passed often. True: it may want the caller's processor; that is so once in
+    /// [`MAKE_WAY_AFTER`].
+    fn make_way(&self, now: u64, wake: &mut impl FnMut(&Waiter)) -> bool {
         let mut line = self.latch(now);
-        let overdue = line.told.is_some() && line.now.saturating_sub(line.told_at) >= MAKE_WAY_AFTER;
+        let Some(seat) = line.told else { return false };
+        if line.now.saturating_sub(seat.with(|e| e.since)) >= FAIR_AFTER {
+            // It is handed the lock now, or by who was faster: nobody is told any more, so that one will look.
+            self.untell(&mut line, seat, false);
+            self.settle(line, false, None, wake);
+            return false;
+        }
+        let overdue = line.now.saturating_sub(line.told_at) >= MAKE_WAY_AFTER;
         if overdue {
             line.told_at = line.now;
         }
@@ -384,6 +393,10 @@ impl RawLock {
             Some((seat, true)) => {
                 let (mode, owner) = seat.with(|e| e.want);
                 self.word.pass_on(mode, owner);
+                // The holder may have come and gone between a look that told this one and what the word says of that.
+                if !armed!(mutant = "lockline_handed_stays_told") {
+                    self.untell(&mut line, seat, false);
+                }
                 line.tally.handed += 1;
                 wakes.push(self.take_out(&mut line, seat, NodeState::Granted));
             }

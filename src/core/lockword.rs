@@ -566,7 +566,7 @@ impl LockWord {
     pub fn set_line(&self, queued: bool, told: bool, (bar, solo): (u32, u32)) {
         let bars = u64::from(bar) << BAR_SHIFT | u64::from(solo) << SOLO_SHIFT;
         let line = if queued { QUEUED } else { 0 } | if told { TOLD } else { 0 } | bars;
-        // Whoever is told anew has not been passed yet, or is the one that was told before.
+        // A hint, no more: it may go on counting where another is told now.
         let mask = LINE_MASK | if told { 0 } else { PASS_MASK };
         let mut old = self.look();
         while old.0 & mask != line {

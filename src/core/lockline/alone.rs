@@ -91,6 +91,11 @@ impl RawLock {
         self.look(FAIR_AFTER, false, &mut WaitList::unpark);
     }
 
+    /// Gives it back at a time when all who wait have waited long enough to be handed the lock.
+    pub fn leave_late(&self, mode: Mode) {
+        self.leave(mode, false, || FAIR_AFTER, &mut WaitList::unpark);
+    }
+
     /// Queues somebody, who must not enter at once.
     pub fn queue_up(&self, mode: Mode, class: usize, owner: u32) -> Place {
         let place =
@@ -116,7 +121,8 @@ impl RawLock {
     pub fn wait_at(&self, place: &Place, timed: bool, cancel: Option<&Cancel>) -> Result<(), Left> {
         let Place { ref node, ref parker, want, is_upgrade, .. } = *place;
         let (now, wake) = (&|| 0, &mut WaitList::unpark);
-        let seated = Seated { lock: self, node, want, is_upgrade, now, wake, rise: None, left: false };
+        let seated =
+            Seated { lock: self, node, want, is_upgrade, now, wake, rise: None, looks: 0, left: false };
         // As the locks' own waits do it.
         let _cancel = cancel.map(|cancel| cancel.enter(parker.unparker()));
         let got = seated.wait(parker, |parker, _| {

@@ -404,25 +404,35 @@ fn there_is_room_for_so_many_readers_and_no_more() {
     assert_eq!(lock.enter(Shared, 1, 0, || 0, (&parker, park), &mut nobody), Ok(()));
 }
 
-/// Who was told, and has not come, is made way for after a while, once each time.
+/// Who was told, and has not come, is made way for after a while, once each time; and is handed the lock when it has waited
+/// long enough for that, whoever takes it meanwhile.
 #[test]
 fn way_is_made_for_one_that_does_not_come() {
     let (lock, parker, mut nobody) = (RawLock::new(), Parker::new(), |_: &Waiter| {});
     lock.word.try_enter(Exclusive, 1, 1).expect("free");
-    assert!(!lock.is_overdue(MAKE_WAY_AFTER), "nobody was told");
+    assert!(!lock.make_way(7, &mut nobody), "nobody was told");
     let waits = Box::new(Node::new());
-    // SAFETY: boxed, and kept until it has come.
+    // SAFETY: boxed, and kept until it is granted.
     let queued = unsafe { lock.enqueue(&waits, (Exclusive, 2), 1, 7, &parker, &mut nobody) };
     assert_eq!(queued, Ok(Enqueued::Waiting));
-    let told_at = MAKE_WAY_AFTER;
+    let (told_at, long) = (MAKE_WAY_AFTER, MAKE_WAY_AFTER);
     lock.leave(Exclusive, false, || told_at, &mut nobody);
-    assert_eq!(waits.state(), NodeState::Told);
-    let long = MAKE_WAY_AFTER;
     for (since, overdue) in
         [(long - 1, false), (long, true), (long + 1, false), (2 * long - 1, false), (2 * long, true)]
     {
-        assert_eq!(lock.is_overdue(told_at + since), overdue, "{since} ns");
+        assert_eq!(lock.make_way(told_at + since, &mut nobody), overdue, "{since} ns");
     }
-    assert!(lock.come(&waits, told_at, &mut nobody));
-    assert!(!lock.is_overdue(u64::MAX), "it has come");
+    let mut pass = |now| {
+        lock.word.try_enter(Exclusive, 1, 1).expect("it has not come");
+        lock.leave(Exclusive, false, || now, &mut nobody);
+    };
+    (1..=16).for_each(|_| pass(6 + FAIR_AFTER));
+    (1..16).for_each(|_| pass(7 + FAIR_AFTER));
+    assert_eq!(waits.state(), NodeState::Told);
+    pass(7 + FAIR_AFTER);
+    let word = lock.word.look();
+    assert_eq!(
+        (waits.state(), word.owner(), word.told(), word.queued()),
+        (NodeState::Granted, 2, false, false)
+    );
 }

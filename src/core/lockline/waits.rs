@@ -12,6 +12,8 @@ pub(super) struct Seated<'a, N: Fn() -> u64, W: FnMut(&Waiter)> {
     pub(super) wake: &'a mut W,
     /// When it rises next.
     pub(super) rise: Option<u64>,
+    /// How often it looks again before it sleeps.
+    pub(super) looks: u32,
     pub(super) left: bool,
 }
 
@@ -50,7 +52,7 @@ impl<N: Fn() -> u64, W: FnMut(&Waiter)> Seated<'_, N, W> {
 impl<N: Fn() -> u64, W: FnMut(&Waiter)> Seated<'_, N, W> {
     /// It was passed, and will soon be told again: it need not fall asleep for that at once.
     fn look_again(&self) {
-        looks(LOOKS, || (self.node.state() != NodeState::Waiting).then_some(()));
+        looks(self.looks, || (self.node.state() != NodeState::Waiting).then_some(()));
     }
 }
 
@@ -95,8 +97,7 @@ impl RawLock {
     ///
     /// There is no room for another.
     pub(crate) fn enter_soon(&self, mode: Mode, class: usize, owner: u32) -> Result<bool, Left> {
-        let most = if class < HIGH { LOOKS } else { PAUSES };
-        let entered = looks(most, || match self.word.try_enter(mode, class, owner) {
+        let entered = looks(most_looks(class), || match self.word.try_enter(mode, class, owner) {
             Ok(()) => Some(Ok(true)),
             Err(Miss::Full) => Some(Err(Left::Full)),
             Err(Miss::Busy) => None,
@@ -125,6 +126,7 @@ impl RawLock {
             now: &now,
             wake,
             rise,
+            looks: most_looks(class),
             left: false,
         };
         // SAFETY: the node lies in this frame and is not moved; `seated`, which is dropped before it, sees to it that it is
@@ -162,6 +164,7 @@ impl RawLock {
             now: &now,
             wake,
             rise: None,
+            looks: 0,
             left: false,
         };
         // SAFETY: as in `enter`.
@@ -172,6 +175,11 @@ impl RawLock {
         }
         seated.wait(parker, park)
     }
+}
+
+/// How often one of this class looks again.
+fn most_looks(class: usize) -> u32 {
+    if class < HIGH { LOOKS } else { PAUSES }
 }
 
 /// Looks again so often, unless there is something to see before.

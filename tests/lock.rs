@@ -374,3 +374,15 @@ fn hold_times_on_request() {
     drop(mutex.lock());
     assert_eq!(mutex.stats().held.map(|held| held.count), Some(1));
 }
+
+/// What is held may be looked at by what may panic.
+#[test]
+fn guards_cross_a_caught_panic() {
+    fn crosses<T: std::panic::UnwindSafe + std::panic::RefUnwindSafe>(_: &T) {}
+    let lock = RwLock::new(7);
+    let read = lock.read().unwrap();
+    crosses(&read);
+    assert!(std::panic::catch_unwind(|| assert_eq!(*read, 8)).is_err());
+    drop(read);
+    assert_eq!((lock.mode(), *lock.read().unwrap()), (None, 7));
+}

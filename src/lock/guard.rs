@@ -1,8 +1,8 @@
 //! What a holder has in hand.
 
+use super::body::{Ask, Body};
 use super::error::LockError;
 use super::poison::{NoPoison, Poison};
-use super::rwlock::{Ask, Body};
 use super::wait::LockWait;
 use crate::core::lockword::{MAX_OWNER, Mode};
 use crate::time::Deadline;
@@ -98,6 +98,11 @@ impl HeldAs for Alone {
 
 /// What a hold is given back with: the thread's number in the lock's word, where that has it; where it was entered in the
 /// thread's stack, if it was; and what is to be done besides.
+///
+/// ```text
+///     31       30      29      28    24  23    0
+/// [ poisons | timed | first | above | 0 | owner ]
+/// ```
 #[derive(Clone, Copy)]
 pub(super) struct Tag(u32);
 
@@ -144,6 +149,12 @@ impl Tag {
         self.0 & (Self::FIRST | Self::ABOVE) != 0
     }
 
+    /// The same; `poisons`: and a panic poisons the lock from now on, or does not.
+    #[inline]
+    fn poisoning(self, poisons: bool) -> Self {
+        Tag(self.0 & !Self::POISONS | if poisons { Self::POISONS } else { 0 })
+    }
+
     /// The same, timed.
     pub(super) fn timed(self) -> Self {
         Tag(self.0 | Self::TIMED)
@@ -170,18 +181,15 @@ pub(super) struct Hold<'a, M: HeldAs> {
 impl<'a, M: HeldAs> Hold<'a, M> {
     /// It has just been taken so.
     #[inline]
-    pub(super) fn new<P: Poison>(body: &'a Body, mut tag: Tag) -> Self {
-        if P::REMEMBERS && M::MODE == Mode::Exclusive && !std::thread::panicking() {
-            tag.0 |= Tag::POISONS;
-        }
-        Hold { body, tag, thread: PhantomData }
+    pub(super) fn new<P: Poison>(body: &'a Body, tag: Tag) -> Self {
+        let poisons = P::REMEMBERS && M::MODE == Mode::Exclusive && !std::thread::panicking();
+        Hold { body, tag: tag.poisoning(poisons), thread: PhantomData }
     }
 
     /// The same hold; the word says already that it is of this mode, and the tag how it is entered.
     #[inline]
-    fn turned<P: Poison, N: HeldAs>(self, mut tag: Tag) -> Hold<'a, N> {
+    fn turned<P: Poison, N: HeldAs>(self, tag: Tag) -> Hold<'a, N> {
         let this = ManuallyDrop::new(self);
-        tag.0 &= !Tag::POISONS;
         Hold::new::<P>(this.body, tag)
     }
 

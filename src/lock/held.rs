@@ -5,7 +5,8 @@
 //! destructor, so there is no time in a thread's life at which it is gone. What goes beyond [`INLINE`] locks at a time is
 //! on the heap, and freed when that is over.
 //!
-//! A lock that is in no order, and is not shared, has no entry: its word says which thread holds it (see `rwlock.rs`).
+//! A lock that is in no order, and is not shared, has no entry: its word says which thread holds it (see `body.rs`; but for
+//! threads without a number, and for holds that have none). So a thread whose stack is empty may hold such locks.
 //!
 //! An entry may outlive its lock: a guard that is forgotten leaves it, and another lock may come to lie at that address. It
 //! stands in the order for good, and is taken for one of the new lock only if that has the same level.
@@ -107,7 +108,7 @@ impl Place {
 /// What one thread holds, and its number. Each entry has a place, by which it is known what was taken since; what lies above
 /// one that is taken out sinks by one.
 ///
-/// The place of all, 0, is for the one that is taken when the thread holds none, which is the common case: that one never
+/// The place of all, 0, is for the one that is taken when the thread has no entry, which is the common case: that one never
 /// moves, so its end is a store, and it is not asked for before. (If the place were found by what was stored last,
 /// a lock would wait for these stores to come back, four of them in a row.) It is empty while it is over and others that
 /// came later are not.
@@ -227,13 +228,13 @@ impl Stack {
     }
 }
 
-/// Whether this thread holds no lock.
+/// Whether this thread has no entry.
 #[inline]
 pub(super) fn is_empty() -> bool {
     STACK.with(Stack::is_empty)
 }
 
-/// This thread has come to hold a lock. Whether it holds none beside it: then [`pop_first`] is for it.
+/// This thread has come to hold a lock. Whether the entry is the first: then [`pop_first`] is for it.
 pub(super) fn push(entry: Entry) -> bool {
     STACK.with(|stack| stack.push(entry))
 }
@@ -243,7 +244,7 @@ pub(super) fn pop(lock: usize, mode: Mode) {
     STACK.with(|stack| stack.pop(Hold::new(lock, mode)));
 }
 
-/// As [`push`], for a thread that holds none.
+/// As [`push`], for a thread that has no entry.
 #[inline]
 pub(super) fn push_first(entry: Entry) {
     STACK.with(|stack| {
@@ -332,6 +333,10 @@ pub(super) fn look_by_place<R>(mut says: impl FnMut(usize, &Entry) -> Option<R>)
 #[inline(never)]
 fn new_number(cell: &Cell<u32>) -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
+    #[cfg(test)]
+    if NUMBERLESS.get() {
+        return 0;
+    }
     let old = NEXT.load(Ordering::Relaxed);
     if old > MAX_OWNER {
         return 0;
@@ -341,6 +346,12 @@ fn new_number(cell: &Cell<u32>) -> u32 {
     let number = if number > MAX_OWNER { 0 } else { number };
     cell.set(number);
     number
+}
+
+#[cfg(test)]
+thread_local! {
+    /// This thread comes after the sixteen-millionth.
+    pub(super) static NUMBERLESS: Cell<bool> = const { Cell::new(false) };
 }
 
 #[cfg(test)]
@@ -384,6 +395,27 @@ mod tests {
         }
         assert_eq!(count(), 0);
         STACK.with(|stack| assert_eq!(stack.more.borrow().capacity(), 0, "it would never be freed"));
+    }
+
+    /// The first has a place of its own: it stays there, and the place is not used again before all are gone.
+    #[test]
+    fn the_first_one_does_not_move() {
+        let entry = |lock: usize| Entry::new(8 * lock, Mode::Exclusive, None, Location::caller());
+        push_first(entry(1));
+        assert!(!is_empty() && is_last(8) && !super::push(entry(2)) && !super::push(entry(3)));
+        assert!(is_last(24) && !is_last(8));
+        assert_eq!((find_own(8).map(|(at, _)| at), find_own(24).map(|(at, _)| at)), (Some(0), Some(2)));
+        pop_first(8, Mode::Exclusive);
+        assert_eq!((all(), is_empty(), count()), (vec![(2, false), (3, false)], false, 3));
+        assert!(!super::push(entry(4)));
+        pop(2, Mode::Exclusive);
+        assert_eq!((all(), count()), (vec![(3, false), (4, false)], 3));
+        pop(4, Mode::Exclusive);
+        pop(3, Mode::Exclusive);
+        assert_eq!((is_empty(), count(), is_last(24)), (true, 0, false));
+        assert!(super::push(entry(5)) && is_last(40));
+        pop_first(40, Mode::Exclusive);
+        assert!(is_empty());
     }
 
     #[test]

@@ -106,7 +106,7 @@ struct Numbers {
     free: Vec<u32>,
 }
 
-/// The table is of pointers, so that it is small: what it points to is needed anyway.
+/// The table is of pointers, so that it is small: what it points to is needed anyway. It comes first, next to the latch.
 #[repr(C)]
 struct Shard<K> {
     names: HashTable<Arc<Name<K>>>,
@@ -182,7 +182,7 @@ impl<K> Pinned<K> {
         if !self.name().raw.word().try_leave_quietly(mode) {
             // It is held still.
             let name = self.arc();
-            name.raw.leave(mode, false, now, &mut super::rwlock::unpark);
+            name.raw.leave(mode, false, now, &mut super::body::unpark);
         }
     }
 }
@@ -242,7 +242,7 @@ impl<K: LockName> Thing for Name<K> {
     }
 
     fn tell(&self, waiter: &Waiter) {
-        super::rwlock::unpark(waiter);
+        super::body::unpark(waiter);
     }
 }
 
@@ -313,7 +313,7 @@ impl<K: LockName> Inner<K> {
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         let hash = self.seeds.hash(key);
-        // The upper bits: the table in the shard goes by the lower ones, and by the topmost seven.
+        // Bits from the middle: the table in the shard goes by the lowest, and by the topmost.
         let shard = &self.shards[(hash >> 32) as usize % SHARDS];
         if let Some(name) = shard.lock().find(hash, key) {
             return name.enter_as((mode, class), owner);

@@ -13,6 +13,7 @@
 mod level;
 
 mod all;
+mod body;
 mod error;
 mod guard;
 mod held;

@@ -1,8 +1,8 @@
 //! Named locks that are held: by a session, or by a thread.
 
+use super::body::Ask;
 use super::error::LockError;
 use super::manager::LockName;
-use super::rwlock::Ask;
 use super::session::{By, Session};
 use super::threads;
 use super::wait::LockWait;

@@ -8,12 +8,12 @@
 //! of any two orders, and the other way about is a violation. (That a session holds a named lock is seen of the threads'
 //! own sessions only: others may go to another thread meanwhile.)
 
+use super::body::{Ask, Park, unpark};
 use super::error::LockError;
 use super::held::{self, Entry};
 use super::level::{self, Level, LevelInfo};
 use super::manager::{Deadlocks, Inner, LockName, Name, Pinned};
 use super::named::NamedGuard;
-use super::rwlock::{Ask, Park, unpark};
 use super::stats::End;
 use super::wait::LockWait;
 use crate::core::lockline::Left;

@@ -4,10 +4,10 @@
 //! taken in, it is the thread that waits: all that it holds is held up with it. So who asks with which name is for reports
 //! only, and a thread that asks for what it holds already is told so, whoever it was taken for.
 
+use super::body::Ask;
 use super::error::LockError;
 use super::manager::{Inner, LockManager};
 use super::named::OwnedGuard;
-use super::rwlock::Ask;
 use super::session::{By, Session};
 use super::wait::LockWait;
 use crate::core::lockword::Mode;

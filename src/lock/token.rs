@@ -8,13 +8,14 @@
 //! A token speaks for one order and one thread. Locks that are taken without it are checked when the program runs, and so
 //! are those that are taken with it: another order, or another part of the program, may be in between.
 
+use super::body::Ask;
 use super::error::LockError;
 use super::guard::{ReadGuard, UpgradableGuard, UpgradeError, WriteGuard};
 use super::held;
 use super::level::{After, In, Level, Nothing, Order};
 use super::mutex::{Mutex, MutexGuard};
 use super::poison::Poison;
-use super::rwlock::{Ask, RwLock};
+use super::rwlock::RwLock;
 use super::wait::LockWait;
 use crate::core::lockword::Mode;
 use crate::time::Deadline;

@@ -436,3 +436,20 @@ fn way_is_made_for_one_that_does_not_come() {
         (NodeState::Granted, 2, false, false)
     );
 }
+
+/// The same where a newcomer has the lock again before it is looked at: that one hands it over.
+#[test]
+fn who_slips_in_before_way_is_made_hands_the_lock_over() {
+    let (lock, parker, mut nobody) = (RawLock::new(), Parker::new(), |_: &Waiter| {});
+    lock.word.try_enter(Exclusive, 1, 1).expect("free");
+    let waits = Box::new(Node::new());
+    // SAFETY: boxed, and kept until it is granted.
+    let queued = unsafe { lock.enqueue(&waits, (Exclusive, 2), 1, 0, &parker, &mut nobody) };
+    assert_eq!(queued, Ok(Enqueued::Waiting));
+    lock.leave(Exclusive, false, || 0, &mut nobody);
+    lock.word.try_enter(Exclusive, 1, 1).expect("it has not come");
+    assert!(!lock.make_way(FAIR_AFTER, &mut nobody));
+    assert_eq!((waits.state(), lock.word.look().told()), (NodeState::Told, false));
+    lock.leave(Exclusive, false, || FAIR_AFTER, &mut nobody);
+    assert_eq!((waits.state(), lock.word.look().owner()), (NodeState::Granted, 2));
+}

@@ -9,6 +9,9 @@ compile_error!("build with --cfg loom (run cargo inside loom-tests/) or --cfg sh
 #[cfg(all(loom, shuttle))]
 compile_error!("choose one of --cfg loom and --cfg shuttle");
 
+#[cfg(all(loom, target_os = "linux", target_pointer_width = "64"))]
+mod stacks;
+
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::{Arc as StdArc, Mutex as StdMutex};

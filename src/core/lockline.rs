@@ -200,6 +200,15 @@ impl RawLock {
         }
     }
 
+    /// The same, of what this owner holds so that it may upgrade.
+    #[inline]
+    pub fn leave_upgradable(&self, owner: u32, now: impl FnOnce() -> u64, wake: &mut impl FnMut(&Waiter)) {
+        let after = self.word.leave_upgradable(owner);
+        if after != After::Nothing {
+            self.see_to(after, now(), wake);
+        }
+    }
+
     #[cold]
     fn see_to(&self, after: After, now: u64, wake: &mut impl FnMut(&Waiter)) {
         match after {

@@ -338,14 +338,22 @@ impl LockWord {
     pub fn leave(&self, mode: Mode, poison: bool) -> After {
         match mode {
             Mode::Shared => self.leave_shared(),
-            Mode::Upgradable => {
-                // ORDERING: Release as in `leave_shared`.
-                let release = ordering!(Release, mutant = "lockword_leave_upgradable_relaxed");
-                let old = Word(self.0.fetch_and(!(U | OWNER_MASK), release));
-                if old.queued() && !old.told() { After::Look } else { After::Nothing }
-            }
+            // Only we change who is the owner.
+            Mode::Upgradable => self.leave_upgradable(self.look().owner()),
             Mode::Exclusive => self.leave_exclusive(if poison { POISON } else { 0 }),
         }
+    }
+
+    /// The same, of what this owner holds so that it may upgrade. (A subtraction is one step of the processor, and one less than
+    /// a compare-and-swap; a mask that tells what was there is a loop.)
+    #[inline]
+    pub fn leave_upgradable(&self, owner: u32) -> After {
+        let held = U | u64::from(owner) << OWNER_SHIFT;
+        // ORDERING: Release as in `leave_shared`.
+        let release = ordering!(Release, mutant = "lockword_leave_upgradable_relaxed");
+        let old = Word(self.0.fetch_sub(held, release));
+        debug_assert!(old.0 & (U | X) == U && old.owner() == owner, "{old:?} left by {owner}");
+        if old.queued() && !old.told() { After::Look } else { After::Nothing }
     }
 
     #[inline]
@@ -360,11 +368,11 @@ impl LockWord {
         if last && waited_for && !silent { After::Look } else { After::Nothing }
     }
 
-    /// Gives an exclusive or upgradable hold back if that is all that the word says: nobody waits, nobody shares it, and it is
-    /// not poisoned. Without a look first.
+    /// Gives an exclusive hold back if that is all that the word says: nobody waits, and it is not poisoned. Without a look
+    /// first.
     #[inline]
-    pub fn try_leave_at_once(&self, mode: Mode, owner: u32) -> bool {
-        let held = if mode == Mode::Exclusive { X } else { U } | u64::from(owner) << OWNER_SHIFT;
+    pub fn try_leave_at_once(&self, owner: u32) -> bool {
+        let held = X | u64::from(owner) << OWNER_SHIFT;
         // ORDERING: Release as below.
         let release = ordering!(Release, mutant = "lockword_leave_at_once_relaxed");
         self.0.compare_exchange(held, 0, release, Ordering::Relaxed).is_ok()

@@ -370,10 +370,11 @@ impl Body {
         if tag.is_first() {
             held::pop_first(self.id(), mode);
         }
-        if mode == Mode::Shared {
-            self.raw.leave(mode, false, || self.now(), &mut unpark);
-        } else if !self.raw.word().try_leave_at_once(mode, tag.owner()) {
-            self.leave_slowly(mode, false);
+        match mode {
+            Mode::Shared => self.raw.leave(mode, false, || self.now(), &mut unpark),
+            Mode::Upgradable => self.raw.leave_upgradable(tag.owner(), || self.now(), &mut unpark),
+            Mode::Exclusive if self.raw.word().try_leave_at_once(tag.owner()) => {}
+            Mode::Exclusive => self.leave_slowly(mode, false),
         }
     }
 
@@ -390,7 +391,7 @@ impl Body {
         } else if tag.is_entered() {
             held::pop(self.id(), mode);
         }
-        if mode == Mode::Shared || poison || !self.raw.word().try_leave_at_once(mode, tag.owner()) {
+        if mode != Mode::Exclusive || poison || !self.raw.word().try_leave_at_once(tag.owner()) {
             self.leave_slowly(mode, poison);
         }
     }

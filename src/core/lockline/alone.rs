@@ -59,7 +59,7 @@ impl RawLock {
 
     /// Gives the lock back as the locks do, at time 0: at once, if that is all that the word says.
     pub fn leave_alone(&self, mode: Mode, owner: u32) {
-        if mode == Mode::Shared || !self.word.try_leave_at_once(mode, owner) {
+        if mode != Mode::Exclusive || !self.word.try_leave_at_once(owner) {
             self.leave_as(mode, false);
         }
     }

@@ -38,10 +38,11 @@ fn promise_10_opposite_demands_never_hang_and_nobody_holds_part() {
 
 #[test]
 fn promise_10_the_window_law_holds_for_paced_starts() {
+    const WORKERS: usize = 3;
     within(|| {
         let time = ManualClock::new();
         let engine = Engine::builder()
-            .workers(3)
+            .workers(WORKERS)
             .in_memory()
             .clock(time.clock())
             .rate("api", Rate::per_second(10).burst(3))
@@ -70,7 +71,8 @@ fn promise_10_the_window_law_holds_for_paced_starts() {
             assert_eq!(stamps.len(), 40 * lanes as usize);
             for (i, from) in stamps.iter().enumerate() {
                 for (n, to) in stamps[i..].iter().enumerate() {
-                    let most = burst + lanes + rate * (*to - *from).as_secs_f64();
+                    // A start is stamped when its worker gets there: each may have one in hand that came due before.
+                    let most = burst + lanes + WORKERS as f64 + rate * (*to - *from).as_secs_f64();
                     assert!((n + 1) as f64 <= most + 1e-6, "{} starts in {:?}", n + 1, *to - *from);
                 }
             }

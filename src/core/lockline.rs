@@ -53,6 +53,7 @@ mod waits;
 #[cfg(any(loom, shuttle))]
 pub use {self::alone::Place, crate::sync::Cancel};
 
+use self::waits::next_rise;
 use super::lockword::{After, LockWord, Miss, Mode, Word};
 use super::permits::CLASSES;
 use super::waitlist::lines::{Claim, Lines, Node, Seat};
@@ -595,11 +596,4 @@ impl Line {
         }
         (0, solo)
     }
-}
-
-/// When one of this class who waits since then rises next.
-fn next_rise(class: usize, since: u64, now: u64) -> Option<u64> {
-    let steps = now.saturating_sub(since) / AGEING + 1;
-    let rises = (class as u64).saturating_add(steps) < CLASSES as u64;
-    rises.then(|| since.saturating_add(steps.saturating_mul(AGEING)))
 }

@@ -193,3 +193,10 @@ fn looks<R>(most: u32, mut see: impl FnMut() -> Option<R>) -> Option<R> {
         see()
     })
 }
+
+/// When one of this class who waits since then rises next.
+pub(super) fn next_rise(class: usize, since: u64, now: u64) -> Option<u64> {
+    let steps = now.saturating_sub(since) / AGEING + 1;
+    let rises = (class as u64).saturating_add(steps) < CLASSES as u64;
+    rises.then(|| since.saturating_add(steps.saturating_mul(AGEING)))
+}

@@ -123,11 +123,12 @@ pub struct Tally {
     pub gave_up: u64,
 }
 
-/// A lock without what it guards. The word comes last: what it guards comes next.
+/// A lock without what it guards. The word comes first: what it guards comes after all this, in another line of the cache,
+/// which who looks at the word again and again leaves to who holds the lock.
 #[repr(C)]
 pub struct RawLock {
-    latch: Mutex<Line>,
     word: LockWord,
+    latch: Mutex<Line>,
 }
 
 /// What the latch guards.

@@ -26,9 +26,9 @@ use std::panic::{Location, RefUnwindSafe};
 pub(super) struct Body {
     /// What was asked for beyond a plain lock.
     pub(super) more: Option<Box<More>>,
+    pub(super) raw: RawLock,
     /// How it has been waited for: made when somebody has slept for it.
     pub(super) book: OnceLock<Box<Book>>,
-    pub(super) raw: RawLock,
     /// How often it was held exclusively. Written by who holds it so.
     pub(super) exclusive: AtomicU64,
     /// Of who has no entry in its thread's stack for it.

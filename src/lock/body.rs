@@ -69,6 +69,30 @@ impl Ask<'_> {
     }
 }
 
+/// What is wanted of a lock, and by whom.
+#[derive(Clone, Copy)]
+pub(super) struct Want<'a> {
+    pub(super) mode: Mode,
+    pub(super) level: Option<&'static LevelInfo>,
+    /// The depth of the thread's stack from which on it holds those that it takes with this one.
+    pub(super) peers: usize,
+    pub(super) ask: Ask<'a>,
+    pub(super) place: &'static Location<'static>,
+}
+
+impl Want<'_> {
+    /// What stands in the thread's stack of it.
+    fn entry(&self, body: &Body) -> Entry {
+        Entry::new(body.id(), self.mode, self.level, self.place)
+    }
+
+    /// Whether it stands there, if it is asked for by this number.
+    #[inline]
+    fn is_entered(&self, owner: u32) -> bool {
+        self.mode == Mode::Shared || self.level.is_some() || owner == 0
+    }
+}
+
 /// Sleeps until then at the most. False: it gives up.
 pub(super) type Park<'a> = dyn FnMut(&Parker, Option<u64>) -> bool + 'a;
 
@@ -111,85 +135,76 @@ impl Body {
     ///
     /// What is to be done most often stands where the lock is taken, and calls nothing; all else is in `enter_with_care`.
     #[inline(always)] // what is left of it where mode and level are known is little
-    pub(super) fn enter(
-        &self,
-        mode: Mode,
-        level: Option<&'static LevelInfo>,
-        peers: usize,
-        ask: Ask<'_>,
-        place: &'static Location<'static>,
-    ) -> Result<Tag, LockError> {
+    pub(super) fn enter(&self, want: Want<'_>) -> Result<Tag, LockError> {
+        let mode = want.mode;
         let owner = if mode == Mode::Shared { 0 } else { held::number_if_any() };
         let is_plain = self.more.is_none() && (mode == Mode::Shared || owner != 0);
-        let enters = Self::is_entered(mode, level, owner);
-        if is_plain && (!enters || held::is_empty()) {
-            if enters {
-                // A processor ends what it has begun before it locks a line: there is less of that between the two times that
-                // a lock costs if the stack is written before the first, and after the second.
-                held::push_first(Entry::new(self.id(), mode, level, place));
-            }
-            if self.raw.word().try_enter_at_once(mode, owner) {
-                if mode == Mode::Exclusive {
-                    self.count();
-                }
-                if !enters {
-                    self.place.0.set(place);
-                }
-                let tag = Tag::new(owner);
-                return Ok(if enters { tag.entered(true) } else { tag });
-            }
+        let enters = want.is_entered(owner);
+        if !is_plain || enters && !held::is_empty() {
+            return self.enter_with_care(want);
+        }
+        if enters {
+            // A processor ends what it has begun before it locks a line: there is less of that between the two times that
+            // a lock costs if the stack is written before the first, and after the second.
+            held::push_first(want.entry(self));
+        }
+        if !self.raw.word().try_enter_at_once(mode, owner) {
             if enters {
                 held::pop_first(self.id(), mode);
             }
-        }
-        self.enter_with_care(mode, level, peers, ask, place)
-    }
-
-    #[inline(never)]
-    fn enter_with_care(
-        &self,
-        mode: Mode,
-        level: Option<&'static LevelInfo>,
-        peers: usize,
-        ask: Ask<'_>,
-        place: &'static Location<'static>,
-    ) -> Result<Tag, LockError> {
-        if let Some(level) = level
-            && !held::is_empty()
-        {
-            self.check(mode, level, peers, place)?;
-        }
-        let owner = if mode == Mode::Shared { 0 } else { held::number() };
-        if !self.raw.word().try_enter_at_once(mode, owner) {
-            self.enter_slowly(mode, level, owner, ask)?;
+            // Nothing that it holds could be out of order: it has no level, or holds nothing.
+            return self.enter_after_miss(want, owner);
         }
         if mode == Mode::Exclusive {
             self.count();
         }
-        let tag = if Self::is_entered(mode, level, owner) {
-            Tag::new(owner).entered(held::push(Entry::new(self.id(), mode, level, place)))
+        if enters {
+            Ok(Tag::new(owner).entered(true))
         } else {
-            self.place.0.set(place);
-            Tag::new(owner)
-        };
-        let timed = self.more.as_ref().is_some_and(|more| more.begin(self.id()));
-        Ok(if timed { tag.timed() } else { tag })
-    }
-
-    /// Whether who has it so is entered in the thread's stack.
-    #[inline]
-    fn is_entered(mode: Mode, level: Option<&'static LevelInfo>, owner: u32) -> bool {
-        mode == Mode::Shared || level.is_some() || owner == 0
+            self.place.0.set(want.place);
+            Ok(Tag::new(owner))
+        }
     }
 
     #[inline(never)]
-    fn check(
-        &self,
-        mode: Mode,
-        level: &'static LevelInfo,
-        peers: usize,
-        place: &'static Location<'static>,
-    ) -> Result<(), LockError> {
+    fn enter_with_care(&self, want: Want<'_>) -> Result<Tag, LockError> {
+        if let Some(level) = want.level
+            && !held::is_empty()
+        {
+            self.check(level, want)?;
+        }
+        let owner = if want.mode == Mode::Shared { 0 } else { held::number() };
+        if self.raw.word().try_enter_at_once(want.mode, owner) {
+            Ok(self.entered(want, owner))
+        } else {
+            self.enter_after_miss(want, owner)
+        }
+    }
+
+    #[inline(never)]
+    fn enter_after_miss(&self, want: Want<'_>, owner: u32) -> Result<Tag, LockError> {
+        self.enter_slowly(want, owner)?;
+        Ok(self.entered(want, owner))
+    }
+
+    /// What is to be written down by who has entered.
+    fn entered(&self, want: Want<'_>, owner: u32) -> Tag {
+        if want.mode == Mode::Exclusive {
+            self.count();
+        }
+        let tag = if want.is_entered(owner) {
+            Tag::new(owner).entered(held::push(want.entry(self)))
+        } else {
+            self.place.0.set(want.place);
+            Tag::new(owner)
+        };
+        let timed = self.more.as_ref().is_some_and(|more| more.begin(self.id()));
+        if timed { tag.timed() } else { tag }
+    }
+
+    #[inline(never)]
+    fn check(&self, level: &'static LevelInfo, want: Want<'_>) -> Result<(), LockError> {
+        let Want { mode, peers, place, .. } = want;
         let Some(held) = level::offender(level, peers) else { return Ok(()) };
         let held = match held::find(self.id(), Some(level)) {
             None => held,
@@ -213,14 +228,13 @@ impl Body {
     }
 
     #[cold]
-    fn enter_slowly(
-        &self,
-        mode: Mode,
-        level: Option<&'static LevelInfo>,
-        owner: u32,
-        ask: Ask<'_>,
-    ) -> Result<(), LockError> {
-        let Err(miss) = self.raw.word().try_enter(mode, ask.class(), owner) else { return Ok(()) };
+    fn enter_slowly(&self, Want { mode, level, ask, .. }: Want<'_>, owner: u32) -> Result<(), LockError> {
+        let (word, now) = (self.raw.word(), matches!(ask, Ask::Now));
+        let entered = match now {
+            true => word.try_enter(mode, ask.class(), owner),
+            false => word.try_enter_again(mode, ask.class(), owner),
+        };
+        let Err(miss) = entered else { return Ok(()) };
         if let Some((held, place)) = self.own(level) {
             let again = mode == Mode::Shared && held != Mode::Exclusive;
             match if again { self.raw.word().share_again() } else { Err(Miss::Busy) } {
@@ -234,7 +248,7 @@ impl Body {
         if miss == Miss::Full {
             return Err(LockError::TooManyReaders);
         }
-        if matches!(ask, Ask::Now) {
+        if now {
             return Err(LockError::WouldBlock);
         }
         match self.raw.enter_soon(mode, ask.class(), owner) {

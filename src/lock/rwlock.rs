@@ -1,6 +1,6 @@
 //! [`RwLock`].
 
-use super::body::{Ask, Body, unpark};
+use super::body::{Ask, Body, Want, unpark};
 use super::error::LockError;
 use super::guard::{HeldAs, Hold, ReadGuard, UpgradableGuard, WriteGuard};
 use super::held::{self, Entry};
@@ -191,7 +191,7 @@ impl<T: ?Sized, L: Level, P: Poison> RwLock<T, L, P> {
         ask: Ask<'_>,
         place: &'static Location<'static>,
     ) -> Result<Hold<'_, M>, LockError> {
-        let tag = self.body.enter(M::MODE, L::INFO, peers, ask, place)?;
+        let tag = self.body.enter(Want { mode: M::MODE, level: L::INFO, peers, ask, place })?;
         Ok(Hold::new::<P>(&self.body, tag))
     }
 

@@ -29,7 +29,7 @@ impl RawLock {
         if self.word.try_enter_at_once(mode, owner) {
             return Ok(());
         }
-        match self.word.try_enter(mode, class, owner) {
+        match self.word.try_enter_again(mode, class, owner) {
             Ok(()) => Ok(()),
             Err(Miss::Full) => Err(Left::Full),
             Err(Miss::Busy) => self.enter_in_line(mode, class, owner, timed),

@@ -118,11 +118,12 @@ struct Shard<K> {
 /// A lock and its name. What each take needs lies together.
 #[repr(C, align(64))]
 pub(super) struct Name<K> {
-    pub(super) raw: RawLock,
     hash: u64,
     pub(super) key: K,
     /// How often it was held exclusively: written by who holds it so.
     exclusive: AtomicU64,
+    /// Begins with the word.
+    pub(super) raw: RawLock,
     /// How often somebody was let past its line.
     repaired: AtomicU64,
 }

@@ -1,4 +1,4 @@
-//! The hash of a user's key, for tables of our own.
+//! The hashes of a user's key, for tables of our own.
 
 use siphasher::sip::SipHasher13;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -18,5 +18,16 @@ impl Seeds {
         let mut hasher = SipHasher13::new_with_keys(self.0, self.1);
         key.hash(&mut hasher);
         hasher.finish()
+    }
+}
+
+/// A fast hash, for where it does no harm if somebody makes keys collide.
+#[derive(Default)]
+pub(crate) struct FastSeeds(foldhash::quality::RandomState);
+
+impl FastSeeds {
+    #[inline(always)]
+    pub(crate) fn hash<K: Hash + ?Sized>(&self, key: &K) -> u64 {
+        self.0.hash_one(key)
     }
 }

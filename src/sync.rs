@@ -200,6 +200,26 @@ pub(crate) mod atomic {
     integer!(AtomicU64, u64);
     integer!(AtomicUsize, usize);
 
+    /// `std::sync::atomic::AtomicPtr` over the backend of this build: what is needed of it.
+    #[derive(Debug)]
+    #[repr(transparent)]
+    pub(crate) struct AtomicPtr<T>(imp::AtomicPtr<T>);
+
+    impl<T> AtomicPtr<T> {
+        model_const! {
+            #[inline(always)]
+            pub(crate) const fn new(v: *mut T) -> Self { Self(imp::AtomicPtr::new(v)) }
+        }
+        #[inline(always)]
+        pub(crate) fn load(&self, order: Ordering) -> *mut T {
+            self.0.load(order)
+        }
+        #[inline(always)]
+        pub(crate) fn store(&self, v: *mut T, order: Ordering) {
+            self.0.store(v, order);
+        }
+    }
+
     /// `std::sync::atomic::AtomicBool` over the backend of this build.
     #[derive(Debug)]
     #[repr(transparent)]
@@ -380,6 +400,19 @@ impl<T> UnsafeCell<T> {
             { Self(loom::cell::UnsafeCell::new(value)) }
             #[cfg(not(loom))]
             { Self(std::cell::UnsafeCell::new(value)) }
+        }
+    }
+
+    /// An access beside others that do not write.
+    #[inline(always)]
+    pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+        #[cfg(loom)]
+        {
+            self.0.with(f)
+        }
+        #[cfg(not(loom))]
+        {
+            f(self.0.get().cast_const())
         }
     }
 

@@ -79,7 +79,7 @@ const ORDER: &[&[(&str, &str)]] = &[
         ("PoolSlot", "resource/pool/holders.rs"),
         ("PoolWaits", "resource/pool/stats.rs"),
         ("PoolError", "resource/pool/stats.rs"),
-        ("LockNames", "lock/manager.rs"),
+        ("LockNames", "lock/names.rs"),
         ("LockNumbers", "lock/manager.rs"),
         ("LockWaits", "lock/stats.rs"),
         ("LockHolds", "lock/manager.rs"),

@@ -10,8 +10,10 @@ use batchyard::lock::{
     global,
 };
 use batchyard::{ManualClock, Priority, exclusive_lock, secs, shared_lock};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Barrier, Mutex};
+use std::hash::{Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use support::{Rng, until, within};
 
@@ -192,6 +194,122 @@ fn idle_locks_are_dropped() {
     }
     assert!(locks.len() < 20_000, "{} are left", locks.len());
     assert!(matches!(locks.session().try_lock(&u64::MAX, Mode::Shared), Err(LockError::WouldBlock)));
+}
+
+#[test]
+fn each_hold_is_timed_if_that_is_asked_for() {
+    let time = ManualClock::new();
+    let locks: LockManager<u64> = LockManagerBuilder::default().clock(time.clock()).hold_times(true).build();
+    let job = locks.session();
+    for turn in 1..4 {
+        let held = job.lock(&7, X).unwrap();
+        time.advance(secs(turn));
+        drop(held);
+    }
+    let held = locks.stats().held.expect("asked for");
+    assert_eq!((held.count, held.p50.as_secs(), held.max.as_secs()), (3, 2, 3));
+}
+
+/// What a name was is given up with it, in time.
+#[test]
+fn idle_names_are_dropped() {
+    let (locks, alive) = (LockManager::<(u32, Arc<()>)>::new(), Arc::new(()));
+    let job = locks.session();
+    for n in 0..20_000 {
+        drop(job.lock(&(n, Arc::clone(&alive)), X).unwrap());
+    }
+    assert_eq!(Arc::strong_count(&alive) - 1, locks.len());
+    drop((job, locks));
+    assert_eq!(Arc::strong_count(&alive), 1);
+}
+
+/// A name that has its hash in common with all others, and may be told to panic when it is compared.
+#[derive(Clone, Debug)]
+struct Odd(u32, &'static AtomicBool);
+
+impl Hash for Odd {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        0.hash(hasher);
+    }
+}
+
+impl PartialEq for Odd {
+    fn eq(&self, other: &Self) -> bool {
+        assert!(!self.1.load(Ordering::Relaxed), "it was told to");
+        self.0 == other.0
+    }
+}
+
+impl Eq for Odd {}
+
+#[test]
+fn names_of_one_hash_are_told_apart() {
+    static PANICS: AtomicBool = AtomicBool::new(false);
+    let locks: LockManager<Odd> = LockManager::new();
+    let other = locks.session();
+    // The second time each has been looked up before.
+    for _ in 0..2 {
+        let one = locks.session();
+        for n in 0..200 {
+            one.lock(&Odd(n, &PANICS), X).unwrap().keep();
+            for seen in [n, n / 2] {
+                let missed = other.try_lock(&Odd(seen, &PANICS), Mode::Shared).map(drop);
+                assert!(matches!(missed, Err(LockError::WouldBlock)), "{seen}: {missed:?}");
+            }
+            assert!(other.try_lock(&Odd(n + 1000, &PANICS), X).is_ok());
+        }
+    }
+}
+
+#[test]
+fn a_comparison_that_panics_leaves_nothing_held() {
+    static PANICS: AtomicBool = AtomicBool::new(false);
+    let locks: LockManager<Odd> = LockManager::new();
+    let (one, other) = (locks.session(), locks.session());
+    for mode in [X, Mode::Shared] {
+        drop(one.lock(&Odd(1, &PANICS), mode).unwrap());
+        PANICS.store(true, Ordering::Relaxed);
+        let lock = AssertUnwindSafe(|| drop(one.lock(&Odd(1, &PANICS), mode)));
+        catch_unwind(lock).expect_err("it is compared");
+        PANICS.store(false, Ordering::Relaxed);
+        assert!(other.try_lock(&Odd(1, &PANICS), X).is_ok());
+    }
+    assert_eq!(locks.stats().exclusive, 3);
+}
+
+/// Locks get other names all the time, and who comes by what was told of them before finds the right one all the same.
+#[test]
+fn names_come_and_go_and_their_locks_exclude() {
+    const THREADS: u64 = 4;
+    const TURNS: u64 = 40_000;
+    const NAMES: u64 = 15_000;
+    let locks: LockManager<u64> = LockManager::new();
+    let sums: Vec<AtomicU64> = std::iter::repeat_with(|| AtomicU64::new(0)).take(NAMES as usize).collect();
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (locks, sums) = (&locks, &sums);
+            scope.spawn(move || {
+                let mut rng = Rng::new(thread);
+                let mut next = |most| rng.below(most);
+                let job = locks.session();
+                for turn in 0..TURNS {
+                    // Few that are wanted by all, and many that drive each other's names out.
+                    let name = if next(2) == 0 { next(8) } else { (turn * 7 + next(500)) % NAMES };
+                    let held = job.lock(&name, X).unwrap();
+                    // Not in one step: two at a time would lose one.
+                    let sum = sums[name as usize].load(Ordering::Relaxed);
+                    if next(64) == 0 {
+                        thread::yield_now();
+                    }
+                    sums[name as usize].store(sum + 1, Ordering::Relaxed);
+                    drop(held);
+                }
+            });
+        }
+    });
+    let sum: u64 = sums.iter().map(|sum| sum.load(Ordering::Relaxed)).sum();
+    assert_eq!((sum, locks.stats().exclusive), (THREADS * TURNS, THREADS * TURNS));
+    assert!(locks.len() < 6_000, "{} have a name", locks.len());
 }
 
 #[test]

@@ -56,11 +56,12 @@ impl Yard {
 
     /// As who has what the lock guards go when the lock is at rest.
     fn end(&self) -> bool {
-        let at_rest = self.word.is_at_rest();
-        if at_rest {
+        let closed = self.word.try_enter_at_once(Mode::Exclusive, 0);
+        if closed {
             self.data.touch();
+            assert!(self.word.try_leave_quietly(Mode::Exclusive));
         }
-        at_rest
+        closed
     }
 
     /// Uses what it holds, and is done with it.
@@ -159,7 +160,7 @@ mod loop_free {
         for (mode, leave) in ways {
             let queues: fn(&Yard) -> bool = |y| {
                 y.word.set_line(true, false, (2, 2));
-                y.word.is_at_rest()
+                y.word.try_enter_at_once(Mode::Exclusive, 0)
             };
             explore(
                 move || Yard::new().held(mode),

@@ -124,6 +124,15 @@ impl LockWord {
         self.try_enter_by_class(mode, class, owner)
     }
 
+    /// As [`try_enter_at_once`](Self::try_enter_at_once), where the mode is another each time: by masks, for a branch on it would
+    /// be guessed wrong.
+    #[inline]
+    pub fn try_enter_by_mask(&self, mode: Mode, owner: u32) -> bool {
+        let (old, mode) = (self.look(), mode as usize);
+        let hold = HOLD[mode] | u64::from(owner) << OWNER_SHIFT & OWNED[mode];
+        old.0 & IN_THE_WAY[mode] == 0 && self.swing(old, Word(old.0 + hold)).is_ok()
+    }
+
     #[cold]
     fn try_enter_by_class(&self, mode: Mode, class: usize, owner: u32) -> Result<(), Miss> {
         let mut pauses = PAUSES;
@@ -248,13 +257,9 @@ impl LockWord {
     pub fn try_leave_quietly(&self, mode: Mode) -> bool {
         let mut old = self.look();
         while old.0 & (QUEUED | DRAIN) == 0 || armed!(mutant = "lockword_leave_quietly_blind") {
-            let new = match mode {
-                Mode::Shared => old.0 - READER_ONE,
-                Mode::Upgradable => old.0 & !(U | OWNER_MASK),
-                Mode::Exclusive => old.0 & !(X | OWNER_MASK),
-            };
-            // ORDERING: Release pairs with the Acquire of who enters next, as in `leave`, and of `is_at_rest`: who finds it so
-            // comes after all that we did, this step included.
+            // By masks, as in `try_enter_by_mask`.
+            let new = old.0 - (HOLD[mode as usize] | old.0 & OWNED[mode as usize]);
+            // ORDERING: Release pairs with the Acquire of who enters next, as in `leave`.
             let release = ordering!(Release, mutant = "lockword_leave_quietly_relaxed");
             match self.0.compare_exchange_weak(old.0, new, release, Ordering::Relaxed) {
                 Ok(_) => return true,
@@ -262,14 +267,6 @@ impl LockWord {
             }
         }
         false
-    }
-
-    /// Whether nobody holds it, and nobody waits. What those did who held it is seen by the caller; that nobody comes is its
-    /// own business.
-    pub fn is_at_rest(&self) -> bool {
-        // ORDERING: Acquire pairs with the Release of who gives back.
-        let acquire = ordering!(Acquire, mutant = "lockword_rest_relaxed");
-        self.0.load(acquire) & !POISON == 0
     }
 
     /// From exclusive or upgradable to a weaker mode, with nobody in between.

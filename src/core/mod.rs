@@ -1,5 +1,5 @@
 //! Floor 1: the lock-free words, and wait lists under a short latch. No clock, no I/O, no allocation after `new` (but for
-//! who enters `handover` or `sleepers`), no third-party atomics: every file here runs under loom and shuttle as it stands. Each has its model in
+//! who enters `handover` or `sleepers`, or makes room in `hints`), no third-party atomics: every file here runs under loom and shuttle as it stands. Each has its model in
 //! `loom-tests/tests/` under the same name.
 //!
 //! | file | structure | progress |
@@ -10,6 +10,7 @@
 //! | `claims` | what of a journal's batch is to be claimed, on its way, or ready | blocking, one short latch |
 //! | `epoch` | of all who are told to slow down, who does it | blocking, one short latch; who is not concerned, wait-free |
 //! | `handover` | a shelf, and who sleeps until something comes back to it | lock-free while nobody sleeps; else one short latch |
+//! | `hints` | where a thing is likely to be, by the hash of what it is called | lock-free; making room takes a latch |
 //! | `integral` | how much is held, and was for how long, while many take and give | lock-free; a reading waits for who is in the middle |
 //! | `laneword` | a lane's pending count and its reasons to stand still, in one word | lock-free |
 //! | `latch` | a latch for a few dozen instructions | blocking: spins, then naps |
@@ -19,6 +20,7 @@
 //! | `lockline` | who waits for a lock, and who is handed it | blocking, one short latch per lock |
 //! | `lockword` | who holds a lock in which mode, whether somebody waits, who may come in first | lock-free |
 //! | `permits` | a counting semaphore's word: free permits and waiters | lock-free |
+//! | `plate` | a lock with a name, which changes when nobody has to do with it | lock-free, but for who waits for the lock |
 //! | `ready` | the lanes that have work; the workers' way to sleep until one has | lock-free; a latch per woken sleeper |
 //! | `roll` | who waits, with what others need to know of it, and who of them is told something | one short latch |
 //! | `seat` | what a worker has in hand, and a stop that nothing escapes | one short latch beside a lock-free word |
@@ -40,6 +42,7 @@ pub mod chunk;
 pub mod claims;
 pub mod epoch;
 pub mod handover;
+pub mod hints;
 pub mod integral;
 pub mod laneword;
 pub mod latch;
@@ -49,6 +52,7 @@ pub mod lifecycle;
 pub mod lockline;
 pub mod lockword;
 pub mod permits;
+pub mod plate;
 pub mod ready;
 pub mod roll;
 pub mod seat;

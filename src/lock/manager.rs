@@ -1,46 +1,22 @@
 //! [`LockManager`]: locks that are named when the program runs.
 //!
-//! A lock exists for as long as somebody holds it, waits for it, or has done so not long ago: its part of the table drops
-//! those that are idle whenever it has doubled. The table is in parts, each under a short latch, and goes by the hash of a
-//! name, which is taken once a call.
-//!
-//! *Who holds a lock keeps it in the table*, and needs no count for that: a lock is taken under the latch of its part, and the
-//! sweep, which has that latch, drops none that is not [at rest](LockWord::is_at_rest). Who gives a lock back is done with it
-//! in the step in which it comes to rest; where somebody waits, or may, it takes a count first, for as long as it still
-//! holds the lock. Who waits has a count.
-//!
-//! Who holds them is a [`Session`]. How a session waits, and what becomes of those that wait for each other, is there and in
+//! Which lock has which name is in `names`. Who holds them is a [`Session`]. How a session waits, and what becomes of those that wait for each other, is there and in
 //! `waitgraph`.
 
 use super::house;
 use super::levelled::Levelled;
+use super::names::Names;
 use super::session::Session;
 use super::stats::{Book, LockStats, record};
-use crate::core::lockline::{Hastened, RawLock};
-#[cfg(doc)]
-use crate::core::lockword::LockWord;
-use crate::core::lockword::{MAX_OWNER, Miss, Mode};
-use crate::core::waitlist::Waiter;
+use crate::core::lockword::MAX_OWNER;
 use crate::job::Priority;
 use crate::meter::Samples;
-use crate::seeds::Seeds;
-use crate::sync::atomic::{AtomicU64, Ordering, fence};
-use crate::sync::{Arc, CachePadded, Unparker};
+use crate::sync::Arc;
 use crate::time::Clock;
-use crate::waitgraph::{Sleeper, Thing, WaitGraph};
-use hashbrown::HashTable;
-use std::borrow::Borrow;
+use crate::waitgraph::WaitGraph;
 use std::fmt;
 use std::hash::Hash;
-use std::ptr::NonNull;
 use std::time::Duration;
-
-/// A power of two: so many threads that their names fall into one part are rare.
-const SHARDS: usize = 64;
-/// A part that has fewer locks is not swept.
-const FEW: usize = 64;
-/// Of a longer name no more than this is printed.
-const LONGEST_LABEL: usize = 80;
 
 /// What a lock can be called: any plain value. It is printed by its `Debug`.
 pub trait LockName: Hash + Eq + Clone + fmt::Debug + Send + Sync + 'static {}
@@ -90,8 +66,7 @@ pub struct LockManagerBuilder {
 }
 
 pub(super) struct Inner<K> {
-    seeds: Seeds,
-    shards: Box<[CachePadded<Levelled<Shard<K>, house::LockNames>>]>,
+    pub(super) names: Names<K>,
     /// Which numbers sessions have had, and have no more.
     numbers: Levelled<Numbers, house::LockNumbers>,
     pub(super) clock: Clock,
@@ -106,232 +81,7 @@ struct Numbers {
     free: Vec<u32>,
 }
 
-/// The table is of pointers, so that it is small: what it points to is needed anyway. It comes first, next to the latch.
-#[repr(C)]
-struct Shard<K> {
-    names: HashTable<Arc<Name<K>>>,
-    sweep_at: usize,
-    /// Of those that were dropped.
-    gone: LockStats,
-}
-
-/// A lock and its name. What each take needs lies together.
-#[repr(C, align(64))]
-pub(super) struct Name<K> {
-    hash: u64,
-    pub(super) key: K,
-    /// How often it was held exclusively: written by who holds it so.
-    exclusive: AtomicU64,
-    /// Begins with the word.
-    pub(super) raw: RawLock,
-    /// How often somebody was let past its line.
-    repaired: AtomicU64,
-}
-
-/// A lock that is held by whoever has this: so it is in the table.
-pub(super) struct Pinned<K>(NonNull<Name<K>>);
-
-/// A lock that is held now, or which one it is.
-type Entered<K> = Result<Pinned<K>, (Arc<Name<K>>, Miss)>;
-
-// SAFETY: it is a shared reference to a `Name<K>`, of which an `Arc` may be made.
-unsafe impl<K: Send + Sync> Send for Pinned<K> {}
-
-impl<K> Clone for Pinned<K> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<K> Copy for Pinned<K> {}
-
-impl<K> Pinned<K> {
-    /// # Safety
-    ///
-    /// This lock is in the table, and the caller holds it. The value is not used when it has given it back.
-    pub(super) unsafe fn new(name: &Arc<Name<K>>) -> Self {
-        // SAFETY: no `Arc` points to null.
-        Pinned(unsafe { NonNull::new_unchecked(Arc::as_ptr(name).cast_mut()) })
-    }
-
-    pub(super) fn name(&self) -> &Name<K> {
-        // SAFETY: it is held, so the table has its `Arc` (the promise of `new`).
-        unsafe { self.0.as_ref() }
-    }
-
-    pub(super) fn address(&self) -> usize {
-        self.0.addr().get()
-    }
-
-    pub(super) fn is(&self, name: &Arc<Name<K>>) -> bool {
-        self.0.as_ptr().cast_const() == Arc::as_ptr(name)
-    }
-
-    /// With a count.
-    pub(super) fn arc(&self) -> Arc<Name<K>> {
-        let name = self.0.as_ptr().cast_const();
-        // SAFETY: as above: the pointer is that of an `Arc` that lives now. The count is the new one's.
-        unsafe {
-            Arc::increment_strong_count(name);
-            Arc::from_raw(name)
-        }
-    }
-
-    /// Gives back what was held in this mode.
-    #[inline]
-    pub(super) fn leave(self, mode: Mode, now: impl FnOnce() -> u64) {
-        if !self.name().raw.word().try_leave_quietly(mode) {
-            // It is held still.
-            let name = self.arc();
-            name.raw.leave(mode, false, now, &mut super::body::unpark);
-        }
-    }
-}
-
-impl<K> Name<K> {
-    /// It has come to be held exclusively.
-    #[inline]
-    pub(super) fn count(&self) {
-        // Relaxed: only who holds the lock exclusively writes it.
-        self.exclusive.store(self.exclusive.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    }
-}
-
-impl<K> Name<K> {
-    fn new(hash: u64, key: K) -> Self {
-        let zero = || AtomicU64::new(0);
-        Name { raw: RawLock::new(), hash, key, exclusive: zero(), repaired: zero() }
-    }
-
-    /// Under the latch of its part of the table.
-    #[inline]
-    fn enter_as(self: &Arc<Self>, (mode, class): (Mode, usize), owner: u32) -> Entered<K> {
-        match self.raw.word().try_enter(mode, class, owner) {
-            // SAFETY: it is in the table, and held from now on.
-            Ok(()) => Ok(unsafe { Pinned::new(self) }),
-            Err(miss) => Err((Arc::clone(self), miss)),
-        }
-    }
-
-    fn tell(&self, stats: &mut LockStats) {
-        stats.add(self.exclusive.load(Ordering::Relaxed), &self.raw.tally());
-        stats.repaired += self.repaired.load(Ordering::Relaxed);
-    }
-}
-
-impl<K: LockName> Thing for Name<K> {
-    fn number(&self) -> usize {
-        std::ptr::from_ref(self).addr()
-    }
-
-    fn label(&self) -> String {
-        let mut label = Cut { text: String::new(), left: LONGEST_LABEL };
-        let cut = fmt::write(&mut label, format_args!("{:?}", self.key)).is_err();
-        label.text + if cut { "…" } else { "" }
-    }
-
-    fn queue(&self, now: u64) -> Vec<Unparker> {
-        self.raw.queue(now)
-    }
-
-    fn hasten(&self, who: &Sleeper, now: u64, wake: &mut dyn FnMut(&Waiter)) -> Hastened {
-        let hastened = self.raw.hasten(who.owner, now, &mut |waiter| wake(waiter));
-        if hastened != Hastened::Nobody {
-            self.repaired.fetch_add(1, Ordering::Relaxed);
-        }
-        hastened
-    }
-
-    fn tell(&self, waiter: &Waiter) {
-        super::body::unpark(waiter);
-    }
-}
-
-/// As much of a text as there is room for.
-struct Cut {
-    text: String,
-    left: usize,
-}
-
-impl fmt::Write for Cut {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for char in text.chars() {
-            self.left = self.left.checked_sub(1).ok_or(fmt::Error)?;
-            self.text.push(char);
-        }
-        Ok(())
-    }
-}
-
-impl<K> Shard<K> {
-    fn new() -> Self {
-        Shard { names: HashTable::new(), sweep_at: FEW, gone: LockStats::default() }
-    }
-
-    #[inline]
-    fn find<Q: Eq + ?Sized>(&self, hash: u64, key: &Q) -> Option<&Arc<Name<K>>>
-    where
-        K: Borrow<Q>,
-    {
-        self.names.find(hash, |name| name.hash == hash && name.key.borrow() == key)
-    }
-
-    /// Adds one that is not there. What is idle comes back.
-    #[cold]
-    fn add(&mut self, name: &Arc<Name<K>>) -> Vec<Arc<Name<K>>> {
-        let idle = if self.names.len() >= self.sweep_at { self.sweep() } else { Vec::new() };
-        self.names.insert_unique(name.hash, Arc::clone(name), |name| name.hash);
-        idle
-    }
-
-    /// Takes out those that nobody holds or waits for: under the latch nobody else gets hold of one. To be dropped behind it, for
-    /// their names are the user's.
-    fn sweep(&mut self) -> Vec<Arc<Name<K>>> {
-        let is_idle = |name: &mut Arc<Name<K>>| {
-            if Arc::strong_count(name) > 1 {
-                return false;
-            }
-            // ORDERING: Acquire pairs with the Release of who gave its count up: it held the lock then, and that is
-            // seen below.
-            fence(Ordering::Acquire);
-            name.raw.word().is_at_rest()
-        };
-        let idle: Vec<_> = self.names.extract_if(is_idle).collect();
-        for name in &idle {
-            name.tell(&mut self.gone);
-        }
-        self.sweep_at = (self.names.len() * 2).max(FEW);
-        self.names.shrink_to(self.sweep_at, |name| name.hash);
-        idle
-    }
-}
-
 impl<K: LockName> Inner<K> {
-    /// Takes the lock of this name, if that needs no waiting; else tells which it is.
-    pub(super) fn enter<Q>(&self, key: &Q, (mode, class): (Mode, usize), owner: u32) -> Entered<K>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        let hash = self.seeds.hash(key);
-        // Bits from the middle: the table in the shard goes by the lowest, and by the topmost.
-        let shard = &self.shards[(hash >> 32) as usize % SHARDS];
-        if let Some(name) = shard.lock().find(hash, key) {
-            return name.enter_as((mode, class), owner);
-        }
-        // The user's, so it is made and dropped under no latch. Another may have been faster.
-        let name = Arc::new(Name::new(hash, key.to_owned()));
-        let mut there = shard.lock();
-        if let Some(name) = there.find(hash, key) {
-            return name.enter_as((mode, class), owner);
-        }
-        let idle = there.add(&name);
-        let entered = name.enter_as((mode, class), owner);
-        drop(there);
-        drop(idle);
-        entered
-    }
-
     /// 0, which is nobody's, when there are sixteen million sessions.
     pub(super) fn new_number(&self) -> u32 {
         let mut numbers = self.numbers.lock();
@@ -410,10 +160,8 @@ impl LockManagerBuilder {
 
     /// No locks yet.
     pub fn build<K: LockName>(self) -> LockManager<K> {
-        let shards = std::iter::repeat_with(|| CachePadded::new(Levelled::new(Shard::new())));
         let inner = Inner {
-            seeds: Seeds::random(),
-            shards: shards.take(SHARDS).collect(),
+            names: Names::new(self.clock.clone()),
             numbers: Levelled::default(),
             clock: self.clock,
             deadlocks: self.deadlocks,
@@ -443,7 +191,7 @@ impl<K: LockName> LockManager<K> {
 
     /// How many locks there are now, idle ones that are not swept yet among them.
     pub fn len(&self) -> usize {
-        self.inner.shards.iter().map(|shard| shard.lock().names.len()).sum()
+        self.inner.names.len()
     }
 
     /// Whether there are none.
@@ -464,13 +212,7 @@ impl<K: LockName> LockManager<K> {
     /// ```
     pub fn stats(&self) -> LockStats {
         let mut stats = LockStats::default();
-        for shard in &self.inner.shards {
-            let shard = shard.lock();
-            for name in &shard.names {
-                name.tell(&mut stats);
-            }
-            stats.add_gone(&shard.gone);
-        }
+        self.inner.names.tell(&mut stats);
         self.inner.book.tell(&mut stats);
         stats.held = self.inner.holds.as_ref().map(|held| held.lock().percentiles());
         stats

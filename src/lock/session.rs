@@ -12,7 +12,8 @@ use super::body::{Ask, Park, unpark};
 use super::error::LockError;
 use super::held::{self, Entry};
 use super::level::{self, Level, LevelInfo};
-use super::manager::{Deadlocks, Inner, LockName, Name, Pinned};
+use super::manager::{Deadlocks, Inner, LockName};
+use super::name::{Name, Pinned};
 use super::named::NamedGuard;
 use super::stats::End;
 use super::wait::LockWait;
@@ -52,6 +53,8 @@ pub struct Session<K> {
     priority: Priority,
     /// It is what a thread holds, whatever that works at: see [`threads`](super::threads).
     of_thread: bool,
+    /// It is not, and nobody asks how long locks are held.
+    is_plain: bool,
     held: RefCell<Vec<Held<K>>>,
     ids: Cell<u64>,
     /// When what it holds was taken, by their ids, if somebody asks for that.
@@ -90,13 +93,20 @@ impl<K> Session<K> {
 
     #[inline]
     fn give_back(&self, name: Pinned<K>, mode: Mode, id: u64) {
+        if !self.is_plain {
+            self.forget(name, mode, id);
+        }
+        name.leave(mode, || self.inner.clock.now().as_nanos());
+    }
+
+    #[inline(never)]
+    fn forget(&self, name: Pinned<K>, mode: Mode, id: u64) {
         if self.of_thread {
             held::pop(name.address(), mode);
         }
         if self.inner.times_holds() {
             self.end_time(id);
         }
-        name.leave(mode, || self.inner.clock.now().as_nanos());
     }
 
     #[cold]
@@ -162,7 +172,7 @@ impl<K> Session<K> {
         if self.of_thread && to == Mode::Shared {
             held::share(name.address());
         }
-        name.name().raw.weaken(from, to, || self.inner.clock.now().as_nanos(), &mut unpark);
+        name.name().raw().weaken(from, to, || self.inner.clock.now().as_nanos(), &mut unpark);
     }
 
     /// Whether it holds nothing.
@@ -192,6 +202,7 @@ impl<K: LockName> Session<K> {
             name,
             priority,
             of_thread: false,
+            is_plain: !inner.times_holds(),
             held: RefCell::default(),
             ids: Cell::new(0),
             since: RefCell::default(),
@@ -201,7 +212,7 @@ impl<K: LockName> Session<K> {
     /// What a thread holds.
     pub(super) fn of_thread(inner: &Arc<Inner<K>>) -> Self {
         let mut session = Self::new(inner, Arc::from(""), Priority::Normal, WaitGraph::ticket());
-        session.of_thread = true;
+        (session.of_thread, session.is_plain) = (true, false);
         session
     }
 
@@ -218,7 +229,11 @@ impl<K: LockName> Session<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let id = self.take(name, mode, Ask::Wait, None, Location::caller())?;
+        let place = Location::caller();
+        let id = match self.take_at_once(name, mode, place) {
+            Some(id) => id,
+            None => self.take(name, mode, Ask::Wait, None, place)?,
+        };
         Ok(NamedGuard::new(self, id))
     }
 
@@ -234,7 +249,11 @@ impl<K: LockName> Session<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let id = self.take(name, mode, Ask::Now, None, Location::caller())?;
+        let place = Location::caller();
+        let id = match self.take_at_once(name, mode, place) {
+            Some(id) => id,
+            None => self.take(name, mode, Ask::Now, None, place)?,
+        };
         Ok(NamedGuard::new(self, id))
     }
 
@@ -251,6 +270,29 @@ impl<K: LockName> Session<K> {
     {
         let id = self.take(name, mode, Ask::With(wait), None, Location::caller())?;
         Ok(NamedGuard::new(self, id))
+    }
+
+    /// What is done most often: nothing is to be waited for, and the thread holds nothing that could be out of order.
+    #[inline]
+    fn take_at_once<Q>(&self, name: &Q, mode: Mode, place: &'static Location<'static>) -> Option<u64>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        if !self.is_plain || !held::is_empty() {
+            return None;
+        }
+        let name = self.inner.names.enter_at_once(name, mode, self.number)?;
+        Some(self.enlist(name, mode, place))
+    }
+
+    /// It is held from now on.
+    #[inline]
+    fn enlist(&self, name: Pinned<K>, mode: Mode, place: &'static Location<'static>) -> u64 {
+        let id = self.ids.get() + 1;
+        self.ids.set(id);
+        self.held.borrow_mut().push(Held { name, mode, place, id });
+        id
     }
 
     /// `by`: in whose name, where that is not the session's own.
@@ -270,26 +312,25 @@ impl<K: LockName> Session<K> {
         if !held::is_empty() {
             self.check(Some(name), place)?;
         }
-        let name = match self.inner.enter(name, (mode, self.class(ask, by)), self.number) {
-            Ok(name) => name,
-            Err((name, miss)) => {
-                self.take_slowly(&name, mode, miss, ask, by, place)?;
-                // SAFETY: it is in the table as long as there is this count, and it is held.
-                unsafe { Pinned::new(&name) }
-            }
+        let name = match self.inner.names.enter_at_once(name, mode, self.number) {
+            Some(name) => name,
+            None => match self.inner.names.enter(name, (mode, self.class(ask, by)), self.number) {
+                Ok(name) => name,
+                Err((name, miss)) => {
+                    self.take_slowly(&name, mode, miss, ask, by, place)?;
+                    name.count(mode);
+                    // SAFETY: it is held.
+                    unsafe { Pinned::new(&name) }
+                }
+            },
         };
-        if mode == Mode::Exclusive {
-            name.name().count();
-        }
         if self.of_thread {
             held::push(Entry::new(name.address(), mode, Some(AnyName::LEVEL), place));
         }
-        let id = self.ids.get() + 1;
-        self.ids.set(id);
+        let id = self.enlist(name, mode, place);
         if self.inner.times_holds() {
             self.begin_time(id);
         }
-        self.held.borrow_mut().push(Held { name, mode, place, id });
         Ok(id)
     }
 
@@ -302,7 +343,7 @@ impl<K: LockName> Session<K> {
         Q: Eq + ?Sized,
     {
         let Some(before) = level::offender(AnyName::LEVEL, 0) else { return Ok(()) };
-        let own = |name: &Q| self.held.borrow().iter().any(|held| held.name.name().key.borrow() == name);
+        let own = |name: &Q| self.held.borrow().iter().any(|held| held.name.is_called(name));
         if !name.is_some_and(own) {
             level::violated(before, AnyName::LEVEL, place)?;
         }
@@ -336,7 +377,7 @@ impl<K: LockName> Session<K> {
         if let Some((held, place)) = self.holds(name) {
             return match mode {
                 Mode::Shared if held != Mode::Exclusive => {
-                    name.raw.word().share_again().map_err(|_| LockError::TooManyReaders)
+                    name.raw().word().share_again().map_err(|_| LockError::TooManyReaders)
                 }
                 _ => Err(LockError::Recursive { held, wanted: mode, place }),
             };
@@ -349,7 +390,7 @@ impl<K: LockName> Session<K> {
         }
         let class = self.class(ask, by);
         self.wait(name, (mode, false), ask, by, place, |parker, now, park| {
-            name.raw.enter(mode, class, self.number, now, (parker, park), &mut unpark)
+            name.raw().enter(mode, class, self.number, now, (parker, park), &mut unpark)
         })
     }
 
@@ -373,7 +414,7 @@ impl<K: LockName> Session<K> {
         let shared = self.held.borrow().iter().find(|held| shares(held)).map(|held| (held.mode, held.place));
         match mode {
             Mode::Exclusive => return Ok(()),
-            Mode::Upgradable if name.raw.word().try_upgrade() => {}
+            Mode::Upgradable if name.raw().word().try_upgrade() => {}
             // It would wait for itself.
             _ if shared.is_some() => {
                 let (held, place) = shared.unwrap_or((mode, place));
@@ -382,11 +423,11 @@ impl<K: LockName> Session<K> {
             _ if matches!(ask, Ask::Now) => return Err(LockError::WouldBlock),
             _ => {
                 self.wait(&name, (Mode::Exclusive, true), ask, by, place, |parker, now, park| {
-                    name.raw.upgrade(now, parker, park, &mut unpark)
+                    name.raw().upgrade(now, parker, park, &mut unpark)
                 })?;
             }
         }
-        name.count();
+        name.count(Mode::Exclusive);
         let mut all = self.held.borrow_mut();
         if let Some(at) = find(&all) {
             (all[at].mode, all[at].place) = (Mode::Exclusive, place);

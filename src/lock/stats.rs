@@ -120,13 +120,4 @@ impl LockStats {
         self.handed_over += handed;
         self.barged += barged;
     }
-
-    /// Those of locks that are gone.
-    pub(super) fn add_gone(&mut self, gone: &LockStats) {
-        self.exclusive += gone.exclusive;
-        self.waits += gone.waits;
-        self.handed_over += gone.handed_over;
-        self.barged += gone.barged;
-        self.repaired += gone.repaired;
-    }
 }

@@ -43,6 +43,40 @@ fn who_enters_and_leaves_leaves_no_trace() {
     }
 }
 
+/// Of all that can be said of holders and of the line: what is entered by mask is what the decision of the lowest class says, and
+/// with no bar and room for many it is the same decision.
+#[test]
+fn a_mask_decides_as_the_lowest_class_does() {
+    const MANY: u64 = 1 << 23;
+    let readers = [0, 1, MANY - 1, MANY, u64::from(MAX_READERS) - 1, u64::from(MAX_READERS)];
+    let holders = [0, U, X, DRAIN].into_iter().flat_map(|alone| readers.map(|readers| (alone, readers)));
+    let mut entered = [0; 3];
+    for (alone, readers) in holders.filter(|&(alone, readers)| alone != X || readers == 0) {
+        for line in 0..1 << 9 {
+            let flags = (line & 7) << 3;
+            let (bar, solo) = (line >> 3 & 7, line >> 6);
+            let owner = if alone == 0 { 0 } else { 7 << OWNER_SHIFT };
+            let bits =
+                alone | owner | readers << READER_SHIFT | flags | bar << BAR_SHIFT | solo << SOLO_SHIFT;
+            for mode in [Shared, Upgradable, Exclusive] {
+                let word = LockWord(AtomicU64::new(bits));
+                let decided = word.look().join(mode, 0, 9);
+                let by_mask = word.try_enter_by_mask(mode, 9);
+                assert_eq!(word.look(), if by_mask { decided.unwrap() } else { Word(bits) }, "{mode:?}");
+                let is_plain = bar == 0 && solo == 0 && readers < MANY;
+                assert!(by_mask == decided.is_ok() || !is_plain, "{mode:?} into {:?}", Word(bits));
+                if by_mask {
+                    entered[mode as usize] += 1;
+                    assert_eq!(word.try_leave_quietly(mode), bits & (QUEUED | DRAIN) == 0);
+                    let left = if bits & (QUEUED | DRAIN) == 0 { bits } else { decided.unwrap().0 };
+                    assert_eq!(word.look(), Word(left), "{mode:?} left");
+                }
+            }
+        }
+    }
+    assert!(entered.iter().all(|&times| times > 0), "{entered:?}");
+}
+
 #[test]
 fn the_bar_holds_lower_classes_back() {
     let word = LockWord::new();

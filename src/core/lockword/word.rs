@@ -29,6 +29,21 @@ pub(super) const OWNER_MASK: u64 = (MAX_OWNER as u64) << OWNER_SHIFT;
 /// What the latch's holder writes.
 pub(super) const LINE_MASK: u64 = QUEUED | TOLD | BAR_MASK | SOLO_MASK;
 
+/// What a hold is in the word, by mode.
+pub(super) const HOLD: [u64; 3] = [READER_ONE, U, X];
+/// Which of an owner's bits are its.
+pub(super) const OWNED: [u64; 3] = [0, OWNER_MASK, OWNER_MASK];
+/// Where nothing of this is, one may enter, whatever its class. (Half as many readers as can be counted are in the way: then it
+/// is to be looked at more closely.)
+pub(super) const IN_THE_WAY: [u64; 3] = {
+    const MANY: u64 = 1 << (OWNER_SHIFT - 1);
+    [
+        X | DRAIN | MANY | BAR_MASK,
+        X | U | DRAIN | MANY | BAR_MASK | SOLO_MASK,
+        X | U | DRAIN | READER_MASK | BAR_MASK | SOLO_MASK,
+    ]
+};
+
 /// In what way a lock is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {

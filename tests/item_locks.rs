@@ -794,6 +794,40 @@ fn a_lock_whose_guard_is_forgotten_ends_with_its_item() {
     });
 }
 
+/// Who was given up may still be at work with it.
+#[test]
+fn what_an_abandoned_attempt_has_locked_stays_so_until_it_returns() {
+    within(|| {
+        let time = ManualClock::new();
+        let engine = engine(1).clock(time.clock()).open().unwrap();
+        let (begin, begun) = channel();
+        let (go, gone) = channel::<()>();
+        let gone = Mutex::new(gone);
+        let stuck =
+            engine.batch("stuck").item_timeout(secs(1)).grace(secs(1)).submit([()], move |(), ctx| {
+                let kept = ctx.lock("kept", X)?;
+                std::mem::forget(ctx.lock("l", X)?);
+                begin.send(()).unwrap();
+                gone.lock().unwrap().recv().unwrap();
+                drop(kept);
+                Ok(())
+            });
+        begun.recv().unwrap();
+        advance_until(&time, millis(500), "it is given up", || engine.stats().abandoned == 1);
+        let asked = engine.map([()], |(), ctx| {
+            let missed = ctx.lock_with("l", X, &LockWait::new().by(Deadline::NOW)).map(drop);
+            assert!(matches!(missed, Err(LockError::TimedOut { .. })), "{missed:?}");
+            Ok(())
+        });
+        assert!(asked[0].is_ok() && is_held(&engine), "{asked:?}");
+        go.send(()).unwrap();
+        until("it has returned", || engine.stats().late_results == 1);
+        until("its locks are back", || !is_held(&engine));
+        assert!(engine.locks().session().try_lock("kept", X).is_ok());
+        drop(stuck);
+    });
+}
+
 fn is_held(engine: &Engine) -> bool {
     engine.locks().session().try_lock("l", X).is_err()
 }

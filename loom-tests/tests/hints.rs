@@ -104,6 +104,24 @@ fn two_tell_at_once() {
     ]);
 }
 
+/// One who tells stands still while another tells of that place's next, and of the same: then a hash is in two places. Who tells
+/// next clears one of them.
+#[test]
+fn a_hash_in_two_places_is_mended() {
+    let slow: fn(&Board) = |b| b.tell(HASH, 0);
+    let both: fn(&Board) = |b| {
+        b.tell(OTHER, 1);
+        b.tell(HASH, 0);
+    };
+    explore(board, &[slow, both], |b, _| {
+        let before = b.look(HASH);
+        b.tell(HASH, 1);
+        assert_eq!(b.look(HASH), Some(1), "it was {before:?} before");
+        before
+    })
+    .exactly_together([Some(0)]);
+}
+
 #[test]
 fn what_is_told_while_room_is_made_is_found_or_forgotten() {
     explore(

@@ -54,7 +54,7 @@ impl Yard {
         got
     }
 
-    /// As who has what the lock guards go when the lock is at rest.
+    /// As who closes it when it is at rest.
     fn end(&self) -> bool {
         let closed = self.word.try_enter_at_once(Mode::Exclusive, 0);
         if closed {
@@ -118,7 +118,7 @@ mod loop_free {
         }
     }
 
-    /// What it guards may go when the lock is at rest, however it was held.
+    /// Who closes it when it is at rest comes after all that held it, however it was held.
     #[test]
     fn who_finds_it_at_rest_comes_after_all_that_held_it() {
         let ways: [(Mode, fn(&Yard) -> bool); 3] = [

@@ -4,11 +4,11 @@
 //! holds the lock the name does not change; who has a count that it took while it held the lock keeps the name; who finds it
 //! closed in passing is let in. In every spawn order, exact outcomes.
 //!
-//! Not verified here: the table, and its latch (`lock/manager.rs`); the lock itself (`lockword`, `lockline`).
+//! Not verified here: the table, and its latch (`lock/names.rs`); the lock itself (`lockword`, `lockline`).
 
 use batchyard::__model::lockword::Mode;
 use batchyard::__model::plate::Plate;
-use batchyard_loom_tests::{Arc, explore};
+use batchyard_loom_tests::{Arc, explore, explore_bounded};
 
 const NORMAL: usize = 1;
 
@@ -28,7 +28,7 @@ use Found::*;
 struct Door(Arc<Plate<u32>>);
 
 fn door() -> Door {
-    Door(Arc::new(Plate::new(1)))
+    Door(Arc::new(Plate::new(1, 1)))
 }
 
 impl Door {
@@ -60,7 +60,7 @@ impl Door {
         // SAFETY: it was closed just now.
         unsafe {
             assert_eq!(self.0.take_name(), Some(1));
-            self.0.open_as(2, mode, 9);
+            self.0.open_as(2, 2, mode, 9);
         }
         assert_eq!(self.name(), 2, "it is held");
         self.0.lock().leave_quietly(mode);
@@ -117,7 +117,8 @@ mod loop_free {
 
 #[test]
 fn two_who_follow_a_hint() {
-    explore(
+    explore_bounded(
+        Some(2),
         door,
         &[|d: &Door| d.follow(Mode::Shared, 0), |d: &Door| d.follow(Mode::Exclusive, 5), Door::rename],
         |d, seen| {

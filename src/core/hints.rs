@@ -7,7 +7,10 @@
 //! | place | means | goes to |
 //! |---|---|---|
 //! | hash 0, no thing | nothing was told | the next that is told |
-//! | a hash, a thing | this was told of that hash; or, of two who told at once, the one's hash beside the other's thing | the next that is told and finds no better place |
+//! | a hash, a thing | this was told of that hash; or the hash is still that of before; or, of two who told at once, the one's hash stands beside the other's thing | the next that is told and finds no better place |
+//! | a hash, no thing | two things have this hash, and neither is told of | the next of another hash that finds no better place |
+//!
+//! Who tells at once may put one hash in two places. Who tells of it next clears the others.
 //!
 //! 1. *What is found was told*, of whatever hash: a thing is told in one store. Who finds it sees all that was done before it was
 //!    told.
@@ -17,7 +20,7 @@
 //!    no more than twice the last.
 
 use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use crate::sync::{Mutex, UnsafeCell, ordering};
+use crate::sync::{Mutex, UnsafeCell, armed, ordering};
 use std::fmt;
 use std::ptr::NonNull;
 
@@ -73,7 +76,7 @@ impl<T> Hints<T> {
     pub fn look(&self, hash: u64) -> Option<NonNull<T>> {
         self.with_set(hash, |set| {
             let is = |way: usize| set.hashes[way].load(Ordering::Relaxed) == hash;
-            // Which place it is in is by chance, and a branch on it would be guessed wrong. (Of two the sum is one of the four.)
+            // Which place it is in is by chance, and a branch on it would be guessed wrong. (Of two places the sum may be a third.)
             let way = usize::from(is(1)) + 2 * usize::from(is(2)) + 3 * usize::from(is(3));
             let way = way % WAYS;
             if !is(way) {
@@ -94,12 +97,27 @@ impl<T> Hints<T> {
             let hashes = set.hashes.each_ref().map(|hash| hash.load(Ordering::Relaxed));
             let same = hashes.iter().position(|&of| of == hash);
             let way = same.or_else(|| hashes.iter().position(|&of| of == 0)).unwrap_or((hash >> 62) as usize);
-            if same.is_some() && set.things[way].load(Ordering::Relaxed) == thing.as_ptr() {
+            for twin in (way + 1..WAYS).filter(|&twin| hashes[twin] == hash) {
+                if !armed!(mutant = "hints_keep_twins") {
+                    set.hashes[twin].store(0, Ordering::Relaxed);
+                }
+            }
+            let there = set.things[way].load(Ordering::Relaxed);
+            if same.is_some() && (there == thing.as_ptr() || there.is_null()) {
                 return; // who looks has the line, and keeps it
             }
             // ORDERING: Release pairs with the Acquire of `look`.
             set.things[way].store(thing.as_ptr(), ordering!(Release, mutant = "hints_tell_relaxed"));
             set.hashes[way].store(hash, Ordering::Relaxed);
+        });
+    }
+
+    /// Tells of nothing by this hash from now on: two things have it.
+    pub fn avoid(&self, hash: u64) {
+        self.with_set(hash, |set| {
+            for way in (0..WAYS).filter(|&way| set.hashes[way].load(Ordering::Relaxed) == hash) {
+                set.things[way].store(std::ptr::null_mut(), Ordering::Relaxed);
+            }
         });
     }
 

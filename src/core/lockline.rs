@@ -123,8 +123,7 @@ pub struct Tally {
     pub gave_up: u64,
 }
 
-/// A lock without what it guards. The word comes first: what it guards comes after all this, in another line of the cache,
-/// which who looks at the word again and again leaves to who holds the lock.
+/// A lock without what it guards. The word comes first, far from what it guards: who looks at it leaves that line to the holder.
 #[repr(C)]
 pub struct RawLock {
     word: LockWord,

@@ -1,8 +1,9 @@
 //! A lock's word: who holds it in which mode, whether somebody waits, and who may still come in ahead of them.
 //!
-//! Lock-free: taking is one CAS, for who shares it a load before that, and giving back one RMW. Nothing here waits; who must wait queues in
-//! [`lockline`](super::lockline). (One word with readers, an upgradable and an exclusive holder, and a flag for waiters is
-//! parking_lot's `raw_rwlock`; the owner in the same word, so that both change together, is from Linux's rt_mutex.)
+//! Lock-free: taking is one CAS, for who shares it a load before that, and giving back one RMW. Nothing here waits, but that who
+//! was beaten to the word pauses; who must wait queues in [`lockline`](super::lockline). (One word with readers, an upgradable
+//! and an exclusive holder, and a flag for waiters is parking_lot's `raw_rwlock`; the owner in the same word, so that both
+//! change together, is from Linux's rt_mutex.)
 //!
 //! ```text
 //!  63        40 39          16 15   12 11    9 8     6     5      4       3       2     1   0
@@ -44,12 +45,14 @@ pub use self::word::{MAX_OWNER, MAX_READERS, Miss, Mode, Word};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{armed, hint, model_const, ordering};
 
-/// Who was beaten to the word tries again after so many pauses, and after twice as many each time that it is beaten again:
+/// Who was beaten to the word tries again after a pause of so many spins, and of twice as many each time it is beaten again:
 /// meanwhile the line of the cache stays with the core that has it, for a good many steps instead of one. (Backoff:
 /// Anderson's "The performance of spin lock alternatives", 1990.)
-const PAUSES: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 8 };
+const SPINS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 8 };
 /// No more than so many.
-const MOST_PAUSES: u32 = 64;
+const MOST_SPINS: u32 = 64;
+/// How often, where there is another way.
+const TRIES: u32 = if cfg!(any(loom, shuttle)) { 1 } else { 3 };
 
 /// What a release leaves to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +101,11 @@ impl LockWord {
     /// Nothing changed.
     #[inline]
     pub fn try_enter(&self, mode: Mode, class: usize, owner: u32) -> Result<(), Miss> {
-        if self.try_enter_at_once(mode, owner) { Ok(()) } else { self.try_enter_by_class(mode, class, owner) }
+        if self.try_enter_at_once(mode, owner) {
+            Ok(())
+        } else {
+            self.try_enter_by_class(mode, class, owner, 0)
+        }
     }
 
     /// Enters if nobody is in the way of any class, and nobody else changes the word meanwhile. Who wants it for itself
@@ -114,35 +121,54 @@ impl LockWord {
         old.entered(mode, owner).is_ok_and(|new| self.swing(old, new).is_ok())
     }
 
-    /// The same, for who has just missed it: after a pause. See [`PAUSES`].
+    /// The same, for who has just missed it: after a pause. See [`SPINS`].
     ///
     /// # Errors
     ///
     /// Nothing changed.
     pub fn try_enter_again(&self, mode: Mode, class: usize, owner: u32) -> Result<(), Miss> {
-        pause(PAUSES);
-        self.try_enter_by_class(mode, class, owner)
+        pause(SPINS);
+        self.try_enter_by_class(mode, class, owner, SPINS)
     }
 
     /// As [`try_enter_at_once`](Self::try_enter_at_once), where the mode is another each time: by masks, for a branch on it would
     /// be guessed wrong.
     #[inline]
     pub fn try_enter_by_mask(&self, mode: Mode, owner: u32) -> bool {
-        let (old, mode) = (self.look(), mode as usize);
-        let hold = HOLD[mode] | u64::from(owner) << OWNER_SHIFT & OWNED[mode];
-        old.0 & IN_THE_WAY[mode] == 0 && self.swing(old, Word(old.0 + hold)).is_ok()
+        let (old, at) = (self.look(), mode as usize);
+        old.0 & IN_THE_WAY[at] == 0
+            && (self.swing(old, Word(old.0 + word::hold(mode, owner))).is_ok()
+                || self.try_by_mask_again(mode, owner))
+    }
+
+    /// For who was beaten to it by others that are not in its way.
+    #[cold]
+    fn try_by_mask_again(&self, mode: Mode, owner: u32) -> bool {
+        let hold = word::hold(mode, owner);
+        let mut spins = SPINS;
+        for _ in 0..TRIES {
+            pause(spins);
+            spins *= 2;
+            let old = self.look();
+            if old.0 & IN_THE_WAY[mode as usize] != 0 {
+                return false;
+            }
+            if self.swing(old, Word(old.0 + hold)).is_ok() {
+                return true;
+            }
+        }
+        false
     }
 
     #[cold]
-    fn try_enter_by_class(&self, mode: Mode, class: usize, owner: u32) -> Result<(), Miss> {
-        let mut pauses = PAUSES;
+    fn try_enter_by_class(&self, mode: Mode, class: usize, owner: u32, mut spins: u32) -> Result<(), Miss> {
         loop {
             let old = self.look();
             if self.swing(old, old.join(mode, class, owner)?).is_ok() {
                 return Ok(());
             }
-            pause(pauses);
-            pauses = (pauses * 2).min(MOST_PAUSES);
+            pause(spins);
+            spins = (spins * 2).min(MOST_SPINS);
         }
     }
 
@@ -251,7 +277,7 @@ impl LockWord {
         }
     }
 
-    /// Gives back what was held in this mode if nobody waits, and has nothing to do with the word from then on: it may be gone.
+    /// Gives back what was held in this mode if nobody waits, and has nothing to do with the word from then on: it may be another lock's.
     /// False: somebody waits, and nothing was changed.
     #[inline]
     pub fn try_leave_quietly(&self, mode: Mode) -> bool {
@@ -422,8 +448,8 @@ impl LockWord {
     }
 }
 
-fn pause(times: u32) {
-    (0..times).for_each(|_| hint::spin_loop());
+fn pause(spins: u32) {
+    (0..spins).for_each(|_| hint::spin_loop());
 }
 
 impl Default for LockWord {

@@ -16,8 +16,9 @@
 //! 2. *Who has a count keeps the name.* Counts are taken under the latch; by who holds the lock; and from other counts. Who
 //!    closes has the latch, and looks at the count when the lock is closed: one that was taken by who held it is seen then,
 //!    for that one gave the lock back after it had taken the count.
-//! 3. *Who was led astray does no harm*: for a moment somebody holds the lock who does not want it, and gives it back as any
-//!    holder does.
+//! 3. *Who was led astray gives the lock back*, as any holder does. For a moment it was held by somebody who did not want it,
+//!    and who tries it meanwhile is told so. That takes somebody who stands still between a look at the plate's tag, which is
+//!    one of its name, and its entry, while the plate is closed and opened; or two names of one tag.
 //! 4. *Who finds it closed in passing is let in*: it is opened as any hold is given back.
 
 use super::lockline::RawLock;
@@ -26,10 +27,13 @@ use super::waitlist::Waiter;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{UnsafeCell, armed};
 use std::fmt;
+use std::panic::RefUnwindSafe;
 
 /// See the head. The name and the lock's word are beside each other.
 #[repr(C)]
 pub struct Plate<N> {
+    /// By which one sees most times that it has another name, without entering. Written by who closed it.
+    tag: AtomicU64,
     name: UnsafeCell<Option<N>>,
     /// How often it was held exclusively, by whatever name. Written by holders.
     taken: AtomicU64,
@@ -40,6 +44,9 @@ pub struct Plate<N> {
 // all by the rules in the head, which are promises of the callers.
 unsafe impl<N: Send + Sync> Sync for Plate<N> {}
 
+/// A panic finds the name written or not.
+impl<N: RefUnwindSafe> RefUnwindSafe for Plate<N> {}
+
 impl<N> fmt::Debug for Plate<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.lock.fmt(f)
@@ -48,8 +55,15 @@ impl<N> fmt::Debug for Plate<N> {
 
 impl<N> Plate<N> {
     /// Free.
-    pub fn new(name: N) -> Self {
-        Plate { name: UnsafeCell::new(Some(name)), taken: AtomicU64::new(0), lock: RawLock::new() }
+    pub fn new(tag: u64, name: N) -> Self {
+        let (tag, taken) = (AtomicU64::new(tag), AtomicU64::new(0));
+        Plate { tag, name: UnsafeCell::new(Some(name)), taken, lock: RawLock::new() }
+    }
+
+    /// The tag of its name, or of the one before.
+    #[inline]
+    pub fn tag(&self) -> u64 {
+        self.tag.load(Ordering::Relaxed)
     }
 
     /// Its lock.
@@ -129,12 +143,13 @@ impl<N> Plate<N> {
     /// # Safety
     ///
     /// The caller has closed it, and taken its name.
-    pub unsafe fn open_as(&self, name: N, mode: Mode, owner: u32) {
+    pub unsafe fn open_as(&self, tag: u64, name: N, mode: Mode, owner: u32) {
         if armed!(mutant = "plate_opens_first") {
             self.lock.word().pass_on(mode, owner);
         }
         // SAFETY: as above.
         self.name.with_mut(|at| unsafe { *at = Some(name) });
+        self.tag.store(tag, Ordering::Relaxed);
         self.count(mode);
         if !armed!(mutant = "plate_opens_first") {
             self.lock.word().pass_on(mode, owner);

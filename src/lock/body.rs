@@ -20,8 +20,8 @@ use std::panic::{Location, RefUnwindSafe};
 
 /// What does not depend on the types.
 ///
-/// Its end, where the word is and the count, lies beside the value, which each holder needs with them: in one line of the
-/// cache, mostly.
+/// Its end, the count and the place, lies beside the value, which each holder needs with them. The word lies before all that
+/// is rare, in another line of the cache: see [`RawLock`].
 #[repr(C)]
 pub(super) struct Body {
     /// What was asked for beyond a plain lock.

@@ -34,7 +34,7 @@ pub(super) struct Called<K> {
 }
 
 /// A lock that is held by whoever has this: so it has its name, and is in the table.
-pub(super) struct Pinned<K>(pub(super) NonNull<Name<K>>);
+pub(super) struct Pinned<K>(NonNull<Name<K>>);
 
 // SAFETY: it is a shared reference to a `Name<K>`, of which an `Arc` may be made.
 unsafe impl<K: Send + Sync> Send for Pinned<K> {}
@@ -55,9 +55,11 @@ impl<K> Copy for Pinned<K> {}
 impl<K> Pinned<K> {
     /// # Safety
     ///
-    /// The caller holds this lock. The value is not used when it has given it back, or the manager is gone.
-    pub(super) unsafe fn new(name: &Arc<Name<K>>) -> Self {
-        Pinned(pointer(name))
+    /// It is a lock of a manager, and the caller holds it. The value is not used when it has given it back, or the manager is
+    /// gone.
+    #[inline]
+    pub(super) unsafe fn new(name: NonNull<Name<K>>) -> Self {
+        Pinned(name)
     }
 
     pub(super) fn name(&self) -> &Name<K> {
@@ -105,8 +107,8 @@ impl<K> Pinned<K> {
 }
 
 impl<K> Name<K> {
-    pub(super) fn new(called: Called<K>) -> Self {
-        Name { plate: Plate::new(called), repaired: AtomicU64::new(0) }
+    pub(super) fn new(tag: u64, called: Called<K>) -> Self {
+        Name { plate: Plate::new(tag, called), repaired: AtomicU64::new(0) }
     }
 
     #[inline]

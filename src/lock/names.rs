@@ -9,7 +9,8 @@
 //! it has another, or cannot be entered at once, the table is asked.
 //!
 //! *Two hashes.* Names may be somebody else's. The table goes by SipHash, as the standard library's does, since who could make
-//! many names of one hash would make it slow for all. The hints go by a fast one: such names would only push each other out.
+//! many names of one hash would make it slow for all. The hints go by a fast one: such names would only push each other out, and
+//! of two of one hash nothing is told.
 
 use super::body::unpark;
 use super::house;
@@ -49,14 +50,14 @@ struct Shard<K> {
     sweep_at: usize,
 }
 
-/// Who holds a lock, and code of the user's is to be run before that is known to be right: gives it back unless told to keep it.
-struct Held<'a, K> {
+/// Who holds a lock, and runs code of the user's before it knows whether it keeps it: unless it does, it gives it back.
+struct Unsure<'a, K> {
     names: &'a Names<K>,
     name: Pinned<K>,
     mode: Mode,
 }
 
-impl<K> Held<'_, K> {
+impl<K> Unsure<'_, K> {
     #[inline]
     fn keep(self) -> Pinned<K> {
         let name = self.name;
@@ -65,7 +66,7 @@ impl<K> Held<'_, K> {
     }
 }
 
-impl<K> Drop for Held<'_, K> {
+impl<K> Drop for Unsure<'_, K> {
     #[cold]
     fn drop(&mut self) {
         self.name.leave(self.mode, || self.names.clock.now().as_nanos());
@@ -98,7 +99,7 @@ impl<K> Shard<K> {
     /// Adds one that is not there, held in this mode. The names of idle ones come back.
     fn add(
         &mut self,
-        called: Called<K>,
+        (tag, called): (u64, Called<K>),
         mode: Mode,
         owner: u32,
         now: &impl Fn() -> u64,
@@ -108,11 +109,11 @@ impl<K> Shard<K> {
         let name = match self.spare.pop() {
             Some(name) => {
                 // SAFETY: those to spare are closed, and their names are taken.
-                unsafe { name.plate.open_as(called, mode, owner) };
+                unsafe { name.plate.open_as(tag, called, mode, owner) };
                 name
             }
             None => {
-                let name = Arc::new(Name::new(called));
+                let name = Arc::new(Name::new(tag, called));
                 // Nobody else has it.
                 let entered = name.raw().word().try_enter(mode, Priority::Normal.class(), owner);
                 debug_assert!(entered.is_ok());
@@ -156,7 +157,7 @@ fn enter_as<K>(name: &Arc<Name<K>>, (mode, class): (Mode, usize), owner: u32) ->
         Ok(()) => {
             name.count(mode);
             // SAFETY: it is held from now on.
-            Ok(unsafe { Pinned::new(name) })
+            Ok(unsafe { Pinned::new(pointer(name)) })
         }
         Err(miss) => Err((Arc::clone(name), miss)),
     }
@@ -198,17 +199,29 @@ impl<K: LockName> Names<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let name = self.hints.look(self.fast_seeds.hash(key))?;
+        let hash = self.fast_seeds.hash(key);
+        let found = self.hints.look(hash)?;
         // SAFETY: what is told of is freed with the manager.
-        if !unsafe { name.as_ref() }.raw().word().try_enter_by_mask(mode, owner) {
+        let name = unsafe { found.as_ref() };
+        if name.plate.tag() != hash || !name.raw().word().try_enter_by_mask(mode, owner) {
             return None;
         }
-        let held = Held { names: self, name: Pinned(name), mode };
+        // SAFETY: it is held from now on.
+        let held = Unsure { names: self, name: unsafe { Pinned::new(found) }, mode };
         if !held.name.is_called(key) {
+            self.differ(hash, name);
             return None;
         }
         held.name.name().count(mode);
         Some(held.keep())
+    }
+
+    /// Who looks for one name would hold the lock of another each time, if both have this hash.
+    #[cold]
+    fn differ(&self, hash: u64, name: &Name<K>) {
+        if name.plate.tag() == hash {
+            self.hints.avoid(hash);
+        }
     }
 
     /// Takes the lock of this name, if that needs no waiting; else tells which it is.
@@ -236,14 +249,74 @@ impl<K: LockName> Names<K> {
         if let Some(name) = there.find(hash, key) {
             return enter(name);
         }
-        let (name, idle) = there.add(called, mode, owner, &|| self.clock.now().as_nanos());
+        let (name, idle) = there.add((fast_hash, called), mode, owner, &|| self.clock.now().as_nanos());
         let all = (there.names.len() + there.spare.len()) * SHARDS;
         drop(there);
         // SAFETY: it is held.
-        let held = Held { names: self, name: unsafe { Pinned::new(&name) }, mode };
+        let held = Unsure { names: self, name: unsafe { Pinned::new(pointer(&name)) }, mode };
         drop(idle); // the user's, it may panic
         self.hints.make_room(all);
         tell(&name);
         Ok(held.keep())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const X: (Mode, usize) = (Mode::Exclusive, 1);
+
+    fn take(names: &Names<u64>, key: u64) {
+        let held = names.enter_at_once(&key, X.0, 1).or_else(|| names.enter(&key, X, 1).ok());
+        held.expect("free").leave(X.0, || 0);
+    }
+
+    fn plates(names: &Names<u64>) -> usize {
+        names.shards.iter().map(|shard| shard.lock()).map(|shard| shard.names.len() + shard.spare.len()).sum()
+    }
+
+    /// However many names there are, the locks of those that are idle serve the next.
+    #[test]
+    fn locks_are_used_again() {
+        let names = Names::new(Clock::os());
+        let kept = names.enter(&u64::MAX, X, 2).ok().expect("free");
+        for round in 0..3 {
+            (0..40_000).for_each(|key| take(&names, key << 2 | round));
+            assert!(names.len() <= plates(&names) && plates(&names) <= SHARDS * FEW, "{}", plates(&names));
+        }
+        assert!(names.enter(&u64::MAX, X, 1).is_err() && names.enter_at_once(&u64::MAX, X.0, 1).is_none());
+        kept.leave(X.0, || 0);
+        let mut stats = LockStats::default();
+        names.tell(&mut stats);
+        assert_eq!(stats.exclusive, 120_001);
+    }
+
+    /// A name is found by what was told of it, until its lock has another; and nothing is told of two of one hash.
+    #[test]
+    fn hints_lead_to_the_right_lock_or_nowhere() {
+        let names = Names::new(Clock::os());
+        let led = |key: u64| names.enter_at_once(&key, X.0, 1).map(|held| held.leave(X.0, || 0)).is_some();
+        assert!(!led(7));
+        take(&names, 7);
+        assert!(led(7) && led(7) && !led(8));
+        (100..100 + 3 * (SHARDS * FEW) as u64).for_each(|key| take(&names, key));
+        let has_its_name = names.shards.iter().any(|shard| {
+            let hash = names.seeds.hash(&7_u64);
+            shard.lock().find(hash, &7_u64).is_some()
+        });
+        assert!(!led(7) && !has_its_name);
+        // As if another had its hash: who comes for that one leaves, and nobody is led there any more.
+        take(&names, 7);
+        let found = names.hints.look(names.fast_seeds.hash(&7_u64)).expect("told");
+        take(&names, 9);
+        // SAFETY: it is a lock of these names.
+        unsafe { names.hints.tell(names.fast_seeds.hash(&9_u64), found) };
+        assert!(!led(9) && led(7));
+        // SAFETY: as above.
+        names.differ(names.fast_seeds.hash(&7_u64), unsafe { found.as_ref() });
+        assert!(!led(7));
+        take(&names, 7);
+        assert!(!led(7));
     }
 }

@@ -13,7 +13,7 @@ use super::error::LockError;
 use super::held::{self, Entry};
 use super::level::{self, Level, LevelInfo};
 use super::manager::{Deadlocks, Inner, LockName};
-use super::name::{Name, Pinned};
+use super::name::{Name, Pinned, pointer};
 use super::named::NamedGuard;
 use super::stats::End;
 use super::wait::LockWait;
@@ -27,7 +27,7 @@ use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::hash::Hash;
-use std::panic::Location;
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 
 lock_order! {
     /// Named locks, among the orders that a thread climbs: one level, for which of them comes first nobody can say.
@@ -68,6 +68,13 @@ pub(super) struct Held<K> {
     place: &'static Location<'static>,
     id: u64,
 }
+
+const _: () = {
+    const fn goes_from_thread_to_thread<T: Send + UnwindSafe>() {}
+    const fn is_shared<T: Send + Sync + UnwindSafe + RefUnwindSafe>() {}
+    goes_from_thread_to_thread::<Session<String>>();
+    is_shared::<super::LockManager<String>>();
+};
 
 impl<K> Clone for Held<K> {
     fn clone(&self) -> Self {
@@ -268,18 +275,27 @@ impl<K: LockName> Session<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        let id = self.take(name, mode, Ask::With(wait), None, Location::caller())?;
+        let place = Location::caller();
+        let id = match self.take_at_once(name, mode, place) {
+            Some(id) => id,
+            None => self.take(name, mode, Ask::With(wait), None, place)?,
+        };
         Ok(NamedGuard::new(self, id))
     }
 
-    /// What is done most often: nothing is to be waited for, and the thread holds nothing that could be out of order.
+    /// What there is to do most often: the thread holds nothing that could be out of order, and nothing is to be written down.
+    #[inline]
+    fn takes_at_once(&self) -> bool {
+        self.is_plain && held::is_empty()
+    }
+
     #[inline]
     fn take_at_once<Q>(&self, name: &Q, mode: Mode, place: &'static Location<'static>) -> Option<u64>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        if !self.is_plain || !held::is_empty() {
+        if !self.takes_at_once() {
             return None;
         }
         let name = self.inner.names.enter_at_once(name, mode, self.number)?;
@@ -312,7 +328,10 @@ impl<K: LockName> Session<K> {
         if !held::is_empty() {
             self.check(Some(name), place)?;
         }
-        let name = match self.inner.names.enter_at_once(name, mode, self.number) {
+        // Who may take it at once has tried that.
+        let led =
+            if self.takes_at_once() { None } else { self.inner.names.enter_at_once(name, mode, self.number) };
+        let name = match led {
             Some(name) => name,
             None => match self.inner.names.enter(name, (mode, self.class(ask, by)), self.number) {
                 Ok(name) => name,
@@ -320,7 +339,7 @@ impl<K: LockName> Session<K> {
                     self.take_slowly(&name, mode, miss, ask, by, place)?;
                     name.count(mode);
                     // SAFETY: it is held.
-                    unsafe { Pinned::new(&name) }
+                    unsafe { Pinned::new(pointer(&name)) }
                 }
             },
         };

@@ -64,7 +64,7 @@ impl RawLock {
         }
     }
 
-    /// Gives it back as the locks by name do, which may be gone when nobody waits.
+    /// Gives it back as the locks by name do, which may be another's when nobody waits.
     pub fn leave_quietly(&self, mode: Mode) {
         if !self.word.try_leave_quietly(mode) {
             self.leave_as(mode, false);

@@ -33,6 +33,12 @@ pub(super) const LINE_MASK: u64 = QUEUED | TOLD | BAR_MASK | SOLO_MASK;
 pub(super) const HOLD: [u64; 3] = [READER_ONE, U, X];
 /// Which of an owner's bits are its.
 pub(super) const OWNED: [u64; 3] = [0, OWNER_MASK, OWNER_MASK];
+/// What a hold of this owner adds to the word.
+#[inline]
+pub(super) fn hold(mode: Mode, owner: u32) -> u64 {
+    HOLD[mode as usize] | u64::from(owner) << OWNER_SHIFT & OWNED[mode as usize]
+}
+
 /// Where nothing of this is, one may enter, whatever its class. (Half as many readers as can be counted are in the way: then it
 /// is to be looked at more closely.)
 pub(super) const IN_THE_WAY: [u64; 3] = {

@@ -16,6 +16,7 @@ use crate::time::Clock;
 use crate::waitgraph::WaitGraph;
 use std::fmt;
 use std::hash::Hash;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
 /// What a lock can be called: any plain value. It is printed by its `Debug`.
@@ -58,6 +59,13 @@ pub enum Deadlocks {
 pub struct LockManager<K> {
     pub(super) inner: Arc<Inner<K>>,
 }
+
+const _: () = {
+    const fn goes_from_thread_to_thread<T: Send + UnwindSafe>() {}
+    const fn is_shared<T: Send + Sync + UnwindSafe + RefUnwindSafe>() {}
+    goes_from_thread_to_thread::<Session<String>>();
+    is_shared::<LockManager<String>>();
+};
 
 /// How a [`LockManager`] is to be.
 #[derive(Clone, Debug)]

@@ -54,9 +54,8 @@ pub use self::threads::{
     shared_lock_with,
 };
 pub use self::token::{ByToken, Token};
+pub(crate) use self::wait::By;
 pub use self::wait::LockWait;
 pub use crate::core::lockword::Mode;
 pub use crate::sync::Cancel;
 pub use crate::waitgraph::{Deadlock, Share, Waits};
-
-pub(crate) use self::session::By;

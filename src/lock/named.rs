@@ -3,9 +3,9 @@
 use super::body::Ask;
 use super::error::LockError;
 use super::manager::LockName;
-use super::session::{By, Session};
+use super::session::Session;
 use super::threads;
-use super::wait::LockWait;
+use super::wait::{By, LockWait};
 use crate::core::lockword::Mode;
 use std::fmt;
 use std::panic::Location;

@@ -16,7 +16,7 @@ use super::manager::{Deadlocks, Inner, LockName};
 use super::name::{Name, Pinned, pointer};
 use super::named::NamedGuard;
 use super::stats::End;
-use super::wait::LockWait;
+use super::wait::{By, LockWait};
 use crate::core::lockline::Left;
 use crate::core::lockword::{Miss, Mode};
 use crate::job::Priority;
@@ -27,7 +27,7 @@ use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::hash::Hash;
-use std::panic::{Location, RefUnwindSafe, UnwindSafe};
+use std::panic::Location;
 
 lock_order! {
     /// Named locks, among the orders that a thread climbs: one level, for which of them comes first nobody can say.
@@ -68,13 +68,6 @@ pub(super) struct Held<K> {
     place: &'static Location<'static>,
     id: u64,
 }
-
-const _: () = {
-    const fn goes_from_thread_to_thread<T: Send + UnwindSafe>() {}
-    const fn is_shared<T: Send + Sync + UnwindSafe + RefUnwindSafe>() {}
-    goes_from_thread_to_thread::<Session<String>>();
-    is_shared::<super::LockManager<String>>();
-};
 
 impl<K> Clone for Held<K> {
     fn clone(&self) -> Self {
@@ -600,14 +593,4 @@ impl<K: LockName> Session<K> {
             at: Some(held.place),
         }));
     }
-}
-
-/// In whose name a thread's session takes something.
-#[derive(Clone)]
-pub(crate) struct By<'a> {
-    pub(crate) who: Arc<str>,
-    /// In which class it waits.
-    pub(crate) class: usize,
-    /// The item that asks, where that is known.
-    pub(crate) item: Option<&'a dyn Item>,
 }

@@ -1,8 +1,10 @@
 //! How a lock is asked for.
 
 use crate::job::Priority;
+use crate::sync::Arc;
 use crate::sync::Cancel;
 use crate::time::{Clock, Deadline, Timestamp};
+use crate::waitgraph::Item;
 
 /// How a lock is asked for. A new one waits as long as it takes, with normal priority.
 ///
@@ -51,4 +53,14 @@ impl LockWait {
         self.cancel = Some(cancel.clone());
         self
     }
+}
+
+/// In whose name a thread's session takes something.
+#[derive(Clone)]
+pub(crate) struct By<'a> {
+    pub(crate) who: Arc<str>,
+    /// In which class it waits.
+    pub(crate) class: usize,
+    /// The item that asks, where that is known.
+    pub(crate) item: Option<&'a dyn Item>,
 }

@@ -218,6 +218,16 @@ pub(crate) mod atomic {
         pub(crate) fn store(&self, v: *mut T, order: Ordering) {
             self.0.store(v, order);
         }
+        #[inline(always)]
+        pub(crate) fn compare_exchange(
+            &self,
+            old: *mut T,
+            new: *mut T,
+            ok: Ordering,
+            err: Ordering,
+        ) -> Result<*mut T, *mut T> {
+            self.0.compare_exchange(old, new, ok, err)
+        }
     }
 
     /// `std::sync::atomic::AtomicBool` over the backend of this build.

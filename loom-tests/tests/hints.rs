@@ -122,6 +122,19 @@ fn a_hash_in_two_places_is_mended() {
     .exactly_together([Some(0)]);
 }
 
+/// What another tells in a place is not taken for what it was before.
+#[test]
+fn who_avoids_one_hash_leaves_others_alone() {
+    let full = || {
+        let board = board();
+        [HASH, 3, 4, 5].into_iter().for_each(|hash| board.tell(hash, 0));
+        board
+    };
+    let avoids: fn(&Board) = |b| b.hints.avoid(HASH, NonNull::from(&b.things[0]));
+    explore(full, &[avoids, |b| b.tell(OTHER, 1)], |b, _| (b.look(HASH), b.look(OTHER)))
+        .exactly_together([(None, Some(1))]);
+}
+
 #[test]
 fn what_is_told_while_room_is_made_is_found_or_forgotten() {
     explore(

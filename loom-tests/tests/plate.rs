@@ -38,7 +38,7 @@ impl Door {
             return Taken;
         }
         let name = self.name();
-        assert_eq!(name, self.name(), "it is held");
+        assert_eq!((name, self.0.tag()), (self.name(), name.into()), "it is held");
         self.0.lock().leave_quietly(mode);
         Named(name)
     }

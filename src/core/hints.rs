@@ -6,9 +6,9 @@
 //!
 //! | place | means | goes to |
 //! |---|---|---|
-//! | hash 0, no thing | nothing was told | the next that is told |
+//! | hash 0 | nothing is told | the next that is told |
 //! | a hash, a thing | this was told of that hash; or the hash is still that of before; or, of two who told at once, the one's hash stands beside the other's thing | the next that is told and finds no better place |
-//! | a hash, no thing | two things have this hash, and neither is told of | the next of another hash that finds no better place |
+//! | a hash, no thing | two things had this hash, and neither is told of (or a thing is on its way) | the next of another hash that finds no better place |
 //!
 //! Who tells at once may put one hash in two places. Who tells of it next clears the others.
 //!
@@ -103,7 +103,7 @@ impl<T> Hints<T> {
                 }
             }
             let there = set.things[way].load(Ordering::Relaxed);
-            if same.is_some() && (there == thing.as_ptr() || there.is_null()) {
+            if same.is_some() && (there == thing.as_ptr() || there.is_null() && hash != 0) {
                 return; // who looks has the line, and keeps it
             }
             // ORDERING: Release pairs with the Acquire of `look`.
@@ -112,11 +112,22 @@ impl<T> Hints<T> {
         });
     }
 
-    /// Tells of nothing by this hash from now on: two things have it.
-    pub fn avoid(&self, hash: u64) {
+    /// Two things have this hash, of which this one was told: of neither anything is told until the place is another's, or room
+    /// is made.
+    pub fn avoid(&self, hash: u64, thing: NonNull<T>) {
         self.with_set(hash, |set| {
             for way in (0..WAYS).filter(|&way| set.hashes[way].load(Ordering::Relaxed) == hash) {
-                set.things[way].store(std::ptr::null_mut(), Ordering::Relaxed);
+                let none = std::ptr::null_mut();
+                if armed!(mutant = "hints_avoid_blindly") {
+                    set.things[way].store(none, Ordering::Relaxed);
+                }
+                // Another may have taken the place since: its thing stays.
+                let _ = set.things[way].compare_exchange(
+                    thing.as_ptr(),
+                    none,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
             }
         });
     }

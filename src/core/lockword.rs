@@ -104,7 +104,7 @@ impl LockWord {
         if self.try_enter_at_once(mode, owner) {
             Ok(())
         } else {
-            self.try_enter_by_class(mode, class, owner, 0)
+            self.try_enter_by_class(mode, class, owner, SPINS)
         }
     }
 
@@ -119,6 +119,15 @@ impl LockWord {
             return false;
         }
         old.entered(mode, owner).is_ok_and(|new| self.swing(old, new).is_ok())
+    }
+
+    /// The same without a pause, for who has a latch meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Nothing changed.
+    pub fn try_enter_under_latch(&self, mode: Mode, class: usize, owner: u32) -> Result<(), Miss> {
+        self.try_enter_by_class(mode, class, owner, 0)
     }
 
     /// The same, for who has just missed it: after a pause. See [`SPINS`].

@@ -17,8 +17,8 @@
 //!    closes has the latch, and looks at the count when the lock is closed: one that was taken by who held it is seen then,
 //!    for that one gave the lock back after it had taken the count.
 //! 3. *Who was led astray gives the lock back*, as any holder does. For a moment it was held by somebody who did not want it,
-//!    and who tries it meanwhile is told so. That takes somebody who stands still between a look at the plate's tag, which is
-//!    one of its name, and its entry, while the plate is closed and opened; or two names of one tag.
+//!    and who tries it meanwhile is told so. That takes an old look at the plate's tag, which is one of its
+//!    name: the plate was closed and opened since; or two names of one tag.
 //! 4. *Who finds it closed in passing is let in*: it is opened as any hold is given back.
 
 use super::lockline::RawLock;
@@ -60,7 +60,7 @@ impl<N> Plate<N> {
         Plate { tag, name: UnsafeCell::new(Some(name)), taken, lock: RawLock::new() }
     }
 
-    /// The tag of its name, or of the one before.
+    /// The tag of its name, for who holds it; else of that or of one before.
     #[inline]
     pub fn tag(&self) -> u64 {
         self.tag.load(Ordering::Relaxed)
@@ -149,10 +149,16 @@ impl<N> Plate<N> {
         }
         // SAFETY: as above.
         self.name.with_mut(|at| unsafe { *at = Some(name) });
-        self.tag.store(tag, Ordering::Relaxed);
+        // Before it is opened: who holds the lock has the tag of its name.
+        if !armed!(mutant = "plate_tag_late") {
+            self.tag.store(tag, Ordering::Relaxed);
+        }
         self.count(mode);
         if !armed!(mutant = "plate_opens_first") {
             self.lock.word().pass_on(mode, owner);
+        }
+        if armed!(mutant = "plate_tag_late") {
+            self.tag.store(tag, Ordering::Relaxed);
         }
     }
 }

@@ -121,7 +121,7 @@ impl LockWord {
         old.entered(mode, owner).is_ok_and(|new| self.swing(old, new).is_ok())
     }
 
-    /// The same without a pause, for who has a latch meanwhile.
+    /// As [`try_enter`](Self::try_enter), without a pause: for who has a latch meanwhile.
     ///
     /// # Errors
     ///
@@ -130,7 +130,7 @@ impl LockWord {
         self.try_enter_by_class(mode, class, owner, 0)
     }
 
-    /// The same, for who has just missed it: after a pause. See [`SPINS`].
+    /// As [`try_enter`](Self::try_enter), for who has just missed it: after a pause. See [`SPINS`].
     ///
     /// # Errors
     ///
@@ -286,8 +286,8 @@ impl LockWord {
         }
     }
 
-    /// Gives back what was held in this mode if nobody waits, and has nothing to do with the word from then on: it may be another lock's.
-    /// False: somebody waits, and nothing was changed.
+    /// Gives back what was held in this mode if nobody waits, and has nothing to do with the word from then on: it may be
+    /// another lock's. False: somebody waits, and nothing was changed.
     #[inline]
     pub fn try_leave_quietly(&self, mode: Mode) -> bool {
         let mut old = self.look();

@@ -42,7 +42,7 @@ pub enum Deadlocks {
 ///
 /// A clone is another handle to the same locks.
 ///
-/// A name is dropped when nobody has used it for some time. What a lock takes beside it, 256 bytes, is used again for other names,
+/// A name is dropped when nobody has used it for some time. What a lock takes beside it, about 256 bytes, is used again for other names,
 /// and freed with the manager: for about twice as many locks as were ever in use at once, and some thousands.
 ///
 /// ```
